@@ -1,0 +1,1 @@
+"""Speech recognition: alphabet, features, DeepSpeech2, checkpoints, CTC, and the ART estimator."""

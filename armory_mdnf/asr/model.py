@@ -1,0 +1,197 @@
+"""DeepSpeech2 (Amodei et al. 2016), in the module layout of deepspeech.pytorch's state dicts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from armory_mdnf.asr.alphabet import ENGLISH, Alphabet
+from armory_mdnf.asr.features import LogSpectrogram
+from armory_mdnf.audio import ragged
+from armory_mdnf.errors import OptionError, choices, refuse_unknown
+
+RNNS = {"lstm": nn.LSTM, "gru": nn.GRU}
+
+
+@dataclass(frozen=True)
+class DeepSpeech2Config:
+    """Sizes of a DeepSpeech2. The defaults are those of the published LibriSpeech models, but for their width."""
+
+    hidden_size: int = 1024
+    hidden_layers: int = 5
+    rnn_type: str = "lstm"
+    bidirectional: bool = True
+    lookahead_context: int = 20
+    conv_channels: int = 32
+    labels: str = ENGLISH
+    sample_rate_hz: int = 16000
+    window_s: float = 0.02
+    stride_s: float = 0.01
+    window: str = "hamming"
+
+    def __post_init__(self) -> None:
+        if self.rnn_type not in RNNS:
+            raise OptionError(choices(self.rnn_type, RNNS, "rnn_type"))
+        for name in ("hidden_size", "hidden_layers", "conv_channels", "lookahead_context", "sample_rate_hz"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise OptionError(f"expected {name} to be a whole number >= 1, got {value!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DeepSpeech2Config:
+        """Inverse of :meth:`as_dict`; refuses unknown keys."""
+        refuse_unknown(values, cls.__dataclass_fields__, "DeepSpeech2Config")
+        return cls(**values)
+
+
+class MaskedConvolutions(nn.Module):
+    """The convolutions, each utterance's frames zero past its end, so that neighbours in a batch do not matter.
+
+    Shape: (N, 1, bins, F) -> (N, C, bins', F').
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.seq_module = nn.Sequential(
+            nn.Conv2d(1, channels, (41, 11), (2, 2), (20, 5)),
+            nn.BatchNorm2d(channels),
+            nn.Hardtanh(0, 20),
+            nn.Conv2d(channels, channels, (21, 11), (2, 1), (10, 5)),
+            nn.BatchNorm2d(channels),
+            nn.Hardtanh(0, 20),
+        )
+
+    @staticmethod
+    def out_frames(frames: Tensor) -> Tensor:
+        """Frames that come out for ``frames`` that go in: the first convolution has stride 2."""
+        return (frames - 1) // 2 + 1
+
+    @staticmethod
+    def out_bins(bins: int) -> int:
+        """Frequency bins that come out: both convolutions have stride 2 in frequency."""
+        return ((bins - 1) // 2 + 1 - 1) // 2 + 1
+
+    def forward(self, x: Tensor, out_frames: Tensor) -> Tensor:
+        for layer in self.seq_module:
+            x = ragged.zero_beyond(layer(x), out_frames)
+        return x
+
+
+class SequenceWise(nn.Module):
+    """Apply a module to every frame of (F, N, C)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class BatchRNN(nn.Module):
+    """Sequence-wise batch norm, then a recurrent layer, its two directions summed. Shape: (F, N, C) -> (F, N, H)."""
+
+    def __init__(self, input_size: int, hidden_size: int, rnn_type: str, bidirectional: bool, batch_norm: bool) -> None:
+        super().__init__()
+        self.batch_norm = SequenceWise(nn.BatchNorm1d(input_size)) if batch_norm else None
+        self.rnn = RNNS[rnn_type](input_size, hidden_size, bidirectional=bidirectional)
+
+    def forward(self, x: Tensor, frames: Tensor) -> Tensor:
+        if self.batch_norm is not None:
+            x = self.batch_norm(x)
+        if not self.rnn.bidirectional:
+            return self.rnn(x)[0]
+        if ragged.is_uniform(frames, x.shape[0]):
+            return self.rnn(x)[0].unflatten(2, (2, -1)).sum(2)
+        # Packed sequences step through time in Python on a CPU; two plain passes over flipped input do not.
+        backward = self._direction(ragged.flip(x, frames), reverse=True)
+        return self._direction(x, reverse=False) + ragged.flip(backward, frames)
+
+    def _direction(self, x: Tensor, reverse: bool) -> Tensor:
+        weights = self.rnn._flat_weights[4:] if reverse else self.rnn._flat_weights[:4]
+        state = x.new_zeros(1, x.shape[1], self.rnn.hidden_size)
+        options = (True, 1, 0.0, self.rnn.training, False, False)  # biases, layers, dropout, train, bidi, batch first
+        if isinstance(self.rnn, nn.LSTM):
+            return torch.lstm(x, (state, state), weights, *options)[0]
+        return torch.gru(x, state, weights, *options)[0]
+
+
+class Lookahead(nn.Module):
+    """Each frame sees ``context - 1`` frames ahead, for networks of one direction (Wang et al. 2016)."""
+
+    def __init__(self, features: int, context: int) -> None:
+        super().__init__()
+        self.context = context
+        self.conv = nn.Conv1d(features, features, context, groups=features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ahead = nn.functional.pad(x.permute(1, 2, 0), (0, self.context - 1))
+        return self.conv(ahead).permute(2, 0, 1)
+
+
+class DeepSpeech2(nn.Module):
+    """Convolutions, recurrent layers, one linear layer to the characters.
+
+    Shape: spectrogram (N, 1, bins, F) and frames (N,) -> logits (N, F', classes), out frames (N,).
+    """
+
+    def __init__(self, config: DeepSpeech2Config) -> None:
+        super().__init__()
+        self.config = config
+        size, hidden = config.conv_channels, config.hidden_size
+        self.conv = MaskedConvolutions(size)
+        bins = int(config.sample_rate_hz * config.window_s) // 2 + 1
+        inputs = [size * MaskedConvolutions.out_bins(bins)] + [hidden] * (config.hidden_layers - 1)
+        self.rnns = nn.ModuleList(
+            BatchRNN(n, hidden, config.rnn_type, config.bidirectional, batch_norm=i > 0) for i, n in enumerate(inputs)
+        )
+        self.lookahead = (
+            None
+            if config.bidirectional
+            else nn.Sequential(Lookahead(hidden, config.lookahead_context), nn.Hardtanh(0, 20))
+        )
+        head = nn.Sequential(nn.BatchNorm1d(hidden), nn.Linear(hidden, len(config.labels), bias=False))
+        self.fc = nn.Sequential(SequenceWise(head))
+
+    def forward(self, spectrogram: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        frames = MaskedConvolutions.out_frames(frames)
+        x = self.conv(spectrogram, frames)
+        x = x.flatten(1, 2).permute(2, 0, 1)
+        for rnn in self.rnns:
+            x = rnn(x, frames)
+        if self.lookahead is not None:
+            x = self.lookahead(ragged.zero_beyond(x.permute(1, 2, 0), frames).permute(2, 0, 1))
+        return self.fc(x).transpose(0, 1), frames
+
+
+class Recognizer(nn.Module):
+    """Features and network: audio to character logits in one differentiable step.
+
+    Shape: x (N, T) in [-1, 1], zero beyond lengths (N,) -> logits (N, F', classes), frames (N,).
+    """
+
+    def __init__(self, config: DeepSpeech2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.alphabet = Alphabet(config.labels)
+        self.features = LogSpectrogram(config.sample_rate_hz, config.window_s, config.stride_s, config.window)
+        self.network = DeepSpeech2(config)
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the audio that the recogniser was trained on."""
+        return self.config.sample_rate_hz
+
+    def out_frames(self, lengths: Tensor) -> Tensor:
+        """Number of logit frames for utterances of the given lengths in samples."""
+        return MaskedConvolutions.out_frames(self.features.frames(lengths))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network(*self.features(x, lengths))

@@ -1,0 +1,57 @@
+"""Noise that a seed fixes and a batch does not change.
+
+Every utterance draws from a generator of its own, keyed by the seed and a running count of the utterances
+seen. Three utterances in one batch therefore get the draws that they would get one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armory_mdnf.errors import OptionError
+
+
+class NoiseSource:
+    """Streams of white Gaussian noise.
+
+    Draws are made on the CPU and then moved, so that a run gives the same noise on every device.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
+            raise OptionError(f"expected a seed that is a whole number >= 0, got {seed!r}")
+        self.seed = int(seed)
+        self.count = 0
+
+    def rewind(self, count: int = 0) -> None:
+        """Go back to an earlier draw, so that an evaluation can be repeated with the same noise."""
+        self.count = count
+
+    def streams(self, n: int) -> list[torch.Generator]:
+        """One generator for each of the next ``n`` utterances."""
+        keys = range(self.count, self.count + n)
+        self.count += n
+        return [stream(self.seed, key) for key in keys]
+
+
+def stream(seed: int, *key: int) -> torch.Generator:
+    """A generator that depends on the seed and the key alone."""
+    state = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
+
+
+def normal(streams: Sequence[torch.Generator], sizes: Sequence[int], like: Tensor, rows: int | None = None) -> Tensor:
+    """White noise of standard deviation 1, zero beyond each utterance's size.
+
+    Returns (N, max size), or (N, rows, max size) if ``rows`` is given, with the dtype and device of ``like``.
+    """
+    width = max(sizes)
+    shape = (len(streams), width) if rows is None else (len(streams), rows, width)
+    noise = torch.zeros(shape)
+    for row, generator, size in zip(noise, streams, sizes, strict=True):
+        row[..., :size] = torch.randn(*shape[1:-1], size, generator=generator)
+    return noise.to(like)

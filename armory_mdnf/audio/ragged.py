@@ -1,0 +1,77 @@
+"""Ragged batches: utterances of different lengths side by side, each treated as if it were alone.
+
+A batch is ``x`` of shape (N, T), zero beyond each utterance's end, and ``lengths`` of shape (N,) in samples
+(or frames). Every operation here gives an utterance what it would get in a batch of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from armory_mdnf.errors import AudioError
+
+
+def pad(utterances: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack 1-D utterances. Returns x (N, T) and lengths (N,), int64, on the utterances' device."""
+    lengths = torch.tensor([u.shape[-1] for u in utterances], device=utterances[0].device)
+    return torch.nn.utils.rnn.pad_sequence(list(utterances), batch_first=True), lengths
+
+
+def unpad(x: Tensor, lengths: Tensor) -> list[Tensor]:
+    """Cut (N, T, ...) back into N tensors of their own lengths."""
+    return [row[:n] for row, n in zip(x, lengths.tolist(), strict=True)]
+
+
+def is_uniform(lengths: Tensor, size: int) -> bool:
+    """True if no utterance is shorter than the batch, so that nothing needs masking."""
+    return bool((lengths == size).all())
+
+
+def mask(lengths: Tensor, size: int) -> Tensor:
+    """(N, size) boolean, true inside each utterance."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def zero_beyond(x: Tensor, lengths: Tensor) -> Tensor:
+    """Zero everything past each utterance's end along the last axis of (N, ..., T)."""
+    if is_uniform(lengths, x.shape[-1]):
+        return x
+    m = mask(lengths, x.shape[-1])
+    return x.masked_fill(~m.reshape(m.shape[0], *[1] * (x.dim() - 2), m.shape[1]), 0)
+
+
+def reflect_pad(x: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
+    """Reflect each utterance about its own two ends.
+
+    Shape: (N, ..., T) -> (N, ..., left + T + right); zero beyond ``left + length + right``.
+    Raises :class:`AudioError` if an utterance is not longer than the padding, as torch's own padding would.
+    """
+    shortest = int(lengths.min())
+    if shortest <= max(left, right):
+        raise AudioError(
+            f"utterance of {shortest} samples is too short: reflection by {max(left, right)} needs at least "
+            f"{max(left, right) + 1}"
+        )
+    size = x.shape[-1]
+    if is_uniform(lengths, size):
+        flat = x.reshape(-1, 1, size)
+        return torch.nn.functional.pad(flat, (left, right), mode="reflect").reshape(*x.shape[:-1], -1)
+    position = torch.arange(-left, size + right, device=x.device).abs()
+    last = (lengths - 1)[:, None]
+    index = last - (last - position).abs()  # position beyond the end folds back
+    inside = (position <= last + right) & (index >= 0)
+    index = index.clamp(min=0).reshape(x.shape[0], *[1] * (x.dim() - 2), -1)
+    inside = inside.reshape(index.shape)
+    return x.gather(-1, index.expand(*x.shape[:-1], -1)).masked_fill(~inside, 0)
+
+
+def flip(x: Tensor, lengths: Tensor) -> Tensor:
+    """Reverse each utterance in time, keeping the padding at the end. Shape: (T, N, C) -> same."""
+    if is_uniform(lengths, x.shape[0]):
+        return x.flip(0)
+    time = torch.arange(x.shape[0], device=x.device)[:, None]
+    index = torch.where(time < lengths, lengths - 1 - time, time)
+    return x.gather(0, index[:, :, None].expand_as(x))

@@ -1,0 +1,85 @@
+"""One file format for everything learned: safetensors with the configuration inside.
+
+The configuration travels with the weights, so that they can never meet the wrong mel recipe or alphabet.
+Nothing in the file can be executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from armory_mdnf.errors import BundleError, choices
+
+FORMAT = "armory_mdnf/1"
+
+
+def bundled_path(name: str) -> Path | None:
+    """Path of a weight file that ships with the package, or None if there is none of that name."""
+    path = Path(str(resources.files("armory_mdnf"))) / "weights" / f"{name}.safetensors"
+    return path if path.is_file() else None
+
+
+def bundled_names() -> list[str]:
+    """Names of the weight files that ship with the package."""
+    folder = Path(str(resources.files("armory_mdnf"))) / "weights"
+    return sorted(p.stem for p in folder.glob("*.safetensors"))
+
+
+def resolve(name_or_path: str | os.PathLike[str]) -> Path:
+    """Find a weight file by the name of a bundled one or by path. Raises :class:`BundleError`."""
+    text = os.fspath(name_or_path)
+    is_path = os.sep in text or text.endswith(".safetensors")
+    found = Path(text) if is_path else bundled_path(text)
+    if found is not None and found.is_file():
+        return found
+    if is_path:
+        raise BundleError(f"no weight file at {text}")
+    raise BundleError(f"{choices(text, bundled_names(), 'bundled weights')}; a path ends in .safetensors")
+
+
+def save(path: str | os.PathLike[str], kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a bundle atomically: a killed run leaves the old file or the new one."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    metadata = {"format": FORMAT, "kind": kind, "config": json.dumps(dict(config), sort_keys=True)}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, str(partial), metadata=metadata)
+    os.replace(partial, path)
+
+
+def load(name_or_path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a bundle of the given kind. Returns its configuration and tensors.
+
+    Raises :class:`BundleError` naming the file if it is missing, truncated, corrupt, of another kind, or written
+    by another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = resolve(name_or_path)
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            metadata = f.metadata() or {}
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118: not a mapping
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path} is not a readable safetensors file (truncated or corrupt?): {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise BundleError(f"{path}: expected format {FORMAT!r}, found {metadata.get('format')!r}")
+    if metadata.get("kind") != kind:
+        raise BundleError(f"{path}: expected a bundle of kind {kind!r}, found {metadata.get('kind')!r}")
+    try:
+        config = json.loads(metadata["config"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path}: its configuration is missing or not JSON") from error
+    if not isinstance(config, dict):
+        raise BundleError(f"{path}: expected a configuration that is an object, found {type(config).__name__}")
+    return config, tensors
