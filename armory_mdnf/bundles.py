@@ -54,6 +54,7 @@ def save(path: str | os.PathLike[str], kind: str, config: Mapping[str, Any], ten
     metadata = {"format": FORMAT, "kind": kind, "config": json.dumps(dict(config), sort_keys=True)}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, str(partial), metadata=metadata)
+    partial.chmod(0o644)  # safetensors leaves it to the owner alone; an image may run as any user
     os.replace(partial, path)
 
 
@@ -69,7 +70,7 @@ def load(name_or_path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata = f.metadata() or {}
-            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118: not a mapping
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path} is not a readable safetensors file (truncated or corrupt?): {error}") from error
     if metadata.get("format") != FORMAT:

@@ -40,3 +40,7 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> No
     for key in given:
         if key not in known:
             raise OptionError(choices(key, known, f"option of {where}"))
+
+
+class ResultsError(ArmoryMdnfError):
+    """A results file that is missing, damaged, or not of an evaluation that can be summarised."""

@@ -38,7 +38,9 @@ class Alphabet:
             c = error.args[0]
             hint = "; transcripts are upper case" if c.upper() in self._index else ""
             hint = "; it is the CTC blank" if c == self.labels[0] else hint
-            raise TranscriptError(f"character {c!r} of {text!r} is not in the alphabet {self.labels[1:]!r}{hint}") from None
+            raise TranscriptError(
+                f"character {c!r} of {text!r} is not in the alphabet {self.labels[1:]!r}{hint}"
+            ) from None
 
     def decode(self, classes: Iterable[int]) -> str:
         """Text of a sequence of classes, blanks left out."""

@@ -50,8 +50,7 @@ def fill(network: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str) -
             raise BundleError(f"{origin}: weight {key!r} is missing, expected shape {tuple(expected[key].shape)}")
         if tensors[key].shape != expected[key].shape:
             raise BundleError(
-                f"{origin}: weight {key!r} has shape {tuple(tensors[key].shape)}, "
-                f"expected {tuple(expected[key].shape)}"
+                f"{origin}: weight {key!r} has shape {tuple(tensors[key].shape)}, expected {tuple(expected[key].shape)}"
             )
         if tensors[key].is_floating_point() and not bool(torch.isfinite(tensors[key]).all()):
             raise BundleError(f"{origin}: weight {key!r} has values that are not finite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from armory_mdnf.errors import TranscriptError
 
 def frames_needed(target: Sequence[int]) -> int:
     """Fewest frames that can hold a target: one a character, and a blank between equal neighbours."""
-    return len(target) + sum(a == b for a, b in zip(target, target[1:], strict=False))
+    return len(target) + sum(a == b for a, b in pairwise(target))
 
 
 def check_targets(frames: Sequence[int], targets: Sequence[Sequence[int]]) -> None:

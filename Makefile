@@ -1,0 +1,76 @@
+# Each target does all its set-up; none needs another to have run before. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+STARTED := $(VENV)/.run-started
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONFIG ?= scenario_configs/mg_mdnf_pgd_l2.json
+ARMORY_FLAGS ?=
+LOG := --log-level armory:METRIC
+SPLIT ?= human
+CONFIGS ?= none rs mg mg_mdnf wg wg_mdnf
+
+# TensorFlow's start-up notes, and the plotting and Qt back ends that nothing here shows a window with.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_ENABLE_ONEDNN_OPTS ?= 0
+export MPLBACKEND ?= Agg
+export KMP_WARNINGS ?= 0
+export PIP_DEFAULT_TIMEOUT ?= 120
+
+.PHONY: help install configure demo test lint results tables clean distclean
+
+help:  ## list the targets
+	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: install configure  ## run MG-MDNF under an l2 PGD attack in Armory, and print what came out
+	@touch $(STARTED)
+	$(BIN)/armory run $(CONFIG) $(LOG) $(ARMORY_FLAGS)
+	@$(BIN)/armory-mdnf summary --newer-than $(STARTED)
+
+test: install configure  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: install  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+results: install configure  ## run every configuration on SPLIT=human or synthetic and record it in results/
+	@for name in $(CONFIGS); do \
+	  touch $(STARTED); \
+	  sed 's/"eval_split": "[a-z_]*"/"eval_split": "$(SPLIT)"/' "scenario_configs/$${name}_pgd_l2.json" \
+	    | $(BIN)/armory run - $(LOG) $(ARMORY_FLAGS); \
+	  $(BIN)/armory-mdnf record --newer-than $(STARTED) "results/$(SPLIT)/$${name}_pgd_l2.json"; \
+	done
+
+tables: install  ## write the table of the recorded results in README.md
+	$(BIN)/armory-mdnf report-table --write README.md
+
+install: $(INSTALLED)  ## make .venv and install the package in it, with Armory
+
+# The order matters. torch and torchaudio go in together: their builds must match. parallel-wavegan's set-up imports pip
+# and an old distutils, so it builds only outside pip's isolation, where setuptools < 82 and wheel are installed. tidecv
+# pulls in opencv-python, which needs a display's libraries; the headless build of the same module goes over it last.
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@rm -f $@
+	@[ -x $(BIN)/python ] && $(BIN)/python -m pip --version >/dev/null 2>&1 || tools/make_venv.sh $(VENV)
+	$(PIP) install -q -c constraints.txt pip setuptools wheel
+	$(PIP) install -q -c constraints.txt torch torchaudio
+	$(PIP) install -q -c constraints.txt --no-build-isolation parallel-wavegan
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[armory,dev]'
+	$(PIP) install -q -c constraints.txt --no-deps --force-reinstall opencv-python-headless
+	@touch $@
+
+# Armory keeps its folders in ~/.armory/config.json. One that is there already is left as it is.
+configure: install
+	@[ -f "$$HOME/.armory/config.json" ] || $(BIN)/armory configure --use-defaults
+
+clean:  ## remove what tests and builds leave behind
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find armory_mdnf tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## also remove .venv
+	rm -rf $(VENV)

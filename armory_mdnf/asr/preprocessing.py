@@ -1,0 +1,100 @@
+"""An estimator's preprocessors as one differentiable function of a padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
+from torch import Tensor
+
+from armory_mdnf.audio import ragged
+
+
+@runtime_checkable
+class Defense(Protocol):
+    """What a recogniser expects of a defence that runs inside its autograd graph."""
+
+    num_passes: int
+    apply_predict: bool
+
+    def draw(self, n: int) -> list[torch.Generator]:
+        """Noise streams for the next ``n`` utterances."""
+
+    def transform(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator] | None = None) -> Tensor:
+        """Shape: (N, T), (N,) -> (N, T), zero beyond lengths."""
+
+
+Draws = list[list[torch.Generator] | None]
+"""Noise streams, one list a preprocessor (None for those of others) with one stream an utterance."""
+
+
+class Chain:
+    """Preprocessors in their order, those that apply to predictions.
+
+    - A :class:`Defense` runs on the whole batch, in the graph.
+    - Any other ART ``PreprocessorPyTorch`` runs utterance by utterance, (1, T), in the graph; its ``estimate_forward``
+      supplies the gradient where it has one of its own.
+    - Any other ART ``Preprocessor`` runs through NumPy, as a node of the graph whose backward pass is its
+      ``estimate_gradient``: the identity for most (BPDA).
+    """
+
+    def __init__(self, operations: Sequence[Preprocessor]) -> None:
+        self.operations: list[Any] = [operation for operation in operations if operation.apply_predict]
+
+    @property
+    def num_passes(self) -> int:
+        """Passes to average: the most that one of the defences asks for."""
+        return max([op.num_passes for op in self.operations if isinstance(op, Defense)], default=1)
+
+    def draw(self, n: int) -> Draws:
+        """Noise for the next ``n`` utterances of every defence."""
+        return [op.draw(n) if isinstance(op, Defense) else None for op in self.operations]
+
+    def __call__(self, x: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Shape: x (N, T), zero beyond lengths (N,) -> (N, T'), lengths' (N,). Differentiable."""
+        for operation, streams in zip(self.operations, draws, strict=True):
+            if isinstance(operation, Defense):
+                x = operation.transform(x, lengths, streams)
+            else:
+                x, lengths = ragged.pad([_foreign(operation, u) for u in ragged.unpad(x, lengths)])
+        return x, lengths
+
+
+def select(draws: Draws, rows: Sequence[int]) -> Draws:
+    """The draws of some of the utterances."""
+    return [None if streams is None else [streams[i] for i in rows] for streams in draws]
+
+
+def _foreign(operation: Any, u: Tensor) -> Tensor:
+    if not isinstance(operation, PreprocessorPyTorch):
+        return _ThroughNumpy.apply(u, operation)
+    x = u[None].to(operation.device)
+    value = operation.forward(x)[0]
+    if x.requires_grad and type(operation).estimate_forward is not PreprocessorPyTorch.estimate_forward:
+        estimate = operation.estimate_forward(x)
+        value = estimate + (value - estimate).detach()
+    return value.reshape(-1).to(u)
+
+
+class _ThroughNumpy(torch.autograd.Function):
+    """One utterance through a preprocessor that knows only NumPy, its gradient through ``estimate_gradient``."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, operation: Preprocessor) -> Tensor:
+        ctx.operation, ctx.x = operation, _object_array(u)
+        values, _ = operation(ctx.x.copy())
+        return torch.as_tensor(np.asarray(values[0], dtype=np.float64).reshape(-1)).to(u)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        estimate = ctx.operation.estimate_gradient(ctx.x, _object_array(grad[0]))
+        return torch.as_tensor(np.asarray(estimate[0], dtype=np.float64).reshape(-1)).to(grad[0]), None
+
+
+def _object_array(u: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    array = np.empty(1, dtype=object)
+    array[0] = u.detach().cpu().numpy()
+    return array

@@ -1,0 +1,63 @@
+"""Differentiable resampling of ragged batches, and the exact way back.
+
+Band-limited interpolation with a windowed sinc (torchaudio's, Hann window of 6 zero crossings).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from armory_mdnf.audio import ragged
+from armory_mdnf.errors import AudioError, OptionError
+
+
+@lru_cache(maxsize=8)
+def _resampler(from_hz: int, to_hz: int, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    from torchaudio.transforms import Resample
+
+    return Resample(from_hz, to_hz).to(device, dtype)
+
+
+def _check_rate(name: str, rate_hz: int) -> int:
+    if isinstance(rate_hz, bool) or int(rate_hz) != rate_hz or rate_hz < 1:
+        raise OptionError(f"expected {name} to be a whole number of Hz >= 1, got {rate_hz!r}")
+    return int(rate_hz)
+
+
+def resampled_lengths(lengths: Tensor, from_hz: int, to_hz: int) -> Tensor:
+    """Samples after resampling: ceil(length * to_hz / from_hz). Shape: (N,) -> (N,)."""
+    common = math.gcd(from_hz, to_hz)
+    up, down = to_hz // common, from_hz // common
+    return torch.div(lengths * up + down - 1, down, rounding_mode="floor")
+
+
+def resample(x: Tensor, lengths: Tensor, from_hz: int, to_hz: int) -> tuple[Tensor, Tensor]:
+    """Change the sample rate of each utterance as if it were alone; the input itself if the rates are equal.
+
+    Shape: (N, T), (N,) -> (N, T'), (N,); zero beyond each utterance's end, T' = max of the new lengths.
+    Raises :class:`OptionError` for a rate that is no whole number of Hz >= 1, :class:`AudioError` for other shapes.
+    """
+    from_hz, to_hz = _check_rate("from_hz", from_hz), _check_rate("to_hz", to_hz)
+    if x.dim() != 2 or lengths.shape != x.shape[:1]:
+        raise AudioError(
+            f"expected audio (N, T) and lengths (N,), got shapes {tuple(x.shape)} and {tuple(lengths.shape)}"
+        )
+    if from_hz == to_hz:
+        return x, lengths
+    # The interpolation reads zeros around an utterance: alone or in a batch, as long as nothing lies beyond its end.
+    new: Tensor = _resampler(from_hz, to_hz, x.device, x.dtype)(ragged.zero_beyond(x, lengths))
+    new_lengths = resampled_lengths(lengths, from_hz, to_hz)
+    return fit_length(new, new_lengths, int(new_lengths.max())), new_lengths
+
+
+def fit_length(x: Tensor, lengths: Tensor, size: int) -> Tensor:
+    """Crop or pad with zeros to ``size`` samples, zero beyond each utterance's length. Shape: (N, T) -> (N, size).
+
+    The way back from a model of another rate: resampling 16000 -> 22050 -> 16000 Hz may end a sample longer.
+    """
+    x = x[:, :size] if x.shape[1] >= size else torch.nn.functional.pad(x, (0, size - x.shape[1]))
+    return ragged.zero_beyond(x, lengths)

@@ -1,0 +1,105 @@
+"""The ``armory-mdnf`` command: thin, everything it does is a function elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from armory_mdnf.errors import ArmoryMdnfError
+
+RECIPES = ("corpus", "curve", "level", "recognizer", "resynthesis", "vocoder")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="armory-mdnf", description="Mel-domain defences for speech recognition.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    summary = commands.add_parser("summary", help="print what an `armory run` found")
+    summary.add_argument("file", nargs="?", type=Path, help="Armory's results JSON; the newest one if left out")
+    summary.add_argument("--newer-than", type=Path, metavar="FILE", help="refuse results older than this file")
+    summary.add_argument("--examples", type=int, default=3, metavar="N", help="utterances to show (default 3)")
+    summary.set_defaults(run=_summary)
+
+    record = commands.add_parser("record", help="keep what an `armory run` found as a small strict JSON file")
+    record.add_argument("out", type=Path, help="file to write, named after the configuration: results/SPLIT/NAME.json")
+    record.add_argument("file", nargs="?", type=Path, help="Armory's results JSON; the newest one if left out")
+    record.add_argument("--newer-than", type=Path, metavar="FILE", help="refuse results older than this file")
+    record.set_defaults(run=_record)
+
+    table = commands.add_parser("report-table", help="print the table of recorded results, or write it in a README")
+    table.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="(default: results)")
+    table.add_argument("--write", type=Path, metavar="FILE", help="replace the block between the markers of this file")
+    table.add_argument("--check", type=Path, metavar="FILE", help="fail if the block of this file is out of date")
+    table.set_defaults(run=_report_table)
+
+    train = commands.add_parser("train", help="run a training recipe; `train RECIPE --help` tells its options")
+    train.add_argument("recipe", choices=RECIPES)
+    train.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
+    train.set_defaults(run=_train)
+    return parser
+
+
+def _results_file(args: argparse.Namespace) -> Path:
+    from armory_mdnf.evaluation.armory_results import newest_results
+
+    since = args.newer_than.stat().st_mtime if args.newer_than else None
+    return args.file or newest_results(since)
+
+
+def _summary(args: argparse.Namespace) -> int:
+    from armory_mdnf.evaluation.armory_results import read_armory_results
+    from armory_mdnf.evaluation.summary import summarise
+
+    path = _results_file(args)
+    print(summarise(read_armory_results(path), args.examples, str(path)))
+    return 0
+
+
+def _record(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from armory_mdnf.evaluation.armory_results import read_armory_results
+    from armory_mdnf.evaluation.records import write_record
+
+    write_record(args.out, replace(read_armory_results(_results_file(args)), name=args.out.stem))
+    return 0
+
+
+def _report_table(args: argparse.Namespace) -> int:
+    from armory_mdnf.evaluation.tables import read_folder, replace_block, results_table
+
+    table = results_table(read_folder(args.results))
+    if args.check:
+        text = args.check.read_text(encoding="utf-8")
+        if replace_block(text, table) != text:
+            print(f"the table in {args.check} is not that of {args.results}: run `make tables`", file=sys.stderr)
+            return 1
+    elif args.write:
+        text = args.write.read_text(encoding="utf-8")
+        args.write.write_text(replace_block(text, table), encoding="utf-8")
+    else:
+        print(table)
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    recipe = importlib.import_module(f"armory_mdnf.training.{args.recipe}")
+    return int(recipe.main(args.options) or 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit code: 0, 1 for a check that failed, 2 for bad input."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except (ArmoryMdnfError, FileNotFoundError) as error:
+        print(f"armory-mdnf: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

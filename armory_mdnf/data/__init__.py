@@ -1,0 +1,1 @@
+"""Evaluation data: the bundled corpora and LibriSpeech."""

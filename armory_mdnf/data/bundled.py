@@ -1,0 +1,86 @@
+"""The corpora that ship with the package: recordings of a human voice, and synthetic voices."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import BundleError, OptionError, choices
+
+CORPORA = ("human", "synthetic")
+PARTS = ("eval", "dev")
+FIELDS = {"id": str, "file": str, "transcript": str, "voice": str, "duration_s": float, "sha256": str, "source": str}
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording: 16 kHz mono FLAC at ``path``, its words in the recogniser's alphabet, and who speaks."""
+
+    id: str
+    path: Path
+    transcript: str
+    voice: str
+    duration_s: float
+
+
+def corpora_folder() -> Path:
+    """Where the bundled corpora lie."""
+    return Path(str(resources.files("armory_mdnf"))) / "data" / "corpora"
+
+
+def load_split(name: str, split: str, folder: Path | None = None) -> list[Utterance]:
+    """The utterances of a split, in their fixed order; every file's checksum is verified.
+
+    ``name`` is ``human`` or ``synthetic``, ``split`` is ``eval`` or ``dev``; ``folder`` holds the corpora and is the
+    package's own by default.
+    Raises :class:`OptionError` for an unknown name, :class:`BundleError` naming the file if one is missing, damaged,
+    or not what the manifest says.
+    """
+    if name not in CORPORA:
+        raise OptionError(choices(name, CORPORA, "corpus"))
+    if split not in PARTS:
+        raise OptionError(choices(split, PARTS, "split"))
+    home = (folder or corpora_folder()) / name / split
+    utterances = []
+    for line in read_manifest(home / "manifest.jsonl"):
+        path = home / line["file"]
+        _verify(path, line["sha256"])
+        utterances.append(Utterance(line["id"], path, line["transcript"], line["voice"], line["duration_s"]))
+    return utterances
+
+
+def read_manifest(path: Path) -> list[dict[str, Any]]:
+    """Read a manifest: one JSON object a line with the fields of ``FIELDS``. Raises :class:`BundleError`."""
+    if not path.is_file():
+        raise BundleError(f"no manifest at {path}")
+    lines = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BundleError(f"{path}, line {number}: not JSON: {error}") from error
+        if not isinstance(line, dict) or set(line) != set(FIELDS):
+            raise BundleError(f"{path}, line {number}: expected an object with the fields {', '.join(FIELDS)}")
+        for field, kind in FIELDS.items():
+            if not isinstance(line[field], kind):
+                raise BundleError(
+                    f"{path}, line {number}: expected {field} of type {kind.__name__}, found {line[field]!r}"
+                )
+        if Path(line["file"]).name != line["file"]:
+            raise BundleError(f"{path}, line {number}: expected a plain file name, found {line['file']!r}")
+        lines.append(line)
+    if not lines:
+        raise BundleError(f"{path} lists no utterances")
+    return lines
+
+
+def _verify(path: Path, sha256: str) -> None:
+    if not path.is_file():
+        raise BundleError(f"{path} is in the manifest but not there; an incomplete clone or installation?")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise BundleError(f"{path}: expected sha256 {sha256}, found {found}; the file is damaged or was changed")

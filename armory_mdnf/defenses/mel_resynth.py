@@ -1,0 +1,94 @@
+"""Mel resynthesis: a vocoder rebuilds the audio from its log mel spectrogram alone."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from armory_mdnf import bundles
+from armory_mdnf.audio import noise
+from armory_mdnf.audio.resample import fit_length, resample
+from armory_mdnf.defenses.base import WaveformDefense
+from armory_mdnf.errors import OptionError
+from armory_mdnf.vocoders import Vocoder, load_vocoder
+
+
+class MelResynth(WaveformDefense):
+    """Audio -> log mel -> vocoder -> audio (MG with MelGAN, WG with Parallel WaveGAN).
+
+    ``vocoder`` is the name of bundled weights, the path of a bundle, or a loaded vocoder; it brings its own mel
+    recipe. Audio at ``sample_rate_hz`` is resampled to the recipe's rate and back. ``resample_rate_hz`` overrides the
+    rate in between without the recipe knowing it: the published experiments ran a 22050 Hz model at 22000 Hz.
+
+    An utterance is zero-padded where its frames would not reach its end and up to the vocoder's minimum, and cropped
+    back: the output has its exact length. A vocoder that needs a noise input draws it from the utterance's own stream,
+    before anything else.
+
+    Raises :class:`OptionError` for rates that are no whole numbers > 0, :class:`BundleError` for the vocoder.
+    """
+
+    def __init__(
+        self,
+        vocoder: str | os.PathLike[str] | Vocoder = "melgan",
+        sample_rate_hz: int = 16000,
+        resample_rate_hz: int | None = None,
+        seed: int = 0,
+        apply_fit: bool = False,
+        apply_predict: bool = True,
+        device_type: str = "gpu",
+    ) -> None:
+        super().__init__(seed, apply_fit, apply_predict, device_type)
+        for name, rate in (("sample_rate_hz", sample_rate_hz), ("resample_rate_hz", resample_rate_hz)):
+            allowed = rate is None and name == "resample_rate_hz"
+            if not allowed and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
+                raise OptionError(f"expected {name} to be a whole number of hertz, got {rate!r}")
+        self.vocoder = vocoder.to(self.device) if isinstance(vocoder, Vocoder) else shared_vocoder(vocoder, self.device)
+        self.sample_rate_hz = sample_rate_hz
+        self.resample_rate_hz = resample_rate_hz or self.vocoder.recipe.sample_rate_hz
+        self.stochastic = self.vocoder.needs_noise
+
+    def compute_dtype(self, x: Tensor) -> torch.dtype:
+        """Dtype of the vocoder's weights."""
+        return next((p.dtype for p in self.vocoder.parameters()), torch.float32)
+
+    def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        y, y_lengths = resample(x, lengths, self.sample_rate_hz, self.resample_rate_hz)
+        log_mel, frames = self.vocoder.mel(*self._covered(y, y_lengths))
+        z = self._vocoder_noise(frames, streams, like=y)
+        wave = self.vocoder.synthesize(self.perturb(log_mel, frames, streams), frames, z)
+        wave = fit_length(wave, y_lengths, y.shape[-1])
+        back, _ = resample(wave, y_lengths, self.resample_rate_hz, self.sample_rate_hz)
+        return fit_length(back, lengths, x.shape[-1])
+
+    def perturb(self, log_mel: Tensor, frames: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        """What happens between the log mel and the vocoder: nothing here. Shape: (N, n_mels, F) -> same."""
+        return log_mel
+
+    def _covered(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Zero-pad the utterances whose frames would not reach their end, or that the vocoder finds too short."""
+        recipe = self.vocoder.recipe
+        whole = torch.div(lengths + recipe.hop - 1, recipe.hop, rounding_mode="floor") * recipe.hop
+        padded = torch.where(recipe.frames(lengths) * recipe.hop < lengths, whole, lengths)
+        padded = padded.clamp(min=self.vocoder.min_samples)
+        return fit_length(x, lengths, int(padded.max())), padded
+
+    def _vocoder_noise(self, frames: Tensor, streams: Sequence[torch.Generator], like: Tensor) -> Tensor | None:
+        if not self.vocoder.needs_noise:
+            return None
+        return noise.normal(streams, (frames * self.vocoder.recipe.hop).tolist(), like=like, rows=1)
+
+
+def shared_vocoder(name_or_path: str | os.PathLike[str], device: torch.device) -> Vocoder:
+    """The vocoder of a bundle, loaded once a process: defences do not change it."""
+    path = bundles.resolve(name_or_path)
+    status = path.stat()
+    return _load(str(path.resolve()), str(device), status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: str, device: str, mtime_ns: int, size: int) -> Vocoder:
+    return load_vocoder(path, device=device)

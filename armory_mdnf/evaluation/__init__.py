@@ -1,0 +1,1 @@
+"""What an evaluation found: reading Armory's results, keeping them, and printing them."""

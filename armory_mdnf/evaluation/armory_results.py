@@ -1,0 +1,133 @@
+"""Armory's results files, read into records. Armory itself is not needed for it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation.records import Outcome, RunRecord, read_json
+
+TRANSCRIPTS = "transcripts"
+KEPT_BLOCKS = ("_description", "attack", "dataset", "defense", "model", "user_init")
+TIMING = re.compile(r"Avg\. CPU time \(s\) for (\d+) executions of (\w+)")
+
+
+def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
+    """Read the JSON that ``armory run`` wrote.
+
+    Raises :class:`ResultsError` if it is missing or damaged, if it lacks the transcripts (the configuration's
+    ``metric.task`` must name ``armory_mdnf.plugin.metrics.transcripts``), or if its parts disagree.
+    """
+    content = read_json(path)
+    config, results = content.get("config"), content.get("results")
+    if not isinstance(config, dict) or not isinstance(results, dict):
+        raise ResultsError(f"{path}: expected Armory's results, an object with 'config' and 'results'")
+    transcripts = {name: _transcripts(results, name, path) for name in ("benign", "adversarial")}
+    found = [t for t in transcripts.values() if t is not None]
+    if not found:
+        raise ResultsError(
+            f"{path} holds no transcripts: the configuration's metric.task must name "
+            "armory_mdnf.plugin.metrics.transcripts"
+        )
+    references = [u["reference"] for u in found[0]]
+    if any([u["reference"] for u in other] != references for other in found[1:]):
+        raise ResultsError(f"{path}: benign and adversarial transcripts are not of the same utterances")
+    columns: dict[str, list[Any]] = {"reference": references}
+    for name, entries in transcripts.items():
+        columns[name] = [u["hypothesis"] for u in entries] if entries is not None else [None] * len(references)
+    for name in ("snr_db", "l2", "linf"):
+        columns[name] = _sizes(results, name, len(references), path)
+    rows = zip(*columns.values(), strict=True)
+    run = RunRecord(
+        name=Path(path).stem,
+        outcomes=tuple(Outcome(**dict(zip(columns, row, strict=True))) for row in rows),
+        config={key: config[key] for key in KEPT_BLOCKS if key in config},
+        seconds=_seconds(results.get("compute", {})),
+        versions=_versions(content, results),
+        timestamp=content.get("timestamp"),
+    )
+    _check_against_armory(run, results, path)
+    return run
+
+
+def output_folder() -> Path:
+    """Where Armory writes results: the folder of its configuration, else its default."""
+    config = Path.home() / ".armory" / "config.json"
+    if config.is_file():
+        folder = read_json(config).get("output_dir")
+        if isinstance(folder, str):
+            return Path(folder)
+    return config.parent / "outputs"
+
+
+def newest_results(since: float | None = None) -> Path:
+    """The newest results file of Armory's output folder, by modification time.
+
+    ``since``: a time in seconds since the epoch that the file must not be older than; it tells a run that was
+    interrupted, for which ``armory run`` also exits 0, from one that wrote results.
+    """
+    folder = output_folder()
+    files = sorted(folder.glob("*/*.json"), key=lambda p: p.stat().st_mtime)
+    if not files:
+        raise ResultsError(f"no results in {folder}: has `armory run` finished?")
+    if since is not None and files[-1].stat().st_mtime < since:
+        raise ResultsError(f"no new results in {folder}, the newest is {files[-1]}: was `armory run` interrupted?")
+    return files[-1]
+
+
+def _transcripts(results: Mapping[str, Any], name: str, path: object) -> list[dict[str, str]] | None:
+    batches = results.get(f"{name}_{TRANSCRIPTS}")
+    if batches is None:
+        return None
+    try:
+        utterances = [dict(u) for u in batches[0]["utterances"]]
+        complete = all(isinstance(u[k], str) for u in utterances for k in ("reference", "hypothesis"))
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise ResultsError(f"{path}: its {name} transcripts are damaged: {error!r}") from error
+    if not complete or not utterances:
+        raise ResultsError(f"{path}: expected {name} transcripts as strings, at least one utterance")
+    return utterances
+
+
+def _sizes(results: Mapping[str, Any], name: str, n: int, path: object) -> list[float | None]:
+    batches = results.get(f"perturbation_{name}")
+    if batches is None:
+        return [None] * n
+    try:
+        values = [float(v) for batch in batches for v in batch]
+    except (TypeError, ValueError) as error:
+        raise ResultsError(f"{path}: perturbation_{name} is damaged: {error}") from error
+    if len(values) != n:
+        raise ResultsError(f"{path}: expected {n} values of perturbation_{name}, found {len(values)}")
+    return [v if math.isfinite(v) else None for v in values]
+
+
+def _seconds(compute: Mapping[str, Any]) -> dict[str, float]:
+    matches = ((TIMING.fullmatch(key), value) for key, value in compute.items())
+    return {m[2].lower(): round(int(m[1]) * float(value), 3) for m, value in matches if m}
+
+
+def _versions(content: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
+    for name in ("benign", "adversarial"):
+        batches = results.get(f"{name}_{TRANSCRIPTS}")
+        if batches:
+            return {"armory": str(content.get("armory_version"))} | batches[0].get("versions", {})
+    return {}
+
+
+def _check_against_armory(run: RunRecord, results: Mapping[str, Any], path: object) -> None:
+    for name in ("benign", "adversarial"):
+        total, counts = results.get(f"{name}_total_wer"), run.counts(name)
+        if total is None or counts is None:
+            continue
+        expected = [int(v) for v in total[0][1]]
+        if expected != [counts.errors, counts.reference_words]:
+            raise ResultsError(
+                f"{path}: Armory counts {expected[0]} errors in {expected[1]} {name} words, "
+                f"the transcripts have {counts.errors} in {counts.reference_words}"
+            )

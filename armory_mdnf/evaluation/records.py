@@ -1,0 +1,143 @@
+"""The outcome of one evaluation, an utterance at a time, and its file format: strict JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import ResultsError
+from armory_mdnf.metrics.wer import WordCounts, count_words, pool
+
+FORMAT = "armory_mdnf_record/1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One utterance: what was said, what was understood, and how large the attack was.
+
+    A transcript is None where the run left it out; a size is None where it is not a finite number (nothing was
+    changed) or was not measured.
+    """
+
+    reference: str
+    benign: str | None = None
+    adversarial: str | None = None
+    snr_db: float | None = None
+    l2: float | None = None
+    linf: float | None = None
+
+    def counts(self, condition: str) -> WordCounts | None:
+        """Word counts of the ``"benign"`` or ``"adversarial"`` transcript."""
+        text = {"benign": self.benign, "adversarial": self.adversarial}[condition]
+        return None if text is None else count_words(self.reference, text)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run of one configuration."""
+
+    name: str
+    outcomes: tuple[Outcome, ...]
+    config: Mapping[str, Any]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    timestamp: int | None = None
+
+    def counts(self, condition: str) -> WordCounts | None:
+        """Word counts pooled over the utterances, or None if the run left the condition out."""
+        counts = [c for c in (o.counts(condition) for o in self.outcomes) if c is not None]
+        return pool(counts) if counts else None
+
+    def rate(self, condition: str) -> float | None:
+        """Pooled word error rate, as a fraction."""
+        counts = self.counts(condition)
+        return counts.rate if counts else None
+
+    def sizes(self, measure: Callable[[Outcome], float | None]) -> list[float]:
+        """One size of every utterance that has it: ``run.sizes(lambda o: o.snr_db)``."""
+        return [value for value in map(measure, self.outcomes) if value is not None]
+
+    @property
+    def split(self) -> str:
+        """Name of the evaluated split."""
+        return str(self._at("dataset", "eval_split"))
+
+    @property
+    def recognizer(self) -> str:
+        """Name or path of the recogniser's weights."""
+        return str(self._at("model", "model_kwargs", "weights") or self._at("model", "weights_file"))
+
+    @property
+    def defense(self) -> str:
+        """Class name of the defence."""
+        return str(self._at("defense", "name") or "none")
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the run."""
+        seed = self._at("user_init", "kwargs", "seed")
+        return seed if isinstance(seed, int) else None
+
+    def _at(self, *keys: str) -> Any:
+        value: Any = self.config
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+
+def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
+    """Write a record with its derived numbers beside what they are derived from, for readers of the file."""
+    utterances = []
+    for outcome in run.outcomes:
+        words = {name: outcome.counts(name) for name in ("benign", "adversarial")}
+        utterances.append(asdict(outcome) | {"words": {k: asdict(v) for k, v in words.items() if v is not None}})
+    content = {
+        "format": FORMAT,
+        "name": run.name,
+        "wer": {name: run.rate(name) for name in ("benign", "adversarial")},
+        "seed": run.seed,
+        "seconds": dict(run.seconds),
+        "versions": dict(run.versions),
+        "timestamp": run.timestamp,
+        "config": dict(run.config),
+        "utterances": utterances,
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_record(path: str | os.PathLike[str]) -> RunRecord:
+    """Read a record. Raises :class:`ResultsError` if the file is missing, damaged, or its numbers disagree."""
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise ResultsError(f"{path}: expected format {FORMAT!r}, found {content.get('format')!r}")
+    try:
+        names = Outcome.__dataclass_fields__
+        outcomes = tuple(Outcome(**{k: u[k] for k in names}) for u in content["utterances"])
+        keys = ("name", "config", "seconds", "versions", "timestamp")
+        run = RunRecord(outcomes=outcomes, **{key: content[key] for key in keys})
+        stated = content["wer"]
+    except (KeyError, TypeError) as error:
+        raise ResultsError(f"{path}: not a complete record: {error!r}") from error
+    found = {name: run.rate(name) for name in ("benign", "adversarial")}
+    if stated != found:
+        raise ResultsError(f"{path}: states word error rates {stated}, but its transcripts give {found}")
+    return run
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object, ``Infinity`` and ``NaN`` included. Raises :class:`ResultsError` naming the file."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(f"no results file at {path}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ResultsError(f"{path} is not readable JSON (a run cut short?): {error}") from error
+    if not isinstance(content, dict):
+        raise ResultsError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content

@@ -1,0 +1,55 @@
+"""A run, for a reader at a terminal."""
+
+from __future__ import annotations
+
+import statistics
+
+from armory_mdnf.evaluation.records import RunRecord
+
+CONDITIONS = ("benign", "adversarial")
+
+
+def percent(rate: float | None) -> str:
+    """A rate as a percentage with one decimal, or a dash."""
+    return "-" if rate is None else f"{100 * rate:.1f}"
+
+
+def summarise(run: RunRecord, examples: int = 3, where: str | None = None) -> str:
+    """Text of a run: word error rates, size of the attack, some transcripts, and where the file is."""
+    head = str(run.config.get("_description", run.name))
+    about = [f"split {run.split}", f"recogniser {run.recognizer}", f"defence {run.defense}"]
+    about += [f"{len(run.outcomes)} utterances"] + ([] if run.seed is None else [f"seed {run.seed}"])
+    lines = ["", head, ", ".join(about), ""]
+    lines += [f"{'':24}{'benign':>12}{'adversarial':>14}"]
+    rates = [percent(run.rate(c)) for c in CONDITIONS]
+    lines += [f"{'word error rate, %':24}{rates[0]:>12}{rates[1]:>14}"]
+    pooled = [run.counts(c) for c in CONDITIONS]
+    cells = ["-" if c is None else f"{c.errors} / {c.reference_words}" for c in pooled]
+    lines += [f"{'errors / words':24}{cells[0]:>12}{cells[1]:>14}", ""]
+    if run.counts("adversarial") is not None:
+        lines += [attack_line(run)]
+    if run.seconds:
+        lines += ["seconds      " + ", ".join(f"{name} {value:.1f}" for name, value in sorted(run.seconds.items()))]
+    for outcome in run.outcomes[:examples]:
+        lines += ["", f"reference    {outcome.reference}"]
+        lines += [f"{name:12} {text or '(nothing)'}" for name, text in _texts(outcome.benign, outcome.adversarial)]
+    if where:
+        lines += ["", f"results      {where}"]
+    return "\n".join(lines) + "\n"
+
+
+def attack_line(run: RunRecord) -> str:
+    """Mean size of the perturbation, its SNR in dB with the range over the utterances."""
+    snr = run.sizes(lambda o: o.snr_db)
+    if not snr:
+        return "attack       no utterance has a perturbation of finite SNR"
+    parts = [f"SNR {statistics.fmean(snr):.1f} dB (mean; {min(snr):.1f} to {max(snr):.1f})"]
+    for name, values in (("l2", run.sizes(lambda o: o.l2)), ("linf", run.sizes(lambda o: o.linf))):
+        if values:
+            parts.append(f"{name} {statistics.fmean(values):.3g}")
+    return "attack       " + ", ".join(parts)
+
+
+def _texts(benign: str | None, adversarial: str | None) -> list[tuple[str, str]]:
+    pairs = zip(CONDITIONS, (benign, adversarial), strict=True)
+    return [(name, text) for name, text in pairs if text is not None]

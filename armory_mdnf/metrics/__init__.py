@@ -1,0 +1,1 @@
+"""Word error rates and perturbation sizes: plain numbers in, plain numbers out, no files."""

@@ -1,0 +1,90 @@
+"""Word error rate, kept as counts so that it can be pooled over utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from armory_mdnf.errors import TranscriptError
+
+
+@dataclass(frozen=True)
+class WordCounts:
+    """Alignment of a hypothesis with its reference, in words. Addition pools utterances."""
+
+    hits: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise TranscriptError(f"expected {name} to be a whole number >= 0, got {value!r}")
+
+    def __add__(self, other: WordCounts) -> WordCounts:
+        return WordCounts(
+            self.hits + other.hits,
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+        )
+
+    @property
+    def reference_words(self) -> int:
+        """Words of the reference."""
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def errors(self) -> int:
+        """Edit distance in words."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float | None:
+        """Errors per reference word; above 1 if words are inserted. None if the reference has no words."""
+        return self.errors / self.reference_words if self.reference_words else None
+
+
+def validate(references: Sequence[str], hypotheses: Sequence[str]) -> None:
+    """Raise :class:`TranscriptError` for lists that cannot be compared without giving a wrong number."""
+    for what, texts in (("references", references), ("hypotheses", hypotheses)):
+        if isinstance(texts, (str, bytes)):
+            raise TranscriptError(f"expected {what} as a list of transcripts, got one {type(texts).__name__}")
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                hint = "; decode it first" if isinstance(text, bytes) else ""
+                raise TranscriptError(f"expected {what}[{i}] to be a string, got {type(text).__name__}{hint}")
+    if len(references) != len(hypotheses):
+        raise TranscriptError(f"expected one hypothesis a reference, got {len(references)} and {len(hypotheses)}")
+    joined = [" ".join(texts) for texts in (references, hypotheses)]
+    if any(a.isupper() and b.islower() for a, b in (joined, joined[::-1])):
+        raise TranscriptError("one list is upper case and the other lower case, and words are compared with their case")
+
+
+def count_words(reference: str, hypothesis: str) -> WordCounts:
+    """Align two transcripts by the smallest number of word edits. Words are separated by white space.
+
+    A reference without words makes an insertion of every word of the hypothesis.
+    """
+    validate([reference], [hypothesis])
+    if not reference.split() or not hypothesis.split():  # jiwer refuses these
+        return WordCounts(deletions=len(reference.split()), insertions=len(hypothesis.split()))
+    import jiwer
+
+    found = jiwer.process_words(" ".join(reference.split()), " ".join(hypothesis.split()))
+    return WordCounts(found.hits, found.substitutions, found.deletions, found.insertions)
+
+
+def pool(counts: Iterable[WordCounts]) -> WordCounts:
+    """Sum of the counts; its rate is the pooled word error rate, in which a long utterance weighs more."""
+    return sum(counts, WordCounts())
+
+
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
+    """Word error rate pooled over utterances: all errors over all reference words (the paper's tables).
+
+    None if no reference has a word.
+    """
+    validate(references, hypotheses)
+    return pool(map(count_words, references, hypotheses)).rate

@@ -1,0 +1,32 @@
+"""A task metric that keeps the transcripts in Armory's results, from which everything else is derived."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from armory.metrics.common import result_formatter
+from armory.metrics.task import populationwise
+
+VERSIONED = ("armory-mdnf", "torch", "torchaudio", "numpy", "adversarial-robustness-toolbox", "parallel-wavegan")
+
+
+@populationwise
+def transcripts(y: Sequence[str | bytes], y_pred: Sequence[str | bytes]) -> dict[str, Any]:
+    """Reference and hypothesis of every utterance, in the order of the run, and the versions that made them."""
+    pairs = zip(map(_text, y), map(_text, y_pred), strict=True)
+    utterances = [{"reference": reference, "hypothesis": hypothesis} for reference, hypothesis in pairs]
+    versions = {name: metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()}
+    return {"utterances": utterances, "versions": versions}
+
+
+@result_formatter("transcripts")
+def format_transcripts(result: dict[str, Any]) -> str:
+    """What Armory's console says of them."""
+    return f"{len(result['utterances'])} recorded"
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,37 @@
+"""The recogniser as Armory asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.errors import OptionError, refuse_unknown
+
+MODEL_KEYS = ("weights",)
+WRAPPER_KEYS = ("clip_values", "device_type")
+
+
+def get_art_model(
+    model_kwargs: Mapping[str, Any], wrapper_kwargs: Mapping[str, Any], weights_path: str | None = None
+) -> DeepSpeech2Estimator:
+    """DeepSpeech2 behind ART's interface; Armory puts the defences in front of it.
+
+    ``model_kwargs``: ``weights``, the name of bundled weights or the path of a bundle. The configuration's
+    ``weights_file``, which arrives as ``weights_path``, can name a bundle instead, not as well.
+    ``wrapper_kwargs``: ``clip_values`` (default -1 to 1; null does not clip attacks) and ``device_type`` ("gpu", the
+    default, falls back to the CPU where there is none).
+    Raises :class:`OptionError` for other keys, :class:`BundleError` for the weights.
+    """
+    refuse_unknown(model_kwargs, MODEL_KEYS, "model_kwargs")
+    refuse_unknown(wrapper_kwargs, WRAPPER_KEYS, "wrapper_kwargs")
+    given = [w for w in (model_kwargs.get("weights"), weights_path) if w is not None]
+    if len(given) != 1 or not isinstance(given[0], str):
+        raise OptionError(
+            "expected the name or path of weights, in either model_kwargs.weights or weights_file, got "
+            f"{model_kwargs.get('weights')!r} and {weights_path!r}"
+        )
+    options = dict(wrapper_kwargs)
+    if isinstance(options.get("clip_values"), list):
+        options["clip_values"] = tuple(options["clip_values"])
+    return DeepSpeech2Estimator(given[0], **options)

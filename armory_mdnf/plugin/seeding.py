@@ -1,0 +1,35 @@
+"""Seeds and threads, set before anything else: the configuration's ``user_init``."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+
+import numpy as np
+import torch
+
+from armory_mdnf.errors import OptionError
+
+
+def seed_everything(seed: int, threads: int | None = None) -> None:
+    """Seed Python's, NumPy's, torch's and (if it is loaded) TensorFlow's generators.
+
+    ``threads``: CPU threads of torch, for runs that must repeat on machines with other numbers of cores; a sum in
+    another order differs in its last bits, which a hundred attack steps can amplify. Default: torch's choice.
+
+    Every defence draws from a generator of its own, seeded in its block; nothing here depends on it.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise OptionError(f"expected a seed that is a whole number from 0 to 2**32 - 1, got {seed!r}")
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise OptionError(f"expected threads to be a whole number >= 1, got {threads!r}")
+    os.environ["PYTHONHASHSEED"] = str(seed)  # for processes started from here
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None:
+        tensorflow.random.set_seed(seed)
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""Recipes: corpus, recognisers, vocoders, resynthesis, noise curve, noise level."""

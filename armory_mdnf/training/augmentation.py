@@ -1,0 +1,67 @@
+"""Augmentation of training utterances: speed, level, spectral tilt, noise, and masks on the spectrogram."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far training utterances are changed. Ranges are drawn from uniformly, each utterance for itself."""
+
+    speed: tuple[float, float] = (0.9, 1.12)
+    gain_db: tuple[float, float] = (-9.0, 6.0)
+    tilt: tuple[float, float] = (-0.35, 0.35)
+    noise_probability: float = 0.5
+    noise_snr_db: tuple[float, float] = (12.0, 40.0)
+    pink_share: float = 0.4
+    time_masks: int = 2
+    time_mask_frames: int = 16
+    frequency_masks: int = 2
+    frequency_mask_bins: int = 24
+
+    def waveform(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Change one utterance, float32 (T,) -> (T',)."""
+        speed = rng.uniform(*self.speed)
+        if abs(speed - 1) > 0.01:
+            at = np.arange(int(len(x) / speed)) * speed
+            x = np.interp(at, np.arange(len(x)), x).astype(np.float32)
+        x = x * np.float32(10 ** (rng.uniform(*self.gain_db) / 20))
+        x = tilted(x, rng.uniform(*self.tilt))
+        if rng.random() < self.noise_probability:
+            noise = rng.standard_normal(len(x), dtype=np.float32)
+            if rng.random() < self.pink_share:
+                noise = tilted(noise, -0.9)
+            x = with_noise(x, noise, rng.uniform(*self.noise_snr_db))
+        peak = np.abs(x).max(initial=1e-9)
+        return x if peak <= 1 else x / peak
+
+    def mask(self, spectrogram: Tensor, frames: Tensor, rng: np.random.Generator) -> Tensor:
+        """SpecAugment (Park et al. 2019) in place on (N, 1, bins, F); the utterance's mean is 0."""
+        bins = spectrogram.shape[2]
+        for row, n in zip(spectrogram, frames.tolist(), strict=True):
+            for _ in range(self.time_masks):
+                width = int(rng.integers(0, min(self.time_mask_frames, max(1, n // 10)) + 1))
+                start = int(rng.integers(0, n - width + 1))
+                row[:, :, start : start + width] = 0
+            for _ in range(self.frequency_masks):
+                width = int(rng.integers(0, self.frequency_mask_bins + 1))
+                start = int(rng.integers(0, bins - width + 1))
+                row[:, start : start + width] = 0
+        return spectrogram
+
+
+def tilted(x: np.ndarray, coefficient: float) -> np.ndarray:
+    """First-order filter ``x[t] - c x[t-1]``: c > 0 lifts high frequencies, c < 0 low ones."""
+    y = x.copy()
+    y[1:] -= np.float32(coefficient) * x[:-1]
+    return y
+
+
+def with_noise(x: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """Add ``noise`` at the given ratio to the utterance's own power; a silent utterance stays silent."""
+    power, noise_power = float(np.mean(x**2)), float(np.mean(noise**2))
+    return x + noise * np.float32(np.sqrt(power / max(noise_power, 1e-12) * 10 ** (-snr_db / 10)))

@@ -1,0 +1,62 @@
+"""Writing corpora: lists as JSON lines, splits as FLAC with a manifest, all atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from armory_mdnf.audio.files import write_flac
+
+SAMPLE_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One utterance of a split before it is written: 16 kHz float32 samples (T,)."""
+
+    id: str
+    transcript: str
+    voice: str
+    source: str
+    audio: npt.NDArray[np.float32]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON-lines file whole or not at all."""
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def write_split(folder: Path, entries: Iterable[Entry]) -> None:
+    """Write ``NNN.flac`` and ``manifest.jsonl`` in the given order."""
+    lines = []
+    for number, entry in enumerate(entries):
+        name = f"{number:03d}.flac"
+        write_flac(folder / name, entry.audio, SAMPLE_RATE_HZ)
+        lines.append(
+            {
+                "id": entry.id,
+                "file": name,
+                "transcript": entry.transcript,
+                "voice": entry.voice,
+                "duration_s": round(len(entry.audio) / SAMPLE_RATE_HZ, 4),
+                "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+                "source": entry.source,
+            }
+        )
+    write_lines(folder / "manifest.jsonl", lines)

@@ -1,0 +1,115 @@
+"""Estimate the noise curve of MDNF: where along the mel bins an attack puts its perturbation.
+
+    armory-mdnf train curve --data-dir DIR --out FILE.json
+
+100 training recordings are attacked by l2 PGD on the undefended recogniser; the curve is the mean over pairs and frames
+of the absolute difference of the two log mels, divided by its largest value (section 3 and figure 1 of the paper).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armory_mdnf.asr.checkpoints import load_recognizer
+from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.training.sources import read_recordings
+from armory_mdnf.vocoders import Vocoder, load_vocoder
+
+
+def mel_difference(vocoder: Vocoder, benign: np.ndarray, adversarial: np.ndarray) -> Tensor:
+    """Sum over frames of |log mel difference| per bin, and the number of frames: (n_mels + 1,).
+
+    The log mel is the one that the vocoder takes, since that is where the noise will be added.
+    """
+    lengths = torch.tensor([len(benign)])
+    a, frames = vocoder.mel(torch.from_numpy(benign)[None], lengths)
+    b, _ = vocoder.mel(torch.from_numpy(adversarial)[None], lengths)
+    return torch.cat([(a - b).abs().sum((0, 2)), frames])
+
+
+def estimate(
+    estimator: DeepSpeech2Estimator, vocoder: Vocoder, recordings: list[np.ndarray], eps: float, iterations: int
+) -> tuple[list[float], list[float]]:
+    """Curve and un-normalised mean difference over (adversarial, benign) pairs of the recordings."""
+    from art.attacks.evasion import ProjectedGradientDescent
+    from tqdm import tqdm
+
+    attack = ProjectedGradientDescent(
+        estimator, norm=2, eps=eps, eps_step=eps / 5, max_iter=iterations, batch_size=1, verbose=False
+    )
+    total = torch.zeros(vocoder.recipe.n_mels + 1)
+    for audio in tqdm(recordings, unit="pair", disable=not sys.stderr.isatty()):
+        adversarial = attack.generate(audio[None].copy())[0]
+        total += mel_difference(vocoder, audio, np.asarray(adversarial, dtype=np.float32))
+    mean = total[:-1] / total[-1]
+    return (mean / mean.max()).tolist(), mean.tolist()
+
+
+def plot(curve: list[float], path: Path, title: str) -> None:
+    """The curve over the mel bins, as in figure 1 of the paper."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3))
+    axes.bar(range(len(curve)), curve, width=0.9)
+    axes.set(xlabel="mel bin", ylabel="mean |log mel difference|\n(largest = 1)", title=title, ylim=(0, 1.05))
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="armory-mdnf train curve", description=__doc__)
+    parser.add_argument("--recognizer", default="ds2_base")
+    parser.add_argument("--vocoder", default="melgan")
+    parser.add_argument("--data-dir", type=Path, default=Path("training_runs"))
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--eps", type=float, default=1.5)
+    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--threads", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    recordings = read_recordings(args.data_dir / "human" / "train.jsonl")
+    recordings = [r for r in recordings if 1.5 <= len(r.audio) / 16000 <= 6]
+    chosen = np.random.default_rng(args.seed).permutation(len(recordings))[: args.pairs]
+    estimator = DeepSpeech2Estimator(load_recognizer(args.recognizer))
+    pairs = [recordings[i].audio for i in chosen]
+    curve, mean = estimate(estimator, load_vocoder(args.vocoder), pairs, args.eps, args.iterations)
+    content = {
+        "description": "mean |log mel difference| of (adversarial, benign) pairs per mel bin, largest = 1",
+        "recipe": {
+            "recognizer": args.recognizer,
+            "vocoder": args.vocoder,
+            "pairs": len(chosen),
+            "attack": f"PGD l2 eps {args.eps}, step eps/5, {args.iterations} iterations, label = own prediction",
+            "data": "training recordings of the human corpus, 1.5 to 6 s",
+            "seed": args.seed,
+        },
+        "mean_difference": [round(v, 6) for v in mean],
+        "curve": [round(v, 6) for v in curve],
+    }
+    partial = args.out.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, args.out)
+    if args.plot:
+        plot(curve, args.plot, f"PGD l2 {args.eps:g}, {len(chosen)} pairs, {args.recognizer}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,278 @@
+"""Train a recogniser, or fine-tune one on resynthesised speech.
+
+    armory-mdnf train recognizer RECIPE.json --data-dir DIR --out FILE.safetensors
+
+A recipe fixes the model, the sources and their weights, the augmentation, the schedule and the seed. A batch depends on
+the seed and its step alone, so a run that was stopped goes on from its last checkpoint as if it had not been.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armory_mdnf.asr.checkpoints import fill, load_recognizer, save_recognizer
+from armory_mdnf.asr.ctc import ctc_loss, frames_needed
+from armory_mdnf.asr.decoding import greedy_decode
+from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
+from armory_mdnf.audio import ragged
+from armory_mdnf.audio.files import read_audio
+from armory_mdnf.data.bundled import load_split
+from armory_mdnf.errors import BundleError, OptionError, refuse_unknown
+from armory_mdnf.metrics.wer import word_error_rate
+from armory_mdnf.training.augmentation import Augmentation
+from armory_mdnf.training.sources import Joined, Recordings, Shards, Source, Spliced, read_recordings, refuses
+
+SPLITS = [("human", "dev"), ("synthetic", "dev")]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that determines a run.
+
+    ``init`` is the name of bundled weights, or a bundle in the data directory, to start from instead of ``model``.
+    ``sources`` maps a source's name to its share at the start and at the end of the run; shares move linearly.
+    Names: ``human``, ``joined``, ``spliced``, or the name of a folder of shards in the data directory.
+    """
+
+    name: str
+    sources: Mapping[str, tuple[float, float]]
+    steps: int
+    seed: int
+    model: Mapping[str, Any] = field(default_factory=dict)
+    init: str | None = None
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-5
+    warmup_steps: int = 300
+    batch_seconds: float = 32.0
+    weight_decay: float = 1e-2
+    clip_norm: float = 5.0
+    short_first_steps: int = 0
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
+    frozen_batch_norm: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a JSON recipe; refuses unknown keys."""
+        values = json.loads(path.read_text())
+        refuse_unknown(values, cls.__dataclass_fields__, f"recipe {path.name}")
+        return cls(**values)
+
+
+def held_out_sentences() -> list[str]:
+    """Every sentence of every bundled split: none of them is trained on in any voice."""
+    return [u.transcript for corpus in ("human", "synthetic") for s in ("eval", "dev") for u in load_split(corpus, s)]
+
+
+def build_sources(names: list[str], data_dir: Path) -> dict[str, Source]:
+    """Open the sources that a recipe names."""
+    sources: dict[str, Source] = {}
+    recordings = (
+        read_recordings(data_dir / "human" / "train.jsonl") if {"human", "joined", "spliced"} & set(names) else []
+    )
+    for name in names:
+        if name == "human":
+            sources[name] = Recordings([r for r in recordings if len(r.audio) < 12 * 16000])
+        elif name == "joined":
+            sources[name] = Joined(recordings)
+        elif name == "spliced":
+            sources[name] = Spliced(recordings, refuses(held_out_sentences()))
+        else:
+            sources[name] = Shards(data_dir / name)
+    return sources
+
+
+class Batches:
+    """Batches of about equal duration, drawn in chunks and sorted by length within a chunk."""
+
+    CHUNK_STEPS = 8
+
+    def __init__(self, recipe: Recipe, recognizer: Recognizer, data_dir: Path) -> None:
+        self.recipe = recipe
+        self.recognizer = recognizer
+        self.names = list(recipe.sources)
+        self.sources = build_sources(self.names, data_dir)
+        self.augmentation = Augmentation(**{k: _tuple(v) for k, v in recipe.augmentation.items()})
+
+    def sizes(self) -> dict[str, int]:
+        """How many utterances each source draws from, for the log."""
+        return {name: len(source) for name, source in self.sources.items()}
+
+    def chunk(self, number: int) -> Iterator[list[tuple[np.ndarray, list[int]]]]:
+        """The batches of steps ``number * CHUNK_STEPS`` and following."""
+        rng = np.random.default_rng([self.recipe.seed, number])
+        progress = number * self.CHUNK_STEPS / self.recipe.steps
+        shares = np.array([a + (b - a) * progress for a, b in self.recipe.sources.values()])
+        limit = 3.0 if number * self.CHUNK_STEPS < self.recipe.short_first_steps else math.inf
+        room = self.recipe.batch_seconds * self.CHUNK_STEPS
+        drawn: list[tuple[np.ndarray, list[int]]] = []
+        while room > 0:
+            name = self.names[rng.choice(len(self.names), p=shares / shares.sum())]
+            audio, transcript = self.sources[name].sample(rng)
+            if len(audio) > limit * 16000:
+                continue
+            audio = self.augmentation.waveform(audio, rng)
+            target = self.recognizer.alphabet.encode(transcript)
+            if frames_needed(target) > int(self.recognizer.out_frames(torch.tensor(len(audio)))):
+                continue
+            drawn.append((audio, target))
+            room -= len(audio) / 16000
+        drawn.sort(key=lambda item: len(item[0]))
+        # Equal duration a batch: the boundaries are quantiles of the running duration.
+        total = np.cumsum([len(a) for a, _ in drawn])
+        batch_of = np.minimum((total - 1) * self.CHUNK_STEPS // total[-1], self.CHUNK_STEPS - 1)
+        batches = [[d for d, b in zip(drawn, batch_of, strict=True) if b == k] for k in range(self.CHUNK_STEPS)]
+        for k in rng.permutation(self.CHUNK_STEPS):
+            yield batches[k]
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up to the peak, then a half cosine down to the final rate."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    peak, final = recipe.learning_rate, recipe.final_learning_rate
+    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def loss_of(recognizer: Recognizer, batch: list[tuple[np.ndarray, list[int]]], masks: Any) -> Tensor:
+    """Mean CTC loss a character. The network runs in bfloat16, the loss in float32."""
+    device = next(recognizer.parameters()).device
+    x, lengths = ragged.pad([torch.from_numpy(audio) for audio, _ in batch])
+    with torch.no_grad():
+        spectrogram, frames = recognizer.features(x.to(device), lengths.to(device))
+        spectrogram = masks(spectrogram, frames)
+    with torch.autocast(device.type, torch.bfloat16):
+        logits, frames = recognizer.network(spectrogram, frames)
+    targets = [target for _, target in batch]
+    losses = ctc_loss(logits.float(), frames, targets)
+    return (losses / torch.tensor([len(t) for t in targets], device=device).clamp(min=1)).mean()
+
+
+@torch.no_grad()
+def evaluate(recognizer: Recognizer, batch_size: int = 12) -> dict[str, float]:
+    """Benign WER in percent on the dev splits. The evaluation splits are not touched here."""
+    recognizer.eval()
+    device = next(recognizer.parameters()).device
+    result = {}
+    for corpus, split in SPLITS:
+        utterances = sorted(load_split(corpus, split), key=lambda u: u.duration_s)
+        hypotheses: list[str] = []
+        for start in range(0, len(utterances), batch_size):
+            audio = [torch.from_numpy(read_audio(u.path)[0]) for u in utterances[start : start + batch_size]]
+            x, lengths = ragged.pad(audio)
+            logits, frames = recognizer(x.to(device), lengths.to(device))
+            hypotheses += greedy_decode(logits, frames, recognizer.alphabet)
+        references = [u.transcript for u in utterances]
+        result[f"{corpus}_{split}"] = round(100 * word_error_rate(references, hypotheses), 2)
+    return result
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically."""
+    partial = path.with_suffix(".partial")
+    torch.save(dict(state), partial)
+    os.replace(partial, path)
+
+
+def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every: int = 250) -> None:
+    """Run a recipe to its end, resuming from ``data_dir/runs/NAME`` if it was begun before."""
+    from tqdm import tqdm
+
+    run_dir = data_dir / "runs" / recipe.name
+    run_dir.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    recognizer = _start(recipe, data_dir).to(device)
+    optimizer = torch.optim.AdamW(recognizer.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    checkpoint, step = run_dir / "checkpoint.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        fill(recognizer.network, state["network"], str(checkpoint))
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    batches = Batches(recipe, recognizer, data_dir)
+    log = open(run_dir / "log.jsonl", "a", buffering=1)  # noqa: SIM115
+    log.write(json.dumps({"step": step, "utterances": batches.sizes()}) + "\n")
+    bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=not sys.stderr.isatty())
+    running, began, seconds = 0.0, time.monotonic(), 0.0
+    while step < recipe.steps:
+        for batch in list(batches.chunk(step // Batches.CHUNK_STEPS))[step % Batches.CHUNK_STEPS :]:
+            recognizer.train()
+            if recipe.frozen_batch_norm:
+                for module in recognizer.modules():
+                    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                        module.eval()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, step)
+            rng = np.random.default_rng([recipe.seed, step, 1])
+            loss = loss_of(recognizer, batch, lambda s, f, rng=rng: batches.augmentation.mask(s, f, rng))
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(recognizer.parameters(), recipe.clip_norm)
+            if not math.isfinite(float(norm)):
+                raise ArithmeticError(f"{recipe.name}: the gradient is not finite at step {step}")
+            optimizer.step()
+            running += float(loss.detach())
+            seconds += sum(len(a) for a, _ in batch) / 16000
+            step += 1
+            bar.update()
+            if step % every == 0 or step == recipe.steps:
+                line = {"step": step, "loss": round(running / (step % every or every), 4)}
+                line |= {"audio_h": round(seconds / 3600, 3), "elapsed_s": round(time.monotonic() - began, 1)}
+                line |= evaluate(recognizer)
+                log.write(json.dumps(line) + "\n")
+                bar.set_postfix(line)
+                running = 0.0
+                state = {"network": recognizer.network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+                save_state(checkpoint, state)
+            if step == recipe.steps:
+                break
+    bar.close()
+    log.close()
+    save_recognizer(out, recognizer.eval(), {"name": recipe.name, "steps": recipe.steps, "seed": recipe.seed})
+
+
+def _start(recipe: Recipe, data_dir: Path) -> Recognizer:
+    if recipe.init is None:
+        return Recognizer(DeepSpeech2Config.from_dict(dict(recipe.model)))
+    if recipe.model:
+        raise OptionError(f"recipe {recipe.name}: give 'model' or 'init', not both: the sizes come with the weights")
+    init = data_dir / recipe.init if recipe.init.endswith(".safetensors") else recipe.init
+    return load_recognizer(init).requires_grad_(True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="armory-mdnf train recognizer", description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--data-dir", type=Path, default=Path("training_runs"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads, 0: as many as cores")
+    args = parser.parse_args(argv)
+    if not args.recipe.is_file():
+        raise BundleError(f"no recipe at {args.recipe}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    train(Recipe.read(args.recipe), args.data_dir, args.out, args.device)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,108 @@
+"""Pass training speech through a vocoder, into shards that a recogniser is fine-tuned on.
+
+    armory-mdnf train resynthesis --vocoder melgan --sources human=1 spliced=0.5 synthetic=1 --data-dir DIR
+
+Each source gives the named hours of speech (``human`` is taken whole, as often as the hours hold it). The shards are
+called ``VOCODER_SOURCE``. Nothing held out is touched: the sources are those of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from armory_mdnf.audio import noise, ragged
+from armory_mdnf.errors import OptionError
+from armory_mdnf.training.recognizer import build_sources
+from armory_mdnf.training.sources import SAMPLE_RATE_HZ, Recordings, Source
+from armory_mdnf.vocoders import Vocoder, load_vocoder
+
+SHARD_HOURS = 0.25
+
+
+@torch.no_grad()
+def resynthesize(vocoder: Vocoder, audio: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """One utterance through mel and vocoder, float32 (T,) -> (T,)."""
+    x, lengths = ragged.pad([torch.from_numpy(audio)])
+    log_mel, frames = vocoder.mel(x, lengths)
+    z = noise.normal([generator], [int(frames[0]) * vocoder.recipe.hop], x, rows=1) if vocoder.needs_noise else None
+    return vocoder.synthesize(log_mel, frames, z)[0, : len(audio)].numpy()
+
+
+def draw(source: Source, hours: float, rng: np.random.Generator) -> list[tuple[np.ndarray, str]]:
+    """Utterances of a source: every recording in turn, or as many draws as fill the hours."""
+    if isinstance(source, Recordings):
+        return [(r.audio, r.transcript) for r in source.recordings]
+    drawn, room = [], hours * 3600 * SAMPLE_RATE_HZ
+    while room > 0:
+        audio, transcript = source.sample(rng)
+        drawn.append((audio, transcript))
+        room -= len(audio)
+    return drawn
+
+
+def write_shards(folder: Path, vocoder: Vocoder, drawn: list[tuple[np.ndarray, str]], seed: int) -> None:
+    """Resynthesise and write, shard by shard; a shard that exists is kept, so a stopped run goes on."""
+    from tqdm import tqdm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    bounds = np.cumsum([len(a) for a, _ in drawn]) // int(SHARD_HOURS * 3600 * SAMPLE_RATE_HZ)
+    bar = tqdm(total=len(drawn), unit="utterance", desc=folder.name, disable=not sys.stderr.isatty())
+    for shard in range(int(bounds[-1]) + 1):
+        name = f"{shard:04d}"
+        members = [i for i, b in enumerate(bounds) if b == shard]
+        bar.update(len(members))
+        if (folder / f"{name}.jsonl").exists():
+            continue
+        pieces, lines, offset = [], [], 0
+        for i in members:
+            audio, transcript = drawn[i]
+            y = resynthesize(vocoder, audio, noise.stream(seed, i))
+            pieces.append((y.clip(-1, 1) * 32767).astype(np.int16))
+            lines.append({"shard": f"{name}.npy", "offset": offset, "length": len(y), "transcript": transcript})
+            offset += len(y)
+        partial = folder / f"{name}.partial.npy"
+        np.save(partial, np.concatenate(pieces))
+        os.replace(partial, folder / f"{name}.npy")
+        list_partial = folder / f"{name}.partial"
+        list_partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        os.replace(list_partial, folder / f"{name}.jsonl")
+    bar.close()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="armory-mdnf train resynthesis", description=__doc__)
+    parser.add_argument("--vocoder", required=True)
+    parser.add_argument("--sources", nargs="+", required=True, metavar="NAME=HOURS")
+    parser.add_argument("--data-dir", type=Path, default=Path("training_runs"))
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    vocoder = load_vocoder(args.vocoder)
+    hours: dict[str, float] = {}
+    for text in args.sources:
+        name, _, value = text.partition("=")
+        try:
+            hours[name] = float(value)
+        except ValueError:
+            raise OptionError(f"--sources: expected NAME=HOURS, got {text!r}") from None
+    sources = build_sources(list(hours), args.data_dir)
+    for k, (name, source) in enumerate(sources.items()):
+        drawn = draw(source, hours[name], np.random.default_rng([args.seed, k]))
+        folder = args.data_dir / f"{Path(args.vocoder).stem}_{name}"
+        write_shards(folder, vocoder, drawn, args.seed + k)
+        print(f"{folder}: {len(drawn)} utterances")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

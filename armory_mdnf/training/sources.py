@@ -1,0 +1,232 @@
+"""Where training utterances come from: recordings, synthetic shards, and recordings spliced anew."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from armory_mdnf.audio.files import read_audio
+from armory_mdnf.errors import BundleError
+
+SAMPLE_RATE_HZ = 16000
+
+
+class Source(Protocol):
+    """Draws one training utterance: float32 audio at 16 kHz, and its transcript."""
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording in memory, with the times of its words in seconds where they are known."""
+
+    audio: np.ndarray
+    transcript: str
+    words: tuple[tuple[str, float, float], ...]
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Read a JSON-lines file. Raises :class:`BundleError` naming the file and the line."""
+    if not path.is_file():
+        raise BundleError(f"no such list of utterances: {path}; build the corpus first")
+    lines = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise BundleError(f"{path}, line {number}: not JSON: {error}") from error
+    return lines
+
+
+def read_recordings(path: Path) -> list[Recording]:
+    """Recordings of a list with ``file``, ``transcript`` and, where aligned, ``words``."""
+    recordings = []
+    for line in read_lines(path):
+        audio, rate = read_audio(path.parent / line["file"])
+        if rate != SAMPLE_RATE_HZ:
+            raise BundleError(f"{line['file']}: expected {SAMPLE_RATE_HZ} Hz, found {rate}")
+        words = tuple((w, float(a), float(b)) for w, a, b in line.get("words") or ())
+        recordings.append(Recording(audio, line["transcript"], words))
+    return recordings
+
+
+class Recordings:
+    """Whole recordings, each as often as the others."""
+
+    def __init__(self, recordings: list[Recording]) -> None:
+        self.recordings = recordings
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        r = self.recordings[rng.integers(len(self.recordings))]
+        return r.audio, r.transcript
+
+
+class Joined:
+    """Short recordings one after another, so that a fixed set gives many sentences."""
+
+    def __init__(self, recordings: list[Recording], max_duration_s: float = 7.0) -> None:
+        self.recordings = [r for r in recordings if len(r.audio) < max_duration_s / 2 * SAMPLE_RATE_HZ]
+        self.max_samples = int(max_duration_s * SAMPLE_RATE_HZ)
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        chosen: list[Recording] = []
+        room = self.max_samples
+        for _ in range(int(rng.integers(2, 6))):
+            r = self.recordings[rng.integers(len(self.recordings))]
+            room -= len(r.audio)
+            if room < 0:
+                break
+            chosen.append(r)
+        return np.concatenate([r.audio for r in chosen]), " ".join(r.transcript for r in chosen)
+
+
+class Shards:
+    """Utterances in int16 shards, memory-mapped, listed in JSON lines: shard, offset, length, transcript."""
+
+    def __init__(self, folder: Path, max_duration_s: float = 9.0) -> None:
+        lists = sorted(folder.glob("*.jsonl"))
+        if not lists:
+            raise BundleError(f"no shards in {folder}; build the corpus first")
+        self.folder = folder
+        self.lines = [line for path in lists for line in read_lines(path)]
+        self.lines = [line for line in self.lines if line["length"] <= max_duration_s * SAMPLE_RATE_HZ]
+        self.shards: dict[str, np.ndarray] = {}
+
+    def read(self, line: dict) -> np.ndarray:
+        """Audio of one entry of :attr:`lines`, float32."""
+        name = line["shard"]
+        if name not in self.shards:
+            self.shards[name] = np.load(self.folder / Path(name).name, mmap_mode="r", allow_pickle=False)
+        piece = self.shards[name][line["offset"] : line["offset"] + line["length"]]
+        return piece.astype(np.float32) / np.float32(32768)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        line = self.lines[rng.integers(len(self.lines))]
+        return self.read(line), line["transcript"]
+
+
+class Spliced:
+    """New sentences in the recorded voice: a walk through the recordings that changes to another one between words.
+
+    The walk leaves a recording only where another says the same word, and goes on with what follows it there:
+    a bigram language model whose every word is heard after a word it was really spoken after. Words of one class
+    (the digits of a menu) may stand in for each other.
+    """
+
+    DIGITS = frozenset(
+        ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE", "STAR", "POUND"]
+    )
+
+    def __init__(
+        self,
+        recordings: list[Recording],
+        refused: Callable[[str], bool],
+        change: float = 0.4,
+        swap: float = 0.5,
+        max_duration_s: float = 6.5,
+    ) -> None:
+        self.recordings = [r for r in recordings if r.words]
+        self.refused = refused
+        self.change, self.swap = change, swap
+        self.max_duration_s = max_duration_s
+        self.places: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for i, r in enumerate(self.recordings):
+            for j, (word, _, _) in enumerate(r.words):
+                self.places[word].append((i, j))
+        self.words = sorted(self.places)
+        self.digits = [place for word in sorted(self.DIGITS) for place in self.places.get(word, ())]
+
+    def _pick(self, places: list[tuple[int, int]], rng: np.random.Generator) -> tuple[int, int]:
+        return places[rng.integers(len(places))]
+
+    def walk(self, rng: np.random.Generator) -> list[tuple[int, int]]:
+        """Places (recording, word) of one sentence."""
+        i, j = self._start(rng)
+        path: list[tuple[int, int]] = []
+        limit = int(rng.integers(2, 15))
+        while len(path) < limit:
+            word = self.recordings[i].words[j][0]
+            if word in self.DIGITS and rng.random() < self.swap:
+                path.append(self._pick(self.digits, rng))
+            else:
+                path.append((i, j))
+            if rng.random() < self.change:
+                i, j = self._pick(self.places[word], rng)
+            j += 1
+            if j >= len(self.recordings[i].words):
+                if len(path) > 2 and rng.random() < 0.4:
+                    break
+                i, j = self._start(rng)
+        return path
+
+    def _start(self, rng: np.random.Generator) -> tuple[int, int]:
+        """A place to start: all words alike, so that rare ones are heard, mostly from their sentence's start."""
+        i, j = self._pick(self.places[self.words[rng.integers(len(self.words))]], rng)
+        return (i, 0) if rng.random() < 0.6 else (i, j)
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        while True:
+            path = self.walk(rng)
+            text = " ".join(self.recordings[i].words[j][0] for i, j in path)
+            if self.refused(text):
+                continue
+            audio = self._render(path)
+            if len(audio) <= self.max_duration_s * SAMPLE_RATE_HZ:
+                return audio, text
+
+    def _render(self, path: list[tuple[int, int]]) -> np.ndarray:
+        """Cut runs of neighbouring words in one piece and cross-fade the pieces over 8 ms."""
+        pieces = []
+        start = 0
+        for k in range(1, len(path) + 1):
+            joined = k < len(path) and path[k] == (path[k - 1][0], path[k - 1][1] + 1)
+            if not joined:
+                pieces.append(self._cut(path[start], path[k - 1]))
+                start = k
+        fade = 128
+        ramp = np.linspace(0, 1, fade, dtype=np.float32)
+        out = pieces[0].copy()
+        for piece in pieces[1:]:
+            if min(len(out), len(piece)) <= fade:
+                out = np.concatenate([out, piece])
+                continue
+            mixed = out[-fade:] * ramp[::-1] + piece[:fade] * ramp
+            out = np.concatenate([out[:-fade], mixed, piece[fade:]])
+        return out
+
+    def _cut(self, first: tuple[int, int], last: tuple[int, int]) -> np.ndarray:
+        recording = self.recordings[first[0]]
+        words = recording.words
+        # The silence before and after a word belongs half to it, at most 0.12 s.
+        before = words[first[1] - 1][2] if first[1] else 0.0
+        after = words[last[1] + 1][1] if last[1] + 1 < len(words) else len(recording.audio) / SAMPLE_RATE_HZ
+        start = words[first[1]][1] - min(0.12, (words[first[1]][1] - before) / 2)
+        end = words[last[1]][2] + min(0.12, (after - words[last[1]][2]) / 2)
+        return recording.audio[max(0, int(start * SAMPLE_RATE_HZ)) : int(end * SAMPLE_RATE_HZ)]
+
+
+def refuses(held_out: Iterable[str]) -> Callable[[str], bool]:
+    """A test for text that contains a held-out sentence as a run of words."""
+    sentences = [f" {s} " for s in held_out]
+    return lambda text: any(s in f" {text} " for s in sentences)

@@ -1,0 +1,132 @@
+"""Synthetic training speech in large shards, and the synthetic evaluation and dev splits."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.training.corpus_files import SAMPLE_RATE_HZ, Entry, write_lines, write_split
+from armory_mdnf.training.engines import VOICES, Request, synthesise
+from armory_mdnf.training.sentences import Sampler
+
+SHARD_SIZE = 200
+SENTENCES_SEED = 11
+HELD_OUT_VOICE = "festival-ked"
+SPLIT_VOICES = (
+    "flite-kal16", "flite-awb", "flite-rms", "flite-slt", "festival-kal", "festival-slt-hts", "espeak-en-us",
+)  # fmt: skip
+NUM_EVAL, NUM_DEV = 108, 48
+SENTENCES = Path(__file__).parent / "recipes" / "synthetic_sentences.txt"
+
+# Share of each voice in training; the espeak-ng variants share theirs.
+TRAIN_SHARES = {
+    "flite-rms": 0.20, "flite-slt": 0.24, "flite-awb": 0.17, "flite-kal16": 0.12,
+    "festival-kal": 0.06, "festival-slt-hts": 0.09, "espeak": 0.12,
+}  # fmt: skip
+_PITCH_HZ = {"flite-kal16": (80, 190), "flite-awb": (95, 220), "flite-slt": (140, 240), "espeak": (105, 215)}
+
+
+def split_sentences() -> list[str]:
+    """The sentences of the synthetic evaluation and dev splits, never trained on."""
+    lines = SENTENCES.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def write_synthetic_splits(folder: Path, seed: int = 3) -> None:
+    """Say the split sentences, evenly over the voices; the held-out voice speaks in ``eval`` alone."""
+    sentences = split_sentences()
+    if len(sentences) != NUM_EVAL + NUM_DEV:
+        raise BundleError(f"{SENTENCES}: expected {NUM_EVAL + NUM_DEV} sentences, found {len(sentences)}")
+    random.Random(seed).shuffle(sentences)
+    parts = {
+        "eval": (sentences[:NUM_EVAL], (*SPLIT_VOICES, HELD_OUT_VOICE)),
+        "dev": (sentences[NUM_EVAL:], SPLIT_VOICES),
+    }
+    for part, (texts, voices) in parts.items():
+        requests = [Request(text, voices[i % len(voices)]) for i, text in enumerate(texts)]
+        entries = []
+        for i, (request, audio) in enumerate(zip(requests, synthesise(requests), strict=True)):
+            engine = VOICES[request.voice].engine
+            entries.append(Entry(f"{part}-{i:03d}", request.text, request.voice, f"{engine}, Debian", audio))
+        write_split(folder / part, entries)
+
+
+def train_request(text: str, rng: random.Random) -> Request:
+    """A voice, rate, pitch and size of speaker for one training sentence."""
+    voice = rng.choices(list(TRAIN_SHARES), weights=list(TRAIN_SHARES.values()))[0]
+    pitch_range = _PITCH_HZ.get(voice)
+    if voice == "espeak":
+        voice = rng.choice([name for name in VOICES if name.startswith("espeak-")])
+    pitch_hz = rng.uniform(*pitch_range) if pitch_range and rng.random() < 0.7 else None
+    stretch = rng.uniform(0.82, 1.3) if rng.random() < 0.85 else 1.0
+    warp = round(rng.uniform(0.88, 1.18), 2) if rng.random() < 0.6 else 1.0
+    return Request(text, voice, stretch, pitch_hz, warp)
+
+
+def make_shard(folder: Path, number: int, sentences: Sequence[str], seed: int) -> float:
+    """Write ``shard_NNN.npy`` (int16, end to end) and its list. Returns its duration in s. The list comes last."""
+    requests = [train_request(text, random.Random(f"{seed}/{number}/{i}")) for i, text in enumerate(sentences)]
+    name = f"shard_{number:03d}"
+    lines, pieces, offset = [], [], 0
+    for request, audio in zip(requests, synthesise(requests), strict=True):
+        pcm = np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
+        line = {"shard": f"{name}.npy", "offset": offset, "length": len(pcm)}
+        lines.append({**line, "transcript": request.text, "voice": request.voice})
+        pieces.append(pcm)
+        offset += len(pcm)
+    partial = folder / f".{name}.{os.getpid()}.partial"
+    with partial.open("wb") as f:
+        np.save(f, np.concatenate(pieces), allow_pickle=False)
+    os.replace(partial, folder / f"{name}.npy")
+    write_lines(folder / f"{name}.jsonl", lines)
+    return offset / SAMPLE_RATE_HZ
+
+
+def _duration_s(list_path: Path) -> float:
+    lines = list_path.read_text(encoding="utf-8").splitlines()
+    return sum(json.loads(line)["length"] for line in lines) / SAMPLE_RATE_HZ
+
+
+def write_synthetic_train(
+    folder: Path,
+    transcripts: Collection[str],
+    held_out: Collection[str],
+    hours: float,
+    seed: int = SENTENCES_SEED,
+    processes: int = 2,
+    report: Callable[[str], None] = print,
+) -> float:
+    """Add shards of distinct sentences until ``folder`` holds at least ``hours``; those already there stay.
+
+    The sentences of a shard depend on the seed and its number alone. Returns the hours there are.
+    """
+    if hours <= 0:
+        raise OptionError(f"expected a positive number of hours, got {hours}")
+    folder.mkdir(parents=True, exist_ok=True)
+    most = int(hours * 3600 / 2.0 / SHARD_SIZE) + processes + 1  # no set of sentences is shorter than 2 s on average
+    sampler = Sampler(transcripts, held_out, seed)
+    sentences = sampler.distinct(most * SHARD_SIZE)
+    done_s, number = 0.0, 0
+    with ProcessPoolExecutor(processes) as pool, tqdm(total=hours, unit="h", desc="synthesis") as bar:
+        while done_s < hours * 3600 and number < most:
+            jobs = []
+            for n in range(number, min(number + 2 * processes, most)):
+                path = folder / f"shard_{n:03d}.jsonl"
+                if path.is_file():
+                    done_s += _duration_s(path)
+                elif done_s < hours * 3600:
+                    part = sentences[n * SHARD_SIZE : (n + 1) * SHARD_SIZE]
+                    jobs.append(pool.submit(make_shard, folder, n, part, seed))
+            done_s += sum(job.result() for job in jobs)
+            number += 2 * processes
+            bar.update(done_s / 3600 - bar.n)
+    report(f"{done_s / 3600:.2f} h of synthetic speech in {folder}")
+    return done_s / 3600

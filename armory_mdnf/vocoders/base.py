@@ -1,0 +1,127 @@
+"""The contract of a vocoder: a mel recipe and a way back from its log mel to audio."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from armory_mdnf.audio import ragged
+from armory_mdnf.audio.mel import LogMel, MelRecipe
+from armory_mdnf.errors import AudioError, BundleError
+
+
+class Vocoder(nn.Module):
+    """Log mel to audio, with the front-end that it was trained with.
+
+    Subclasses name their ``kind`` (the bundle kind), whether they need noise, the fewest frames they take, how their
+    generator is built, and give ``_generate_uniform`` (every utterance as long as the batch) and ``_generate_ragged`` (each as if alone).
+    Both paths agree to rounding; the first is the generator's own forward, without overhead.
+    """
+
+    kind: ClassVar[str]
+    needs_noise: ClassVar[bool]
+
+    def __init__(
+        self,
+        recipe: MelRecipe,
+        generator: nn.Module,
+        generator_config: dict[str, Any],
+        mean: Tensor | None = None,
+        scale: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.front_end = LogMel(recipe, mean, scale)
+        self.generator = generator
+        self.generator_config = generator_config
+
+    @staticmethod
+    def build_generator(config: dict[str, Any]) -> nn.Module:
+        """parallel-wavegan's generator with these arguments, fresh and without weight norm."""
+        raise NotImplementedError
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return self.recipe.sample_rate_hz
+
+    @property
+    def min_frames(self) -> int:
+        """Fewest frames that the generator takes."""
+        raise NotImplementedError
+
+    @property
+    def min_samples(self) -> int:
+        """Shortest utterance, in samples at the recipe's rate, that can be analysed and synthesised."""
+        recipe = self.recipe
+        for_frames = (self.min_frames - 1) * recipe.hop + recipe.n_fft - 2 * recipe.padding
+        return max(recipe.min_samples, for_frames)
+
+    def mel(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Log mel as the generator expects it, normalised.
+
+        Shape: (N, T), (N,) -> (N, n_mels, F), (N,) frames; zero beyond an utterance's frames.
+        Raises :class:`AudioError` naming the minimum if an utterance is shorter than :attr:`min_samples`.
+        """
+        if (shortest := int(lengths.min())) < self.min_samples:
+            raise AudioError(
+                f"utterance of {shortest} samples is too short for this vocoder: expected at least "
+                f"{self.min_samples} samples at {self.sample_rate_hz} Hz"
+            )
+        return self.front_end(x, lengths)
+
+    def synthesize(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Audio of each log mel as if it were alone; differentiable with respect to ``log_mel`` and ``noise``.
+
+        Shape: (N, n_mels, F), (N,), (N, 1, F * hop) -> (N, F * hop); zero beyond ``frames * hop``.
+        ``noise`` is white, of standard deviation 1, and given exactly if :attr:`needs_noise`.
+        Raises :class:`AudioError` for other shapes, too few frames, and noise that is missing or not wanted.
+        """
+        n, width = log_mel.shape[0], log_mel.shape[-1]
+        if log_mel.dim() != 3 or log_mel.shape[1] != self.recipe.n_mels or frames.shape != (n,):
+            raise AudioError(
+                f"expected a log mel (N, {self.recipe.n_mels}, F) and frames (N,), got shapes "
+                f"{tuple(log_mel.shape)} and {tuple(frames.shape)}"
+            )
+        if int(frames.min()) < self.min_frames or int(frames.max()) > width:
+            raise AudioError(
+                f"expected between {self.min_frames} and {width} frames an utterance, got "
+                f"{int(frames.min())} to {int(frames.max())}"
+            )
+        if self.needs_noise != (noise is not None):
+            wanted = "needs noise (N, 1, F * hop), got none" if self.needs_noise else "takes no noise, but some was given"
+            raise AudioError(f"vocoder of kind {self.kind!r} {wanted}")
+        if noise is not None and noise.shape != (n, 1, width * self.recipe.hop):
+            raise AudioError(f"expected noise of shape {(n, 1, width * self.recipe.hop)}, got {tuple(noise.shape)}")
+        if ragged.is_uniform(frames, width):
+            return self._generate_uniform(log_mel, noise)[:, 0]
+        wave = self._generate_ragged(log_mel, frames, noise)[:, 0]
+        return ragged.zero_beyond(wave, frames * self.recipe.hop)
+
+    def _generate_uniform(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def _generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+
+def load_generator_state(generator: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Load weights, refusing missing, unexpected and misshapen ones by name.
+
+    Raises :class:`BundleError` naming the file, the key, and what was expected and found.
+    """
+    expected = generator.state_dict()
+    for key, value in expected.items():
+        if key not in tensors:
+            raise BundleError(f"{where}: expected weight {key!r} of shape {tuple(value.shape)}, found none")
+        if tensors[key].shape != value.shape:
+            raise BundleError(
+                f"{where}: expected weight {key!r} of shape {tuple(value.shape)}, found {tuple(tensors[key].shape)}"
+            )
+        if not bool(torch.isfinite(tensors[key]).all()):
+            raise BundleError(f"{where}: expected finite numbers in weight {key!r}, found NaN or infinity")
+    for key in tensors:
+        if key not in expected:
+            raise BundleError(f"{where}: found weight {key!r}, which this generator does not have")
+    generator.load_state_dict(tensors, assign=True)  # replaces what a meta generator only describes

@@ -1,0 +1,88 @@
+"""Parallel WaveGAN (Yamamoto et al. 2020), parallel-wavegan's generator."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from armory_mdnf.audio import ragged
+from armory_mdnf.vocoders._parallel_wavegan import ParallelWaveGANGenerator
+from armory_mdnf.vocoders.base import Vocoder
+
+# Arguments of the generator that a bundle may set, with parallel-wavegan's own defaults.
+PARALLEL_WAVEGAN_DEFAULTS: dict[str, Any] = {
+    "kernel_size": 3,
+    "layers": 30,
+    "stacks": 3,
+    "residual_channels": 64,
+    "gate_channels": 128,
+    "skip_channels": 64,
+    "aux_channels": 80,
+    "aux_context_window": 2,
+    "bias": True,
+    "upsample_params": {"upsample_scales": [4, 4, 4, 4]},
+}
+
+
+class ParallelWaveGAN(Vocoder):
+    """A non-autoregressive WaveNet that shapes white noise; zeros beyond the ends, context frames repeated."""
+
+    kind = "parallel_wavegan"
+    needs_noise = True
+
+    @staticmethod
+    def build_generator(config: dict[str, Any]) -> nn.Module:
+        arguments = copy.deepcopy(PARALLEL_WAVEGAN_DEFAULTS | config)  # the constructor adds to the dict
+        return ParallelWaveGANGenerator(**arguments, use_weight_norm=False)
+
+    @property
+    def min_frames(self) -> int:
+        return 1
+
+    def _generate_uniform(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
+        context = self.generator.aux_context_window
+        if context:
+            log_mel = nn.functional.pad(log_mel, (context, context), mode="replicate")
+        return self.generator(noise, log_mel)
+
+    def _generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
+        assert noise is not None  # synthesize has checked
+        net: Any = self.generator
+        condition = _upsample(net, log_mel, frames)
+        lengths = frames * self.recipe.hop
+        x, skips = net.first_conv(noise), 0.0
+        for block in net.conv_layers:
+            x, skip = block(ragged.zero_beyond(x, lengths), condition)
+            skips = skips + skip
+        x = skips * math.sqrt(1.0 / len(net.conv_layers))
+        for layer in net.last_conv_layers:
+            x = layer(x)
+        return x
+
+
+def _upsample(net: Any, log_mel: Tensor, frames: Tensor) -> Tensor:
+    """The conditioning network. Shape: (N, n_mels, F), (N,) -> (N, n_mels, F * hop)."""
+    c = net.upsample_net.conv_in(_replicate(log_mel, frames, net.aux_context_window))[:, None]
+    lengths = frames
+    for layer in net.upsample_net.upsample.up_layers:
+        if isinstance(layer, nn.Conv2d):  # pads with zeros in time
+            c = layer(ragged.zero_beyond(c, lengths))
+        elif hasattr(layer, "x_scale"):
+            c = layer(c)
+            lengths = lengths * layer.x_scale
+        else:
+            c = layer(c)
+    return c[:, 0]
+
+
+def _replicate(x: Tensor, lengths: Tensor, context: int) -> Tensor:
+    """Repeat each utterance's first and last frame. Shape: (N, C, F) -> (N, C, F + 2 * context)."""
+    if not context:
+        return x
+    position = torch.arange(-context, x.shape[-1] + context, device=x.device)
+    index = torch.minimum(position.clamp(min=0), (lengths - 1)[:, None])
+    return x.gather(-1, index[:, None].expand(-1, x.shape[1], -1))

@@ -1,0 +1,123 @@
+"""Vocoders on disk: one safetensors bundle with weights, generator arguments, mel recipe and normalisation."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from armory_mdnf import bundles
+from armory_mdnf.audio.mel import MelRecipe
+from armory_mdnf.errors import BundleError, OptionError, choices, refuse_unknown
+
+if TYPE_CHECKING:
+    from armory_mdnf.vocoders.base import Vocoder
+
+KINDS = ("melgan", "parallel_wavegan")
+STATISTICS = ("mel.mean", "mel.scale")
+
+
+def make_vocoder(
+    kind: str,
+    recipe: MelRecipe,
+    generator_config: Mapping[str, Any],
+    mean: Tensor | None = None,
+    scale: Tensor | None = None,
+    *,
+    described_only: bool = False,
+) -> Vocoder:
+    """A vocoder with fresh weights, without weight norm, in evaluation mode.
+
+    ``described_only`` puts the generator on torch's meta device: shapes, but neither memory nor random numbers.
+
+    ``generator_config`` holds arguments of parallel-wavegan's generator, which fills in its defaults.
+    Raises :class:`OptionError` for an unknown kind or argument, or one that does not fit the recipe.
+    """
+    from armory_mdnf.vocoders.melgan import MELGAN_DEFAULTS, MelGAN
+    from armory_mdnf.vocoders.pwg import PARALLEL_WAVEGAN_DEFAULTS, ParallelWaveGAN
+
+    config = dict(generator_config)
+    if kind == "melgan":
+        refuse_unknown(config, MELGAN_DEFAULTS, "a MelGAN generator")
+        full = MELGAN_DEFAULTS | config
+        mels, scales = full["in_channels"], full["upsample_scales"]
+    elif kind == "parallel_wavegan":
+        refuse_unknown(config, PARALLEL_WAVEGAN_DEFAULTS, "a Parallel WaveGAN generator")
+        full = PARALLEL_WAVEGAN_DEFAULTS | config
+        refuse_unknown(full["upsample_params"], ["upsample_scales", "freq_axis_kernel_size"], "upsample_params")
+        mels, scales = full["aux_channels"], full["upsample_params"]["upsample_scales"]
+    else:
+        raise OptionError(choices(kind, KINDS, "kind of vocoder"))
+    if mels != recipe.n_mels or math.prod(scales) != recipe.hop:
+        raise OptionError(
+            f"generator of {mels} mel bins and {math.prod(scales)} samples a frame does not fit the mel recipe, "
+            f"which has {recipe.n_mels} bins and a hop of {recipe.hop}"
+        )
+    factory = MelGAN if kind == "melgan" else ParallelWaveGAN
+    with torch.device("meta" if described_only else "cpu"):
+        generator = factory.build_generator(config)
+    return factory(recipe, generator, config, mean, scale).eval()
+
+
+def save_vocoder(path: str | os.PathLike[str], vocoder: Vocoder, extra: Mapping[str, Any] | None = None) -> None:
+    """Write a bundle. ``extra`` is kept in its configuration (steps, seed and other provenance)."""
+    config = {
+        "mel": vocoder.recipe.to_dict(),
+        "generator": vocoder.generator_config,
+        "extra": dict(extra or {}),
+    }
+    tensors = {f"generator.{key}": value for key, value in vocoder.generator.state_dict().items()}
+    if vocoder.front_end.mean is not None and vocoder.front_end.scale is not None:
+        tensors |= dict(zip(STATISTICS, (vocoder.front_end.mean, vocoder.front_end.scale), strict=True))
+    bundles.save(path, vocoder.kind, config, tensors)
+
+
+def load_vocoder(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Vocoder:
+    """Load a vocoder by the name of a bundled one ("melgan", "pwg") or by path, for inference on ``device``.
+
+    Evaluation mode, no gradients for weights. Raises :class:`BundleError` naming the file and the key if the file is
+    missing, damaged or of another kind, or if its weights do not fit its own configuration.
+    """
+    from armory_mdnf.vocoders.base import load_generator_state
+
+    path = bundles.resolve(name_or_path)
+    kind = _kind_of(path)
+    config, tensors = bundles.load(path, kind)
+    statistics = [tensors.pop(key, None) for key in STATISTICS]
+    weights = {}
+    for key, value in tensors.items():
+        if not key.startswith("generator."):
+            raise BundleError(f"{path}: expected weights named generator.*, found {key!r}")
+        weights[key.removeprefix("generator.")] = value.float()
+    try:
+        mel, generator = _section(config, "mel"), _section(config, "generator")
+        vocoder = make_vocoder(kind, MelRecipe.from_dict(mel), generator, *statistics, described_only=True)
+    except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+        raise BundleError(f"{path}: its configuration describes no vocoder: {error}") from error
+    load_generator_state(vocoder.generator, weights, str(path))
+    return vocoder.requires_grad_(False).to(device)
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = config.get(name)
+    if not isinstance(value, dict):
+        raise OptionError(f"expected an object under {name!r}, found {type(value).__name__}")
+    return value
+
+
+def _kind_of(path: os.PathLike[str]) -> str:
+    """The vocoder kind that a bundle says it is; the first of :data:`KINDS` if it does not say, for the refusal."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="pt") as f:
+            kind = (f.metadata() or {}).get("kind")
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path} is not a readable safetensors file (truncated or corrupt?): {error}") from error
+    if kind not in KINDS:
+        raise BundleError(f"{path}: expected a bundle of kind {' or '.join(map(repr, KINDS))}, found {kind!r}")
+    return str(kind)

@@ -1,0 +1,102 @@
+"""Small random modules that stand in for trained ones, and audio for them."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
+from armory_mdnf.audio.mel import MelRecipe
+from armory_mdnf.vocoders import Vocoder, make_vocoder
+
+torch.set_num_threads(1)
+
+RECIPE = MelRecipe(
+    sample_rate_hz=16000, n_fft=256, hop=64, win=256, n_mels=20, f_min_hz=0.0, f_max_hz=8000.0, framing="centered"
+)
+MELGAN = {"in_channels": 20, "channels": 64, "upsample_scales": [8, 4, 2], "stacks": 2}
+PARALLEL_WAVEGAN = {
+    "layers": 4,
+    "stacks": 2,
+    "residual_channels": 8,
+    "gate_channels": 16,
+    "skip_channels": 8,
+    "aux_channels": 20,
+    "upsample_params": {"upsample_scales": [4, 4, 4]},
+}
+
+
+def speechlike(samples: int, seed: int = 0) -> np.ndarray:
+    """Float32 noise in bursts, with the dynamics of speech more than its sound. Peak below 0.5."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(samples) / 16000
+    pitch_hz = 100 + 60 * rng.random()
+    voice = sum(np.sin(2 * np.pi * pitch_hz * k * t + rng.random()) / k for k in range(1, 20))
+    envelope = 0.55 + 0.45 * np.sin(2 * np.pi * 4 * t + rng.random())
+    x = envelope * (voice + 0.3 * rng.standard_normal(samples))
+    return (0.4 * x / np.abs(x).max()).astype(np.float32)
+
+
+def ragged_array(utterances: list[np.ndarray]) -> np.ndarray:
+    """1-D object array, as ART takes ragged batches."""
+    array = np.empty(len(utterances), dtype=object)
+    for i, u in enumerate(utterances):
+        array[i] = u
+    return array
+
+
+def tiny_recognizer(**changes: object) -> Recognizer:
+    """A random recogniser whose outputs change from frame to frame, so that transcripts are not empty."""
+    config = {"hidden_size": 24, "hidden_layers": 2, "conv_channels": 4} | changes
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        recognizer = Recognizer(DeepSpeech2Config(**config)).eval()  # type: ignore[arg-type]
+        for module in recognizer.modules():
+            if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+                module.running_var.uniform_(0.05, 0.2)
+                module.running_mean.normal_(0, 0.05)
+        recognizer.network.fc[0].module[1].weight.data *= 4
+    return recognizer
+
+
+@pytest.fixture
+def recognizer() -> Recognizer:
+    return tiny_recognizer()
+
+
+def _vocoder(kind: str) -> Vocoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        mean, scale = torch.full((20,), -2.0), torch.full((20,), 1.5)
+        config, statistics = (MELGAN, ()) if kind == "melgan" else (PARALLEL_WAVEGAN, (mean, scale))
+        vocoder = make_vocoder(kind, RECIPE, config, *statistics).requires_grad_(False)
+        for parameter in vocoder.generator.parameters() if kind == "melgan" else ():
+            # MelGAN's own start gives a whisper of 1e-6 that depends on nothing.
+            parameter.data.mul_(0.1) if parameter.dim() == 1 else torch.nn.init.kaiming_normal_(parameter).mul_(0.7)
+        if kind == "melgan":
+            list(vocoder.generator.parameters())[-2].data.mul_(0.3)  # the last tanh stays unsaturated
+        return vocoder
+
+
+@pytest.fixture(scope="session")
+def _vocoders() -> dict[str, Vocoder]:
+    return {kind: _vocoder(kind) for kind in ("melgan", "parallel_wavegan")}
+
+
+@pytest.fixture
+def melgan(_vocoders: dict[str, Vocoder]) -> Vocoder:
+    return copy.deepcopy(_vocoders["melgan"])
+
+
+@pytest.fixture
+def pwg(_vocoders: dict[str, Vocoder]) -> Vocoder:
+    return copy.deepcopy(_vocoders["parallel_wavegan"])
+
+
+@pytest.fixture
+def utterances() -> list[np.ndarray]:
+    """Three lengths, none a multiple of a hop."""
+    return [speechlike(n, seed=n) for n in (6401, 3333, 5200)]

@@ -1,0 +1,115 @@
+"""Import directions, import cycles, and what the core must never load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import armory_mdnf
+
+ROOT = Path(armory_mdnf.__file__).parent
+NAME = "armory_mdnf"
+
+# What each package may import besides itself; the modules at the top (errors, bundles) are for everybody.
+ALLOWED: dict[str, set[str]] = {
+    "audio": set(),
+    "vocoders": {"audio"},
+    "asr": {"audio"},
+    "defenses": {"audio", "vocoders"},
+    "attacks": {"audio"},
+    "data": {"audio"},
+    "metrics": set(),
+    "evaluation": {"metrics"},
+    "training": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
+    "plugin": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
+    "cli": {"evaluation"},
+    "errors": set(),
+    "bundles": set(),
+    "__init__": set(),
+}
+SHARED = {"errors", "bundles"}
+ONLY_IN_PLUGIN = {"armory", "tensorflow"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = [NAME, *path.relative_to(ROOT).with_suffix("").parts]
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path, known: set[str], lazy: bool) -> Iterator[str]:
+    """Modules that a file imports; inside functions too if ``lazy``."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if lazy else iter(tree.body)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else str(node.module)
+
+
+MODULES = modules()
+
+
+def package_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_import_directions(module: str) -> None:
+    own = package_of(module)
+    assert own in ALLOWED, f"say in ALLOWED what {own} may import"
+    for target in imports(MODULES[module], set(MODULES), lazy=True):
+        if target.split(".")[0] == NAME:
+            package = package_of(target)
+            assert package in ALLOWED[own] | SHARED | {own, "__init__"}, f"{module} imports {target}"
+        elif own != "plugin":
+            assert target.split(".")[0] not in ONLY_IN_PLUGIN, f"{module} imports {target}"
+
+
+def test_no_import_cycle() -> None:
+    known = set(MODULES)
+    graph = {m: {t for t in imports(p, known, lazy=False) if t in known and t != m} for m, p in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join([*trail[trail.index(module) :], module])
+        if module not in done:
+            for target in sorted(graph[module]):
+                visit(target, (*trail, module))
+            done.add(module)
+
+    for module in sorted(graph):
+        visit(module, ())
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*{{m.split('.')[0] for m in sys.modules}})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    return set(run.stdout.split())
+
+
+def test_the_package_itself_is_light() -> None:
+    assert not loaded_after("import armory_mdnf, armory_mdnf.cli") & {"torch", "art", "numpy", *ONLY_IN_PLUGIN}
+
+
+def test_the_core_loads_neither_armory_nor_tensorflow() -> None:
+    core = [m for m in MODULES if package_of(m) not in {"plugin", "training"}]
+    assert not loaded_after(f"import {', '.join(sorted(core))}") & ONLY_IN_PLUGIN
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_modules_are_short(module: str) -> None:
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 320

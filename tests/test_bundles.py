@@ -1,0 +1,104 @@
+"""Weight files: what is refused, and that nothing in them is executed."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_recognizer
+from safetensors.torch import save_file
+
+from armory_mdnf import bundles
+from armory_mdnf.asr.checkpoints import KIND, load_recognizer, read_lightning_checkpoint, save_recognizer
+from armory_mdnf.errors import BundleError
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save_recognizer(path, tiny_recognizer(), {"seed": 1})
+    return path
+
+
+def rewrite(path: Path, change: dict[str, torch.Tensor | None]) -> None:
+    config, tensors = bundles.load(path, KIND)
+    tensors = {k: v for k, v in (tensors | change).items() if v is not None}
+    bundles.save(path, KIND, config, tensors)
+
+
+def test_a_saved_recogniser_comes_back(saved: Path) -> None:
+    original, loaded = tiny_recognizer(), load_recognizer(saved)
+    x = torch.randn(1, 4000)
+    assert torch.equal(original(x, torch.tensor([4000]))[0], loaded(x, torch.tensor([4000]))[0])
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_truncated_and_foreign_files_are_refused(saved: Path, tmp_path: Path) -> None:
+    content = saved.read_bytes()
+    for size in (0, 7, 100, len(content) // 2, len(content) - 1):
+        saved.write_bytes(content[:size])
+        with pytest.raises(BundleError, match=saved.name):
+            load_recognizer(saved)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"w": torch.zeros(1)}, str(foreign))
+    with pytest.raises(BundleError, match="expected format"):
+        load_recognizer(foreign)
+
+
+def test_another_kind_is_refused(saved: Path) -> None:
+    with pytest.raises(BundleError, match="expected a bundle of kind 'melgan', found 'deepspeech2'"):
+        bundles.load(saved, "melgan")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fc.0.module.1.weight": None}, "'fc.0.module.1.weight' is missing, expected shape"),
+        ({"fc.0.module.1.weight": torch.zeros(3, 3)}, r"shape \(3, 3\), expected \(29, 24\)"),
+        ({"fc.0.module.1.weight": torch.full((29, 24), torch.nan)}, "not finite"),
+        ({"extra": torch.zeros(2)}, "unexpected weight 'extra'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(saved: Path, change: dict, message: str) -> None:
+    rewrite(saved, change)
+    with pytest.raises(BundleError, match=message):
+        load_recognizer(saved)
+
+
+def test_names_and_paths_that_do_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no weight file at"):
+        load_recognizer(tmp_path / "none.safetensors")
+    with pytest.raises(BundleError, match="did you mean 'ds2_base'"):
+        load_recognizer("ds2_bas")
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.marker,))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_checkpoint_executes_nothing(tmp_path: Path, zipped: bool) -> None:
+    marker, path = tmp_path / "executed", tmp_path / "bad.ckpt"
+    content = {"state_dict": {}, "hyper_parameters": {"model_cfg": Malicious(marker)}}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(BundleError, match=r"bad\.ckpt"):
+        read_lightning_checkpoint(path)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)  # the file is live: an ordinary load does execute it
+    assert marker.exists()
+
+
+def test_a_bare_malicious_pickle_executes_nothing(tmp_path: Path) -> None:
+    marker, path = tmp_path / "executed", tmp_path / "bad.ckpt"
+    path.write_bytes(pickle.dumps(Malicious(marker)))
+    with pytest.raises(BundleError, match=r"bad\.ckpt"):
+        read_lightning_checkpoint(path)
+    assert not marker.exists()

@@ -1,0 +1,99 @@
+"""What audio is taken, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import ragged_array
+
+from armory_mdnf.audio.checks import as_waveforms, restore
+from armory_mdnf.errors import AudioError
+
+A, B = np.linspace(-0.5, 0.5, 400), np.linspace(0.3, -0.3, 300)
+
+KINDS = {
+    "one float32": A.astype(np.float32),
+    "one float64": A,
+    "one float16": A.astype(np.float16),
+    "batch": np.stack([A, -A]).astype(np.float32),
+    "batch of one": A[None],
+    "batch of objects": np.stack([A, -A]).astype(object),
+    "ragged": ragged_array([A, B.astype(np.float32)]),
+    "ragged of one": ragged_array([A]),
+    "objects inside": ragged_array([A.astype(object), B]),
+    "list": [A.astype(np.float32), B],
+    "tuple": (A, B),
+    "list of tensors": [torch.tensor(A), torch.tensor(B)],
+    "tensor": torch.tensor(A),
+    "batch tensor": torch.tensor(np.stack([A, -A]), dtype=torch.float32),
+}
+
+
+@pytest.mark.parametrize("x", KINDS.values(), ids=KINDS.keys())
+def test_every_kind_comes_back_as_it_was(x):
+    waveforms = as_waveforms(x)
+    assert all(u.dtype == np.float32 and u.ndim == 1 for u in waveforms)
+    back = restore([2 * u for u in waveforms], x)
+    if isinstance(x, torch.Tensor):
+        assert back.dtype == x.dtype
+        torch.testing.assert_close(back, 2 * x, atol=1e-6, rtol=0)
+        return
+    assert type(back) is (np.ndarray if isinstance(x, np.ndarray) else list)
+    assert len(back) == len(x)
+    if isinstance(x, np.ndarray):
+        assert back.shape == x.shape
+        assert back.dtype == x.dtype
+    one = isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype != object
+    for ours, theirs in zip([back] if one else back, [x] if one else x, strict=True):
+        np.testing.assert_allclose(ours.astype(np.float64), 2 * np.asarray(theirs, dtype=np.float64), atol=1e-3)
+
+
+def test_ragged_results_keep_each_dtype():
+    x = ragged_array([A, B.astype(np.float32)])
+    assert [u.dtype for u in restore(as_waveforms(x), x)] == [np.float64, np.float32]
+
+
+def test_silence_and_saturation_pass():
+    np.testing.assert_array_equal(as_waveforms(np.zeros(400))[0], np.zeros(400))
+    saturated = np.clip(5 * A, -1, 1)
+    np.testing.assert_allclose(as_waveforms(saturated)[0], saturated, rtol=1e-6)
+
+
+REFUSED = {
+    "empty": (np.zeros(0), "utterance 0: expected at least 2 samples, got 0"),
+    "one sample": (np.zeros((3, 1)), "expected at least 2 samples, got 1"),
+    "no utterance": (np.zeros((0, 400)), "at least one utterance"),
+    "no utterance in a list": ([], "at least one utterance"),
+    "int16": (np.zeros(400, dtype=np.int16), "int16; divide int16 by 32768"),
+    "int16 as float": (32768 * A, "got a peak of 16384; did you pass int16 values as float"),
+    "nan": (ragged_array([A, np.where(np.arange(300) == 7, np.nan, B)]), "utterance 1: .* nan at sample 7"),
+    "infinite": (np.where(A > 0, np.inf, A), "utterance 0: expected finite samples, got inf at sample 200"),
+    "stereo": (np.stack([A, A], 1), r"\(400, 2\): did you pass \(samples, channels\)"),
+    "one channel": (A[:, None], r"did you pass \(samples, channels\)"),
+    "stereo inside": (ragged_array([np.stack([A, A], 1)]), "utterance 0: .* average them first"),
+    "three axes": (np.zeros((2, 1, 400)), "average the channels first"),
+    "bool": (np.zeros(400, dtype=bool), "expected float samples, got bool"),
+    "complex": (A.astype(complex), "expected float samples, got complex128"),
+    "text": (np.array(["a", "b"]), "expected float samples"),
+    "text inside": (ragged_array([np.array(["a", "b"], dtype=object)]), "expected numbers"),
+    "numbers in a list": ([0.1, 0.2, 0.3], r"expected shape \(T,\)"),
+    "none": (None, "got NoneType"),
+}
+
+
+@pytest.mark.parametrize(("x", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refusals_name_expected_and_found(x, message):
+    with pytest.raises(AudioError, match=message):
+        as_waveforms(x)
+
+
+def test_a_given_minimum_is_named():
+    with pytest.raises(AudioError, match="utterance 1: expected at least 350 samples, got 300"):
+        as_waveforms([A, B], min_samples=350)
+
+
+def test_a_given_rate_is_checked():
+    assert len(as_waveforms(A, 16000)) == 1
+    with pytest.raises(AudioError, match="expected audio at 16000 Hz, got 8000 Hz"):
+        as_waveforms(A, 8000)

@@ -1,0 +1,117 @@
+"""Transcripts brought into the recogniser's alphabet."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from armory_mdnf.errors import TranscriptError
+from armory_mdnf.training.prompts import fix, parse_transcripts
+from armory_mdnf.training.text import (
+    CHARACTERS,
+    DIGITS,
+    MAX_NUMBER,
+    SCALES,
+    TEENS,
+    TENS,
+    contains_run,
+    digit_words,
+    normalise,
+    number_words,
+)
+
+words = st.lists(st.sampled_from(["A", "B", "C", "D", "AB", "BA"]), max_size=8).map(" ".join)
+
+
+def value(text: str) -> int:
+    """Read a number in words, independently of how it was made: add small words, multiply by scales."""
+    small = {**{w: i for i, w in enumerate(DIGITS)}, **{w: i + 10 for i, w in enumerate(TEENS)}}
+    small |= {w: 10 * (i + 2) for i, w in enumerate(TENS)}
+    scales = {name: size for size, name in SCALES}
+    total = group = 0
+    for word in text.split():
+        if word == "HUNDRED":
+            group *= 100
+        elif word in scales:
+            total, group = total + group * scales[word], 0
+        else:
+            group += small[word]
+    return total + group
+
+
+@given(st.integers(0, MAX_NUMBER))
+def test_number_words_say_the_number(n):
+    assert value(number_words(n)) == n
+
+
+@pytest.mark.parametrize("n", [-1, MAX_NUMBER + 1])
+def test_numbers_outside_the_range_are_refused(n):
+    with pytest.raises(TranscriptError, match="expected a number from 0"):
+        number_words(n)
+
+
+@given(st.text("0123456789", min_size=1, max_size=12))
+def test_digit_words_keep_every_digit(digits):
+    assert [str(DIGITS.index(w)) for w in digit_words(digits).split()] == list(digits)
+
+
+@pytest.mark.parametrize("digits", ["", "1a", "-1", "\u0663"])
+def test_only_decimal_digits_are_read(digits):
+    with pytest.raises(TranscriptError, match="expected decimal digits"):
+        digit_words(digits)
+
+
+@given(st.text(string.ascii_letters + string.digits + " .,!?;:\"'-/#*&%[]()<>", max_size=60))
+def test_normalised_text_is_in_the_alphabet_and_stays_as_it_is(text):
+    out = normalise(text.translate(str.maketrans("", "", "[]()<>")))
+    assert set(out) <= CHARACTERS
+    assert out == " ".join(out.split())
+    assert normalise(out) == out
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("Press 1 to record, or 12 for more...", "PRESS ONE TO RECORD OR TWELVE FOR MORE"),
+        ("press * then #", "PRESS STAR THEN POUND"),
+        ("at [@]", "AT"),
+        ("[sound of monkeys screaming]", ""),
+        ("(10 seconds of silence)", ""),
+        ("<beep ascending>", ""),
+        ('a polite "don\'t call" menu', "A POLITE DON'T CALL MENU"),
+        ("'quoted' o'clock", "QUOTED O'CLOCK"),
+        ("dial 007 or 10000", "DIAL ZERO ZERO SEVEN OR ONE ZERO ZERO ZERO ZERO"),
+        ("extension 1234", "EXTENSION ONE THOUSAND TWO HUNDRED THIRTY FOUR"),
+        ("number.Please", "NUMBER PLEASE"),
+    ],
+)
+def test_written_forms_are_read_out(written, spoken):
+    assert normalise(written) == spoken
+
+
+def test_a_character_without_a_reading_is_refused():
+    with pytest.raises(TranscriptError, match="no reading for"):
+        normalise("caf\u00e9")
+
+
+def test_corrections_of_the_prompts():
+    assert normalise(fix("mute or umute all 3D A.M. touchtone")) == "MUTE OR UNMUTE ALL THREE D A M TOUCH TONE"
+
+
+def test_prompt_list_is_parsed():
+    text = "; a comment: no\n\nhello: Hello.\ndigits/a-m: A.M.\nbeep: [tone]\n"
+    assert parse_transcripts(text) == {"hello": "HELLO", "digits/a-m": "A M", "beep": ""}
+
+
+@given(words, words, words)
+def test_a_run_of_words_is_found_where_it_was_put(before, run, after):
+    assert contains_run(" ".join(f"{before} {run} {after}".split()), run)
+
+
+@given(words, words)
+def test_a_run_of_words_is_found_as_a_search_through_the_words_finds_it(haystack, needle):
+    h, n = haystack.split(), needle.split()
+    assert contains_run(haystack, needle) == any(h[i : i + len(n)] == n for i in range(len(h) - len(n) + 1))

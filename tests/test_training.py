@@ -1,0 +1,157 @@
+"""The recipes: sources, augmentation, and a run that stops and goes on."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import speechlike
+
+from armory_mdnf.asr.checkpoints import load_recognizer
+from armory_mdnf.audio.files import write_flac
+from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.training import recognizer as recipe_module
+from armory_mdnf.training.augmentation import Augmentation, with_noise
+from armory_mdnf.training.recognizer import Recipe, learning_rate, train
+from armory_mdnf.training.sources import Joined, Shards, Spliced, read_recordings, refuses
+
+TEXTS = ["PRESS ONE TO HOLD", "PRESS TWO TO CALL BACK", "TO HOLD THE LINE PRESS STAR"]
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "human"
+    folder.mkdir()
+    lines = []
+    for i, text in enumerate(TEXTS):
+        words = text.split()
+        audio = speechlike(8000 * len(words), i)
+        write_flac(folder / f"{i}.flac", audio, 16000)
+        times = [[w, 0.5 * k + 0.05, 0.5 * k + 0.45] for k, w in enumerate(words)]
+        lines.append({"id": str(i), "file": f"{i}.flac", "transcript": text, "words": times})
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def test_every_two_neighbours_of_a_splice_were_spoken_after_each_other(data_dir: Path) -> None:
+    spliced = Spliced(read_recordings(data_dir / "human" / "train.jsonl"), refuses([]), swap=0.0)
+    rng = np.random.default_rng(0)
+    follows = {(a, b) for t in TEXTS for a, b in pairwise(t.split())}
+    starts = {w for t in TEXTS for w in t.split()}
+    ends = {t.split()[-1] for t in TEXTS}
+    seen = set()
+    for _ in range(300):
+        path = spliced.walk(rng)
+        words = [spliced.recordings[i].words[j][0] for i, j in path]
+        for a, b in pairwise(words):
+            assert (a, b) in follows or (a in ends and b in starts)
+        seen.add(" ".join(words))
+    assert len(seen - set(TEXTS)) > 20
+
+
+def test_a_splice_is_as_long_as_its_words_and_stays_in_range(data_dir: Path) -> None:
+    spliced = Spliced(read_recordings(data_dir / "human" / "train.jsonl"), refuses([]))
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        audio, text = spliced.sample(rng)
+        words = len(text.split())
+        assert 0.4 * words - 0.02 * words <= len(audio) / 16000 <= 0.66 * words
+        assert np.abs(audio).max() <= 1
+
+
+def test_held_out_sentences_are_never_spliced(data_dir: Path) -> None:
+    spliced = Spliced(read_recordings(data_dir / "human" / "train.jsonl"), refuses(["PRESS TWO", "TO HOLD"]))
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        _, text = spliced.sample(rng)
+        assert " PRESS TWO " not in f" {text} "
+        assert " TO HOLD " not in f" {text} "
+
+
+def test_joined_recordings_keep_their_transcripts_in_order(data_dir: Path) -> None:
+    joined = Joined(read_recordings(data_dir / "human" / "train.jsonl"))
+    audio, text = joined.sample(np.random.default_rng(0))
+    assert len(audio) <= 7 * 16000
+    assert any(text.startswith(t) for t in TEXTS)
+
+
+def test_shards_give_back_what_was_written(tmp_path: Path) -> None:
+    audio = (speechlike(4000) * 32767).astype(np.int16)
+    np.save(tmp_path / "a.npy", audio)
+    line = {"shard": "a.npy", "offset": 1000, "length": 2000, "transcript": "HOLD"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line) + "\n")
+    found, text = Shards(tmp_path).sample(np.random.default_rng(0))
+    assert text == "HOLD"
+    np.testing.assert_array_equal(found * 32768, audio[1000:3000])
+
+
+def test_missing_and_broken_lists_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="build the corpus first"):
+        Shards(tmp_path)
+    (tmp_path / "train.jsonl").write_text('{"file": 1}\n{"fi')
+    with pytest.raises(BundleError, match=r"train\.jsonl, line 2: not JSON"):
+        read_recordings(tmp_path / "train.jsonl")
+
+
+def test_noise_is_added_at_its_ratio() -> None:
+    rng = np.random.default_rng(0)
+    x = speechlike(16000)
+    y = with_noise(x, rng.standard_normal(16000).astype(np.float32), 20.0)
+    assert 10 * np.log10(np.mean(x**2) / np.mean((y - x) ** 2)) == pytest.approx(20, abs=1e-3)
+    silent = with_noise(np.zeros(100, np.float32), rng.standard_normal(100).astype(np.float32), 20.0)
+    assert not silent.any()
+
+
+def test_augmented_audio_stays_in_range_and_masks_stay_within_bounds() -> None:
+    rng = np.random.default_rng(0)
+    augmentation = Augmentation(gain_db=(20, 20))
+    x = augmentation.waveform(speechlike(8000), rng)
+    assert np.abs(x).max() <= 1
+    assert 8000 / 1.13 < len(x) < 8000 / 0.89
+    spectrogram = augmentation.mask(torch.ones(2, 1, 161, 80), torch.tensor([80, 40]), rng)
+    hidden = 1 - spectrogram.mean()
+    assert 0 < hidden < 0.6
+
+
+def test_learning_rate_rises_then_falls() -> None:
+    recipe = Recipe("t", {}, steps=100, seed=0, learning_rate=1.0, final_learning_rate=0.1, warmup_steps=10)
+    rates = [learning_rate(recipe, step) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * (k + 1) for k in range(10)])
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+    assert rates[100] == pytest.approx(0.1)
+
+
+def test_a_misspelt_recipe_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text('{"name": "t", "sources": {}, "steps": 1, "seed": 1, "learning_rte": 1}')
+    with pytest.raises(OptionError, match="did you mean 'learning_rate'"):
+        Recipe.read(path)
+
+
+def test_a_stopped_run_ends_where_an_unbroken_one_does(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe_module, "evaluate", lambda recognizer: {})
+    sources = {"human": (0.5, 0.2), "spliced": (0.5, 0.8)}
+    model = {"hidden_size": 16, "hidden_layers": 1, "conv_channels": 2}
+    options = {"steps": 10, "seed": 3, "model": model, "batch_seconds": 4.0, "warmup_steps": 2}
+    train(Recipe("whole", sources, **options), data_dir, data_dir / "whole.safetensors", every=5)
+    real = recipe_module.save_state
+
+    def stop_after_first(path: Path, state: dict) -> None:
+        real(path, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe_module, "save_state", stop_after_first)
+    with pytest.raises(KeyboardInterrupt):
+        train(Recipe("broken", sources, **options), data_dir, data_dir / "broken.safetensors", every=5)
+    assert not (data_dir / "broken.safetensors").exists()
+    monkeypatch.setattr(recipe_module, "save_state", real)
+    train(Recipe("broken", sources, **options), data_dir, data_dir / "broken.safetensors", every=5)
+    whole = load_recognizer(data_dir / "whole.safetensors").network.state_dict()
+    resumed = load_recognizer(data_dir / "broken.safetensors").network.state_dict()
+    for key, value in whole.items():
+        torch.testing.assert_close(value, resumed[key], msg=key)
+    assert len((data_dir / "runs" / "whole" / "log.jsonl").read_text().splitlines()) == 3

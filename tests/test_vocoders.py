@@ -1,0 +1,269 @@
+"""Vocoders: the contract, ragged exactness, parity with parallel-wavegan, and refusals of bad bundles."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from armory_mdnf import bundles
+from armory_mdnf.audio.mel import MelRecipe
+from armory_mdnf.errors import AudioError, BundleError, OptionError
+from armory_mdnf.vocoders import Vocoder, load_vocoder, make_vocoder, save_vocoder
+from armory_mdnf.vocoders._parallel_wavegan import MelGANGenerator, ParallelWaveGANGenerator
+
+RECIPE = MelRecipe(16000, 256, 64, 256, 20, 0.0, 8000.0)
+MELGAN = {"in_channels": 20, "channels": 64, "upsample_scales": [8, 4, 2], "stacks": 2}
+PWG = {
+    "layers": 4,
+    "stacks": 2,
+    "residual_channels": 8,
+    "gate_channels": 16,
+    "skip_channels": 8,
+    "aux_channels": 20,
+    "aux_context_window": 2,
+    "upsample_params": {"upsample_scales": [4, 4, 4]},
+}
+CONFIGS = {"melgan": MELGAN, "parallel_wavegan": PWG}
+LENGTHS = (1200, 640, 2000)
+
+
+def tiny(kind: str, seed: int = 0) -> Vocoder:
+    torch.manual_seed(seed)
+    mean, scale = torch.randn(20), torch.rand(20) + 0.5
+    vocoder = make_vocoder(kind, RECIPE, CONFIGS[kind], mean, scale).requires_grad_(False)
+    for weight in vocoder.generator.parameters():  # MelGAN's own start is too small to tell right from wrong
+        weight.normal_(0, 0.15)
+    return vocoder
+
+
+def utterances(lengths: tuple[int, ...] = LENGTHS) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    return [0.3 * torch.randn(n) for n in lengths]
+
+
+def batch(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), torch.tensor([len(p) for p in parts])
+
+
+def resynthesize(vocoder: Vocoder, x: torch.Tensor, lengths: torch.Tensor, noises: list[torch.Tensor]) -> torch.Tensor:
+    log_mel, frames = vocoder.mel(x, lengths)
+    noise = torch.nn.utils.rnn.pad_sequence(noises, batch_first=True)[:, None] if vocoder.needs_noise else None
+    return vocoder.synthesize(log_mel, frames, noise)
+
+
+def noises(lengths: tuple[int, ...] = LENGTHS) -> list[torch.Tensor]:
+    torch.manual_seed(2)
+    return [torch.randn(int(RECIPE.frames(torch.tensor(n))) * RECIPE.hop) for n in lengths]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_an_utterance_does_not_depend_on_its_batch(kind: str) -> None:
+    vocoder, parts, z = tiny(kind), utterances(), noises()
+    x, lengths = batch(parts)
+    x.requires_grad_()
+    together = resynthesize(vocoder, x, lengths, z)
+    weight = torch.randn(together.shape, generator=torch.Generator().manual_seed(3))
+    (gradient,) = torch.autograd.grad((together * weight).sum(), x)
+    assert together.shape == (3, max(len(n) for n in z))
+    for i, part in enumerate(parts):
+        alone_in = part[None].clone().requires_grad_()
+        alone = resynthesize(vocoder, alone_in, lengths[i : i + 1], z[i : i + 1])[0]
+        size = len(z[i])
+        assert alone.shape == (size,)
+        assert alone.std() > 1e-3
+        torch.testing.assert_close(together[i, :size], alone, atol=1e-5, rtol=1e-5)
+        assert not together[i, size:].any()
+        (alone_gradient,) = torch.autograd.grad((alone * weight[i, :size]).sum(), alone_in)
+        difference = (gradient[i, : len(part)] - alone_gradient[0]).norm() / alone_gradient.norm()
+        assert difference < 1e-4
+        assert not gradient[i, len(part) :].any()
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_ragged_path_and_the_uniform_path_agree(kind: str) -> None:
+    vocoder = tiny(kind)
+    log_mel, frames = torch.randn(2, 20, 12), torch.tensor([12, 12])
+    noise = torch.randn(2, 1, 12 * 64)
+    a, b = vocoder._generate_uniform(log_mel, noise), vocoder._generate_ragged(log_mel, frames, noise)
+    torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_parity_with_parallel_wavegans_own_inference(kind: str, tmp_path: Path) -> None:
+    """Weight norm on, as trained there; off, saved, loaded, as used here."""
+    torch.manual_seed(0)
+    arguments = copy.deepcopy(CONFIGS[kind])
+    theirs = MelGANGenerator(**arguments) if kind == "melgan" else ParallelWaveGANGenerator(**arguments)
+    for weight in theirs.parameters():
+        weight.data.normal_(0, 0.15)
+    log_mel, noise = torch.randn(1, 20, 9), torch.randn(1, 1, 9 * 64)
+    with torch.no_grad():
+        c = log_mel[0].T
+        expected = theirs.inference(c) if kind == "melgan" else theirs.inference(c, noise[0].T)
+    theirs.remove_weight_norm()
+    vocoder = make_vocoder(kind, RECIPE, CONFIGS[kind])
+    vocoder.generator.load_state_dict(theirs.state_dict())
+    save_vocoder(tmp_path / "v.safetensors", vocoder)
+    ours = load_vocoder(tmp_path / "v.safetensors")
+    wave = ours.synthesize(log_mel, torch.tensor([9]), noise if ours.needs_noise else None)
+    torch.testing.assert_close(wave[0], expected[:, 0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_saving_and_loading_keeps_everything(kind: str, tmp_path: Path) -> None:
+    vocoder = tiny(kind)
+    save_vocoder(tmp_path / "v.safetensors", vocoder, {"steps": 3})
+    state = torch.random.get_rng_state()
+    again = load_vocoder(tmp_path / "v.safetensors")
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert again.recipe == vocoder.recipe and again.kind == kind and not again.training
+    assert not any(p.requires_grad for p in again.parameters())
+    x, lengths = batch(utterances())
+    a, b = (resynthesize(v, x, lengths, noises()) for v in (vocoder, again))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_gradient_is_finite_on_digital_silence(kind: str) -> None:
+    vocoder = tiny(kind)
+    x = torch.zeros(1, 1500, requires_grad=True)
+    log_mel, frames = vocoder.mel(x, torch.tensor([1500]))
+    wave = vocoder.synthesize(log_mel, frames, torch.randn(1, 1, log_mel.shape[-1] * 64) if vocoder.needs_noise else None)
+    wave.sum().backward()
+    assert wave.isfinite().all() and x.grad is not None and x.grad.isfinite().all()
+
+
+def test_parallel_wavegan_uses_its_noise() -> None:
+    vocoder = tiny("parallel_wavegan")
+    log_mel, frames = torch.randn(1, 20, 9), torch.tensor([9])
+    a, b = (vocoder.synthesize(log_mel, frames, torch.randn(1, 1, 9 * 64)) for _ in range(2))
+    assert (a - b).std() > 0.01 * a.std()
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_too_short_an_utterance_is_refused_with_the_minimum(kind: str) -> None:
+    vocoder = tiny(kind)
+    shortest = vocoder.min_samples
+    x = torch.randn(1, shortest - 1)
+    with pytest.raises(AudioError, match=f"at least {shortest} samples"):
+        vocoder.mel(x, torch.tensor([shortest - 1]))
+    z = [torch.randn(int(RECIPE.frames(torch.tensor(shortest))) * RECIPE.hop)]
+    assert resynthesize(vocoder, torch.randn(1, shortest), torch.tensor([shortest]), z).isfinite().all()
+
+
+def test_wrong_shapes_and_noise_are_refused() -> None:
+    melgan, pwg = tiny("melgan"), tiny("parallel_wavegan")
+    log_mel, frames = torch.randn(1, 20, 9), torch.tensor([9])
+    with pytest.raises(AudioError, match=r"log mel \(N, 20, F\)"):
+        melgan.synthesize(torch.randn(1, 80, 9), frames)
+    with pytest.raises(AudioError, match="between 4 and 9 frames"):
+        melgan.synthesize(log_mel, torch.tensor([3]))
+    with pytest.raises(AudioError, match="between 4 and 9 frames"):
+        melgan.synthesize(log_mel, torch.tensor([10]))
+    with pytest.raises(AudioError, match="takes no noise"):
+        melgan.synthesize(log_mel, frames, torch.randn(1, 1, 576))
+    with pytest.raises(AudioError, match="needs noise"):
+        pwg.synthesize(log_mel, frames)
+    with pytest.raises(AudioError, match=r"noise of shape \(1, 1, 576\), got \(1, 1, 500\)"):
+        pwg.synthesize(log_mel, frames, torch.randn(1, 1, 500))
+
+
+def test_unknown_kinds_and_arguments_are_refused() -> None:
+    with pytest.raises(OptionError, match="did you mean 'melgan'"):
+        make_vocoder("mel_gan", RECIPE, MELGAN)
+    with pytest.raises(OptionError, match="'chanels'.*did you mean 'channels'"):
+        make_vocoder("melgan", RECIPE, {"chanels": 64})
+    with pytest.raises(OptionError, match="256 samples a frame does not fit"):
+        make_vocoder("melgan", RECIPE, MELGAN | {"upsample_scales": [8, 8, 2, 2], "channels": 256})
+
+
+def rewrite(path: Path, change_tensors=None, **metadata: str) -> None:
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as f:
+        old = dict(f.metadata())
+    tensors = load_file(path)
+    if change_tensors:
+        change_tensors(tensors)
+    save_file(tensors, path, metadata=old | metadata)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "v.safetensors"
+    save_vocoder(path, tiny("melgan"))
+    return path
+
+
+def test_damaged_bundles_are_refused(saved: Path) -> None:
+    data = saved.read_bytes()
+    for damaged in (data[: len(data) // 2], data[:5], b"", b"\x80\x04 pickle" * 20):
+        saved.write_bytes(damaged)
+        with pytest.raises(BundleError, match=r"v\.safetensors is not a readable safetensors file"):
+            load_vocoder(saved)
+    saved.unlink()
+    with pytest.raises(BundleError, match="no weight file"):
+        load_vocoder(saved)
+    with pytest.raises(BundleError, match="unknown bundled weights 'melgen'"):
+        load_vocoder("melgen")
+
+
+def test_bundles_of_another_kind_or_configuration_are_refused(saved: Path) -> None:
+    bundles.save(saved, "deepspeech2", {}, {"a": torch.zeros(1)})
+    with pytest.raises(BundleError, match="kind 'melgan' or 'parallel_wavegan', found 'deepspeech2'"):
+        load_vocoder(saved)
+    for config in ("[]", "{}", "not json", '{"mel": {}, "generator": {}}', '{"mel": 3, "generator": {}}'):
+        save_vocoder(saved, tiny("melgan"))
+        rewrite(saved, config=config)
+        with pytest.raises(BundleError, match=r"v\.safetensors"):
+            load_vocoder(saved)
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [
+        {"channels": 2**30},
+        {"channels": -64},
+        {"channels": "64"},
+        {"upsample_scales": []},
+        {"upsample_scales": [0, 64]},
+        {"upsample_scales": 64},
+        {"stacks": 0.5},
+        {"stack_kernel_size": 4},
+        {"in_channels": 21},
+        {"pqmf": True},
+    ],
+)
+def test_hostile_generator_arguments_are_refused(saved: Path, generator: dict[str, object]) -> None:
+    config, tensors = bundles.load(saved, "melgan")
+    config["generator"] = MELGAN | generator
+    bundles.save(saved, "melgan", config, tensors)
+    with pytest.raises(BundleError, match=r"v\.safetensors"):
+        load_vocoder(saved)
+
+
+def test_misshapen_missing_and_unexpected_weights_are_named(saved: Path) -> None:
+    key = "generator.melgan.1.weight"
+
+    def misshape(t: dict[str, torch.Tensor]) -> None:
+        t[key] = t[key][:, :-1].contiguous()
+
+    changes = {
+        r"v\.safetensors: expected weight 'melgan\.1\.weight' of shape \(64, 20, 7\), found \(64, 19, 7\)": misshape,
+        r"expected weight 'melgan\.1\.weight' of shape \(64, 20, 7\), found none": lambda t: t.pop(key),
+        r"expected finite numbers in weight 'melgan\.1\.weight'": lambda t: t[key].fill_(torch.nan),
+        r"found weight 'extra', which": lambda t: t.update({"generator.extra": torch.zeros(1)}),
+        r"named generator\.\*, found 'extra'": lambda t: t.update({"extra": torch.zeros(1)}),
+        r"both mean and scale": lambda t: t.pop("mel.mean"),
+        r"mean of 20 finite values": lambda t: t.update({"mel.mean": torch.zeros(19)}),
+        r"scale of each mel bin to be > 0": lambda t: t["mel.scale"].zero_(),
+    }
+    for message, change in changes.items():
+        save_vocoder(saved, tiny("melgan"))
+        rewrite(saved, change)
+        with pytest.raises(BundleError, match=message):
+            load_vocoder(saved)
