@@ -60,7 +60,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt pip setuptools wheel
 	$(PIP) install -q -c constraints.txt torch torchaudio
 	$(PIP) install -q -c constraints.txt --no-build-isolation parallel-wavegan
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[armory,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[armory,dev]'
 	$(PIP) install -q -c constraints.txt --no-deps --force-reinstall opencv-python-headless
 	@touch $@
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from armory_mdnf.atomic import replacing
 from armory_mdnf.errors import BundleError, choices
 
 FORMAT = "armory_mdnf/1"
@@ -48,14 +49,10 @@ def save(path: str | os.PathLike[str], kind: str, config: Mapping[str, Any], ten
     """Write a bundle atomically: a killed run leaves the old file or the new one."""
     from safetensors.torch import save_file
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     metadata = {"format": FORMAT, "kind": kind, "config": json.dumps(dict(config), sort_keys=True)}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, str(partial), metadata=metadata)
-    partial.chmod(0o644)  # safetensors leaves it to the owner alone; an image may run as any user
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(plain, str(partial), metadata=metadata)
 
 
 def load(name_or_path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from armory_mdnf.atomic import write_text
 from armory_mdnf.errors import ArmoryMdnfError
 
 RECIPES = ("corpus", "curve", "level", "recognizer", "resynthesis", "vocoder")
@@ -80,7 +81,7 @@ def _report_table(args: argparse.Namespace) -> int:
             return 1
     elif args.write:
         text = args.write.read_text(encoding="utf-8")
-        args.write.write_text(replace_block(text, table), encoding="utf-8")
+        write_text(args.write, replace_block(text, table))
     else:
         print(table)
     return 0

@@ -15,7 +15,7 @@ import armory_mdnf
 ROOT = Path(armory_mdnf.__file__).parent
 NAME = "armory_mdnf"
 
-# What each package may import besides itself; the modules at the top (errors, bundles) are for everybody.
+# What each package may import besides itself; the modules at the top (atomic, bundles, errors) are for everybody.
 ALLOWED: dict[str, set[str]] = {
     "audio": set(),
     "vocoders": {"audio"},
@@ -29,10 +29,11 @@ ALLOWED: dict[str, set[str]] = {
     "plugin": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
     "cli": {"evaluation"},
     "errors": set(),
+    "atomic": set(),
     "bundles": set(),
     "__init__": set(),
 }
-SHARED = {"errors", "bundles"}
+SHARED = {"atomic", "bundles", "errors"}
 ONLY_IN_PLUGIN = {"armory", "tensorflow"}
 
 

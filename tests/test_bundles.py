@@ -37,6 +37,17 @@ def test_a_saved_recogniser_comes_back(saved: Path) -> None:
     assert list(saved.parent.iterdir()) == [saved]
 
 
+def test_half_precision_halves_the_file_and_changes_little(saved: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.safetensors"
+    save_recognizer(half, tiny_recognizer(), {"seed": 1}, half=True)
+    assert half.stat().st_size < 0.6 * saved.stat().st_size
+    x, lengths = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0)), torch.tensor([4000])
+    loaded = load_recognizer(half)
+    assert next(loaded.parameters()).dtype == torch.float32
+    full = load_recognizer(saved)(x, lengths)[0].softmax(-1)
+    torch.testing.assert_close(loaded(x, lengths)[0].softmax(-1), full, atol=0.02, rtol=0)
+
+
 def test_truncated_and_foreign_files_are_refused(saved: Path, tmp_path: Path) -> None:
     content = saved.read_bytes()
     for size in (0, 7, 100, len(content) // 2, len(content) - 1):

@@ -49,7 +49,7 @@ def test_every_configuration_is_tested() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} == set(RECOGNIZERS)
 
 
-@pytest.mark.parametrize(("one", "other"), itertools.combinations(RECOGNIZERS, 2))
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(RECOGNIZERS, 2)))
 def test_two_differ_only_in_defence_and_recogniser(one: str, other: str) -> None:
     a, b = dict(leaves(load(one))), dict(leaves(load(other)))
     differing = {key for key in a.keys() | b.keys() if a.get(key, ...) != b.get(key, ...)}

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armory_mdnf.errors import AudioError, TranscriptError
@@ -25,6 +25,7 @@ def edit_distance(a: list[str], b: list[str]) -> int:
     return row[-1]
 
 
+@settings(deadline=None)
 @given(words, words)
 def test_counts_are_an_optimal_alignment(reference: list[str], hypothesis: list[str]) -> None:
     counts = wer.count_words(" ".join(reference), " ".join(hypothesis))
@@ -65,6 +66,8 @@ def test_white_space_does_not_matter() -> None:
         ([b"A"], ["A"], "decode it first"),
         (["A"], [None], "NoneType"),
         (["PRESS ONE"], ["press one"], "case"),
+        ([""], ["PRESS"], "at least one word"),
+        ([], [], "at least one word"),
     ],
 )
 def test_refusals(references: list[str], hypotheses: list[str], message: str) -> None:
@@ -77,6 +80,7 @@ def test_counts_are_whole_numbers() -> None:
         wer.WordCounts(insertions=-1)
 
 
+@settings(deadline=None)
 @given(st.floats(-60, 60), st.integers(2, 50), st.integers(0, 99))
 def test_snr_is_decibels_of_power(level_db: float, size: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

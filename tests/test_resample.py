@@ -22,7 +22,8 @@ def of(n: int) -> torch.Tensor:
 
 def test_a_tone_keeps_its_frequency_and_one_above_the_new_half_rate_dies() -> None:
     y, lengths = resample(tone(1000, 16000, 16000)[None], of(16000), 16000, 22050)
-    assert y.shape == (1, 22050) and lengths.tolist() == [22050]
+    assert y.shape == (1, 22050)
+    assert lengths.tolist() == [22050]
     inner = slice(200, -200)
     torch.testing.assert_close(y[0, inner], tone(1000, 22050, 22050)[inner], atol=3e-3, rtol=0)
     gone, _ = resample(tone(5500, 16000, 16000)[None], of(16000), 16000, 8000)
@@ -76,7 +77,8 @@ def test_there_and_back_has_the_inputs_length() -> None:
 def test_equal_rates_return_the_input_itself() -> None:
     x, lengths = torch.randn(2, 50), torch.tensor([50, 20])
     y, new = resample(x, lengths, 16000, 16000)
-    assert y is x and new is lengths
+    assert y is x
+    assert new is lengths
 
 
 def test_lengths_are_exact_where_floating_point_is_not() -> None:

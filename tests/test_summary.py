@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armory_mdnf.errors import ResultsError
@@ -135,6 +135,7 @@ def test_results_without_transcripts_say_how_to_get_them(tmp_path: Path) -> None
         armory_results.read_armory_results(write(tmp_path / "r.json", content))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_no_text_is_mistaken_for_results(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "text.json"

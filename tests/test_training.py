@@ -17,7 +17,8 @@ from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.training import recognizer as recipe_module
 from armory_mdnf.training.augmentation import Augmentation, with_noise
 from armory_mdnf.training.recognizer import Recipe, learning_rate, train
-from armory_mdnf.training.sources import Joined, Shards, Spliced, read_recordings, refuses
+from armory_mdnf.training.sentences import HeldOut
+from armory_mdnf.training.sources import Joined, Shards, Spliced, read_recordings
 
 TEXTS = ["PRESS ONE TO HOLD", "PRESS TWO TO CALL BACK", "TO HOLD THE LINE PRESS STAR"]
 
@@ -38,7 +39,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 def test_every_two_neighbours_of_a_splice_were_spoken_after_each_other(data_dir: Path) -> None:
-    spliced = Spliced(read_recordings(data_dir / "human" / "train.jsonl"), refuses([]), swap=0.0)
+    spliced = Spliced(read_recordings(data_dir / "human" / "train.jsonl"), HeldOut([]).is_in, swap=0.0)
     rng = np.random.default_rng(0)
     follows = {(a, b) for t in TEXTS for a, b in pairwise(t.split())}
     starts = {w for t in TEXTS for w in t.split()}
@@ -54,7 +55,7 @@ def test_every_two_neighbours_of_a_splice_were_spoken_after_each_other(data_dir:
 
 
 def test_a_splice_is_as_long_as_its_words_and_stays_in_range(data_dir: Path) -> None:
-    spliced = Spliced(read_recordings(data_dir / "human" / "train.jsonl"), refuses([]))
+    spliced = Spliced(read_recordings(data_dir / "human" / "train.jsonl"), HeldOut([]).is_in)
     rng = np.random.default_rng(1)
     for _ in range(50):
         audio, text = spliced.sample(rng)
@@ -64,7 +65,7 @@ def test_a_splice_is_as_long_as_its_words_and_stays_in_range(data_dir: Path) -> 
 
 
 def test_held_out_sentences_are_never_spliced(data_dir: Path) -> None:
-    spliced = Spliced(read_recordings(data_dir / "human" / "train.jsonl"), refuses(["PRESS TWO", "TO HOLD"]))
+    spliced = Spliced(read_recordings(data_dir / "human" / "train.jsonl"), HeldOut(["PRESS TWO", "TO HOLD"]).is_in)
     rng = np.random.default_rng(2)
     for _ in range(200):
         _, text = spliced.sample(rng)

@@ -34,10 +34,18 @@ def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.de
     return recognizer.eval().requires_grad_(False).to(device)
 
 
-def save_recognizer(path: str | os.PathLike[str], recognizer: Recognizer, recipe: Mapping[str, Any]) -> None:
-    """Write a bundle: the configuration, how the weights came about, and the weights."""
+def save_recognizer(
+    path: str | os.PathLike[str], recognizer: Recognizer, recipe: Mapping[str, Any], half: bool = False
+) -> None:
+    """Write a bundle: the configuration, how the weights came about, and the weights.
+
+    ``half`` stores the weight matrices in half precision, for files that are shipped; they are computed with in float32.
+    """
     config = {"model": recognizer.config.as_dict(), "recipe": dict(recipe)}
-    bundles.save(path, KIND, config, recognizer.network.state_dict())
+    tensors = recognizer.network.state_dict()
+    if half:
+        tensors = {key: value.half() if value.dim() > 1 else value for key, value in tensors.items()}
+    bundles.save(path, KIND, config, tensors)
 
 
 def fill(network: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from armory_mdnf.atomic import replacing
 from armory_mdnf.errors import AudioError
 
 
@@ -52,9 +53,7 @@ def write_flac(path: str | os.PathLike[str], x: npt.ArrayLike, sample_rate_hz: i
     if peak > 1:
         raise AudioError(f"expected samples in [-1, 1], found a peak of {peak:.3g}; integer audio not yet scaled?")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     # libsndfile scales by 32767 or 32768 depending on the type; integers leave no doubt
     pcm = np.clip(np.round(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
-    soundfile.write(str(partial), pcm, sample_rate_hz, format="FLAC", subtype="PCM_16")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        soundfile.write(str(partial), pcm, sample_rate_hz, format="FLAC", subtype="PCM_16")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf.atomic import write_text
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.metrics.wer import WordCounts, count_words, pool
 
@@ -106,9 +107,7 @@ def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
         "config": dict(run.config),
         "utterances": utterances,
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_record(path: str | os.PathLike[str]) -> RunRecord:

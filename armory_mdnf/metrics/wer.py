@@ -81,10 +81,13 @@ def pool(counts: Iterable[WordCounts]) -> WordCounts:
     return sum(counts, WordCounts())
 
 
-def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
-    """Word error rate pooled over utterances: all errors over all reference words (the paper's tables).
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Word error rate pooled over utterances: all errors over all reference words (the paper's tables), a fraction.
 
-    None if no reference has a word.
+    Raises :class:`TranscriptError` if no reference has a word.
     """
     validate(references, hypotheses)
-    return pool(map(count_words, references, hypotheses)).rate
+    rate = pool(map(count_words, references, hypotheses)).rate
+    if rate is None:
+        raise TranscriptError(f"expected references with at least one word, got {len(references)} without")
+    return rate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from armory_mdnf.atomic import replacing, write_text
 from armory_mdnf.audio.files import write_flac
 
 SAMPLE_RATE_HZ = 16_000
@@ -29,17 +29,28 @@ class Entry:
     audio: npt.NDArray[np.float32]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write a JSON-lines file whole or not at all."""
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def write_shard(
+    folder: Path, name: str, utterances: Iterable[tuple[npt.NDArray[np.float32], Mapping[str, Any]]]
+) -> float:
+    """Write training utterances end to end as int16 in ``NAME.npy``, and their list, which comes last.
+
+    Each line of the list has the shard, offset and length in samples, and the fields given. Returns the duration in s.
+    """
+    lines: list[dict[str, Any]] = []
+    pieces, offset = [], 0
+    for audio, fields in utterances:
+        pieces.append(np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16))
+        lines.append({"shard": f"{name}.npy", "offset": offset, "length": len(audio), **fields})
+        offset += len(audio)
+    with replacing(folder / f"{name}.npy") as partial:
+        np.save(partial, np.concatenate(pieces), allow_pickle=False)
+    write_lines(folder / f"{name}.jsonl", lines)
+    return offset / SAMPLE_RATE_HZ
 
 
 def write_split(folder: Path, entries: Iterable[Entry]) -> None:

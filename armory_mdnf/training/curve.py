@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from armory_mdnf.asr.checkpoints import load_recognizer
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.atomic import write_text
 from armory_mdnf.training.sources import read_recordings
 from armory_mdnf.vocoders import Vocoder, load_vocoder
 
@@ -103,9 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         "mean_difference": [round(v, 6) for v in mean],
         "curve": [round(v, 6) for v in curve],
     }
-    partial = args.out.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, args.out)
+    write_text(args.out, json.dumps(content, indent=1) + "\n")
     if args.plot:
         plot(curve, args.plot, f"PGD l2 {args.eps:g}, {len(chosen)} pairs, {args.recognizer}")
     return 0

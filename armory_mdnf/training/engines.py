@@ -56,9 +56,8 @@ VOICES = {
 class Request:
     """What to say and how.
 
-    ``stretch`` scales the duration; ``pitch_hz`` is the mean pitch, None for the voice's own. The diphone and HTS voices
-    keep their pitch, and the HTS voice its rate.
-
+    ``stretch`` scales the duration; ``pitch_hz`` is the mean pitch, None for the voice's own.
+    The diphone and HTS voices keep their pitch, and the HTS voice its rate.
     ``warp`` scales pitch and formants together and leaves the duration, as a smaller or larger speaker would.
     """
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 
 from armory_mdnf.asr.checkpoints import load_recognizer
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.atomic import write_text
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
@@ -87,9 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = measure(args.recognizer, args.levels, utterances, options, args.eps, args.iterations)
     best = min(rows, key=lambda row: row["benign_wer"] + row["adversarial_wer"])
     content = {"recipe": {k: v for k, v in vars(args).items() if k != "out"}, "grid": rows, "chosen": best}
-    partial = args.out.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, args.out)
+    write_text(args.out, json.dumps(content, indent=1) + "\n")
     return 0
 
 

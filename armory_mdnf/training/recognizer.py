@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -27,13 +26,16 @@ from armory_mdnf.asr.checkpoints import fill, load_recognizer, save_recognizer
 from armory_mdnf.asr.ctc import ctc_loss, frames_needed
 from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
+from armory_mdnf.atomic import replacing
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.errors import BundleError, OptionError, refuse_unknown
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.training.augmentation import Augmentation
-from armory_mdnf.training.sources import Joined, Recordings, Shards, Source, Spliced, read_recordings, refuses
+from armory_mdnf.training.corpus import held_out_sentences
+from armory_mdnf.training.sentences import HeldOut
+from armory_mdnf.training.sources import Joined, Recordings, Shards, Source, Spliced, read_recordings
 
 SPLITS = [("human", "dev"), ("synthetic", "dev")]
 
@@ -71,11 +73,6 @@ class Recipe:
         return cls(**values)
 
 
-def held_out_sentences() -> list[str]:
-    """Every sentence of every bundled split: none of them is trained on in any voice."""
-    return [u.transcript for corpus in ("human", "synthetic") for s in ("eval", "dev") for u in load_split(corpus, s)]
-
-
 def build_sources(names: list[str], data_dir: Path) -> dict[str, Source]:
     """Open the sources that a recipe names."""
     sources: dict[str, Source] = {}
@@ -88,7 +85,7 @@ def build_sources(names: list[str], data_dir: Path) -> dict[str, Source]:
         elif name == "joined":
             sources[name] = Joined(recordings)
         elif name == "spliced":
-            sources[name] = Spliced(recordings, refuses(held_out_sentences()))
+            sources[name] = Spliced(recordings, HeldOut(held_out_sentences()).is_in)
         else:
             sources[name] = Shards(data_dir / name)
     return sources
@@ -186,9 +183,8 @@ def evaluate(recognizer: Recognizer, batch_size: int = 12) -> dict[str, float]:
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically."""
-    partial = path.with_suffix(".partial")
-    torch.save(dict(state), partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        torch.save(dict(state), partial)
 
 
 def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every: int = 250) -> None:
@@ -245,7 +241,8 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
                 break
     bar.close()
     log.close()
-    save_recognizer(out, recognizer.eval(), {"name": recipe.name, "steps": recipe.steps, "seed": recipe.seed})
+    about = {"name": recipe.name, "steps": recipe.steps, "seed": recipe.seed}
+    save_recognizer(out, recognizer.eval(), about, half=True)
 
 
 def _start(recipe: Recipe, data_dir: Path) -> Recognizer:

@@ -9,8 +9,6 @@ called ``VOCODER_SOURCE``. Nothing held out is touched: the sources are those of
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import torch
 
 from armory_mdnf.audio import noise, ragged
 from armory_mdnf.errors import OptionError
+from armory_mdnf.training.corpus_files import write_shard
 from armory_mdnf.training.recognizer import build_sources
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, Recordings, Source
 from armory_mdnf.vocoders import Vocoder, load_vocoder
@@ -51,7 +50,6 @@ def write_shards(folder: Path, vocoder: Vocoder, drawn: list[tuple[np.ndarray, s
     """Resynthesise and write, shard by shard; a shard that exists is kept, so a stopped run goes on."""
     from tqdm import tqdm
 
-    folder.mkdir(parents=True, exist_ok=True)
     bounds = np.cumsum([len(a) for a, _ in drawn]) // int(SHARD_HOURS * 3600 * SAMPLE_RATE_HZ)
     bar = tqdm(total=len(drawn), unit="utterance", desc=folder.name, disable=not sys.stderr.isatty())
     for shard in range(int(bounds[-1]) + 1):
@@ -60,19 +58,8 @@ def write_shards(folder: Path, vocoder: Vocoder, drawn: list[tuple[np.ndarray, s
         bar.update(len(members))
         if (folder / f"{name}.jsonl").exists():
             continue
-        pieces, lines, offset = [], [], 0
-        for i in members:
-            audio, transcript = drawn[i]
-            y = resynthesize(vocoder, audio, noise.stream(seed, i))
-            pieces.append((y.clip(-1, 1) * 32767).astype(np.int16))
-            lines.append({"shard": f"{name}.npy", "offset": offset, "length": len(y), "transcript": transcript})
-            offset += len(y)
-        partial = folder / f"{name}.partial.npy"
-        np.save(partial, np.concatenate(pieces))
-        os.replace(partial, folder / f"{name}.npy")
-        list_partial = folder / f"{name}.partial"
-        list_partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        os.replace(list_partial, folder / f"{name}.jsonl")
+        spoken = ((resynthesize(vocoder, drawn[i][0], noise.stream(seed, i)), drawn[i][1]) for i in members)
+        write_shard(folder, name, ((audio, {"transcript": transcript}) for audio, transcript in spoken))
     bar.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -224,9 +224,3 @@ class Spliced:
         start = words[first[1]][1] - min(0.12, (words[first[1]][1] - before) / 2)
         end = words[last[1]][2] + min(0.12, (after - words[last[1]][2]) / 2)
         return recording.audio[max(0, int(start * SAMPLE_RATE_HZ)) : int(end * SAMPLE_RATE_HZ)]
-
-
-def refuses(held_out: Iterable[str]) -> Callable[[str], bool]:
-    """A test for text that contains a held-out sentence as a run of words."""
-    sentences = [f" {s} " for s in held_out]
-    return lambda text: any(s in f" {text} " for s in sentences)

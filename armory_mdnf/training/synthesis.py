@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from armory_mdnf.errors import BundleError, OptionError
-from armory_mdnf.training.corpus_files import SAMPLE_RATE_HZ, Entry, write_lines, write_split
+from armory_mdnf.training.corpus_files import SAMPLE_RATE_HZ, Entry, write_shard, write_split
 from armory_mdnf.training.engines import VOICES, Request, synthesise
 from armory_mdnf.training.sentences import Sampler
 
@@ -74,20 +72,9 @@ def train_request(text: str, rng: random.Random) -> Request:
 def make_shard(folder: Path, number: int, sentences: Sequence[str], seed: int) -> float:
     """Write ``shard_NNN.npy`` (int16, end to end) and its list. Returns its duration in s. The list comes last."""
     requests = [train_request(text, random.Random(f"{seed}/{number}/{i}")) for i, text in enumerate(sentences)]
-    name = f"shard_{number:03d}"
-    lines, pieces, offset = [], [], 0
-    for request, audio in zip(requests, synthesise(requests), strict=True):
-        pcm = np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
-        line = {"shard": f"{name}.npy", "offset": offset, "length": len(pcm)}
-        lines.append({**line, "transcript": request.text, "voice": request.voice})
-        pieces.append(pcm)
-        offset += len(pcm)
-    partial = folder / f".{name}.{os.getpid()}.partial"
-    with partial.open("wb") as f:
-        np.save(f, np.concatenate(pieces), allow_pickle=False)
-    os.replace(partial, folder / f"{name}.npy")
-    write_lines(folder / f"{name}.jsonl", lines)
-    return offset / SAMPLE_RATE_HZ
+    spoken = zip(requests, synthesise(requests), strict=True)
+    utterances = ((audio, {"transcript": r.text, "voice": r.voice}) for r, audio in spoken)
+    return write_shard(folder, f"shard_{number:03d}", utterances)
 
 
 def _duration_s(list_path: Path) -> float:

@@ -206,7 +206,7 @@ def export(checkpoint: Path, path: Path) -> None:
     from armory_mdnf.vocoders import make_vocoder, save_vocoder
 
     state = torch.load(checkpoint, weights_only=True)
-    generator = build(state["kind"])
+    generator: Any = build(state["kind"])
     generator.load_state_dict(state["generator"])
     vocoder = make_vocoder(state["kind"], RECIPE, GENERATORS[state["kind"]], state["mean"], state["scale"])
     generator.remove_weight_norm()

@@ -15,9 +15,9 @@ from armory_mdnf.errors import AudioError, BundleError
 class Vocoder(nn.Module):
     """Log mel to audio, with the front-end that it was trained with.
 
-    Subclasses name their ``kind`` (the bundle kind), whether they need noise, the fewest frames they take, how their
-    generator is built, and give ``_generate_uniform`` (every utterance as long as the batch) and ``_generate_ragged`` (each as if alone).
-    Both paths agree to rounding; the first is the generator's own forward, without overhead.
+    Subclasses name their ``kind`` (the bundle kind), whether they need noise and the fewest frames they take, build
+    their generator, and give ``_generate_uniform`` (every utterance as long as the batch) and ``_generate_ragged``
+    (each as if alone). Both paths agree to rounding; the first is the generator's own forward, without overhead.
     """
 
     kind: ClassVar[str]
@@ -90,7 +90,7 @@ class Vocoder(nn.Module):
                 f"{int(frames.min())} to {int(frames.max())}"
             )
         if self.needs_noise != (noise is not None):
-            wanted = "needs noise (N, 1, F * hop), got none" if self.needs_noise else "takes no noise, but some was given"
+            wanted = "needs noise (N, 1, F * hop), got none" if self.needs_noise else "takes no noise, got some"
             raise AudioError(f"vocoder of kind {self.kind!r} {wanted}")
         if noise is not None and noise.shape != (n, 1, width * self.recipe.hop):
             raise AudioError(f"expected noise of shape {(n, 1, width * self.recipe.hop)}, got {tuple(noise.shape)}")

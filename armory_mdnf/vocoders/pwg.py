@@ -44,7 +44,7 @@ class ParallelWaveGAN(Vocoder):
         return 1
 
     def _generate_uniform(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
-        context = self.generator.aux_context_window
+        context: Any = self.generator.aux_context_window
         if context:
             log_mel = nn.functional.pad(log_mel, (context, context), mode="replicate")
         return self.generator(noise, log_mel)
