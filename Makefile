@@ -53,15 +53,18 @@ install: $(INSTALLED)  ## make .venv and install the package in it, with Armory
 
 # The order matters. torch and torchaudio go in together: their builds must match. parallel-wavegan's set-up imports pip
 # and an old distutils, so it builds only outside pip's isolation, where setuptools < 82 and wheel are installed. tidecv
-# pulls in opencv-python, which needs a display's libraries; the headless build of the same module goes over it last.
+# pulls in opencv-python, which needs a display's libraries; the headless build of the same module goes over it. Armory
+# imports cairosvg, which needs a library that a bare system lacks; nothing here draws, so a stub takes its place there.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@rm -f $@
 	@[ -x $(BIN)/python ] && $(BIN)/python -m pip --version >/dev/null 2>&1 || tools/make_venv.sh $(VENV)
 	$(PIP) install -q -c constraints.txt pip setuptools wheel
 	$(PIP) install -q -c constraints.txt torch torchaudio
 	$(PIP) install -q -c constraints.txt --no-build-isolation parallel-wavegan
-	$(PIP) install -q -c constraints.txt -e '.[armory,dev]'
+	PYTHONWARNINGS=ignore $(PIP) install -q -c constraints.txt -e '.[armory,dev]'
 	$(PIP) install -q -c constraints.txt --no-deps --force-reinstall opencv-python-headless
+	@$(BIN)/python -c 'import cairocffi' 2>/dev/null \
+	  || { echo "no libcairo here: installing a stub of cairosvg"; $(PIP) install -q --no-deps ./tools/cairosvg_stub; }
 	@touch $@
 
 # Armory keeps its folders in ~/.armory/config.json. One that is there already is left as it is.
@@ -69,7 +72,7 @@ configure: install
 	@[ -f "$$HOME/.armory/config.json" ] || $(BIN)/armory configure --use-defaults
 
 clean:  ## remove what tests and builds leave behind
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info tools/*/build tools/*/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find armory_mdnf tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## also remove .venv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ import torch
 
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.audio.mel import LogMel
-from armory_mdnf.errors import AudioError, BundleError
+from armory_mdnf.errors import AudioError, BundleError, OptionError
 from armory_mdnf.training import vocoder as recipe
 from armory_mdnf.training.vocoder_data import Segments, find_recordings, read_all
 from armory_mdnf.training.vocoder_losses import MultiResolutionSTFTLoss
-from armory_mdnf.vocoders import load_vocoder
+from armory_mdnf.vocoders import load_vocoder, make_vocoder, save_vocoder
 
 TINY = {"in_channels": 80, "channels": 256, "upsample_scales": [8, 8, 2, 2], "stacks": 1}
 
@@ -101,6 +102,24 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
         torch.testing.assert_close(vocoder.synthesize(log_mel, torch.tensor([10])), generator(log_mel)[:, 0])
     with pytest.raises(BundleError, match="expected kind 'parallel_wavegan', found 'melgan'"):
         recipe.main([*common[2:], "--kind", "parallel_wavegan", "--out", str(tmp_path / "b")])
+
+
+def test_parallel_wavegan_starts_from_a_melgans_waveform(recordings: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    melgan = make_vocoder("melgan", recipe.RECIPE, recipe.GENERATORS["melgan"], torch.zeros(80), torch.ones(80))
+    save_vocoder(tmp_path / "m.safetensors", melgan)
+    common = ["--kind", "parallel_wavegan_on_melgan", "--source", str(recordings), "--batch", "1"]
+    with pytest.raises(OptionError, match="--conditioning goes with"):
+        recipe.main([*common, "--out", str(tmp_path / "run")])
+    common += ["--conditioning", str(tmp_path / "m.safetensors"), "--evaluate-every", "100", "--steps", "2"]
+    assert recipe.main([*common, "--out", str(tmp_path / "run"), "--export", str(tmp_path / "p.safetensors")]) == 0
+    trained: Any = load_vocoder(tmp_path / "p.safetensors")
+    log_mel, frames, noise = torch.randn(1, 80, 9), torch.tensor([9]), torch.randn(1, 1, 9 * 256)
+    features = trained.generator.upsample_net(log_mel)
+    waveform = torch.tanh(features[:, 0] / 5)
+    torch.testing.assert_close(waveform, melgan.synthesize(log_mel, frames))
+    assert trained.needs_noise
+    assert trained.synthesize(log_mel, frames, noise).std() > 0
 
 
 def test_unusable_recordings_are_refused(recordings: Path, tmp_path: Path) -> None:

@@ -25,34 +25,13 @@ from armory_mdnf.audio.mel import LogMel, MelRecipe
 from armory_mdnf.audio.noise import stream
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.training.vocoder_data import Segments, find_recordings, mel_statistics, read_all
+from armory_mdnf.training.vocoder_generators import GENERATORS, build, condition_on
 from armory_mdnf.training.vocoder_losses import MultiResolutionSTFTLoss, adversarial_loss, discriminator_loss
-from armory_mdnf.vocoders._parallel_wavegan import (
-    MelGANGenerator,
-    MelGANMultiScaleDiscriminator,
-    ParallelWaveGANGenerator,
-)
+from armory_mdnf.vocoders import load_vocoder, make_vocoder, save_vocoder
+from armory_mdnf.vocoders._parallel_wavegan import MelGANMultiScaleDiscriminator
 
 RECIPE = MelRecipe(16000, 1024, 256, 1024, 80, 0.0, 8000.0, "centered", 1e-5)
-GENERATORS: dict[str, dict[str, Any]] = {
-    "melgan": {"in_channels": 80, "channels": 256, "upsample_scales": [8, 8, 2, 2], "stacks": 3},
-    "parallel_wavegan": {
-        "layers": 10,
-        "stacks": 1,
-        "residual_channels": 24,
-        "gate_channels": 48,
-        "skip_channels": 24,
-        "aux_channels": 80,
-        "aux_context_window": 0,
-        "upsample_params": {"upsample_scales": [4, 4, 4, 4]},
-    },
-}
 SEGMENT = 12288  # samples, 48 frames
-
-
-def build(kind: str) -> nn.Module:
-    """A generator with weight norm, as it is trained."""
-    arguments = json.loads(json.dumps(GENERATORS[kind]))  # the constructors change the dicts they are given
-    return MelGANGenerator(**arguments) if kind == "melgan" else ParallelWaveGANGenerator(**arguments)
 
 
 def generate(kind: str, generator: nn.Module, log_mel: Tensor, noise: Tensor) -> Tensor:
@@ -93,17 +72,28 @@ class Run:
             )
             for text in args.evaluate
         }
+        if (args.kind == "parallel_wavegan_on_melgan") != (args.conditioning is not None):
+            raise OptionError("--conditioning goes with --kind parallel_wavegan_on_melgan, and that kind needs it")
         torch.manual_seed(args.seed)
         self.generator = build(args.kind)
         self.discriminator = MelGANMultiScaleDiscriminator(max_downsample_channels=256)
-        self.optimizer = torch.optim.AdamW(self.generator.parameters(), args.lr, (0.8, 0.99), weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(self.learning(), args.lr, (0.8, 0.99), weight_decay=1e-4)
         self.critic = torch.optim.AdamW(self.discriminator.parameters(), args.lr / 2, (0.5, 0.9), weight_decay=1e-4)
         if self.checkpoint.is_file():
             self.resume()
+        elif args.conditioning is not None:
+            melgan = load_vocoder(args.conditioning)
+            if melgan.recipe != RECIPE or melgan.front_end.mean is None or melgan.front_end.scale is None:
+                raise BundleError(f"{args.conditioning}: expected a MelGAN of this recipe, found {melgan.recipe}")
+            self.mean, self.scale = melgan.front_end.mean, melgan.front_end.scale
+            condition_on(self.generator, melgan)
         else:
             self.mean, self.scale = mel_statistics([u for group in groups for u in group], RECIPE)
         self.front_end = LogMel(RECIPE, self.mean, self.scale)
         self.stft_loss = MultiResolutionSTFTLoss()
+
+    def learning(self) -> list[nn.Parameter]:
+        return [p for p in self.generator.parameters() if p.requires_grad]
 
     @property
     def checkpoint(self) -> Path:
@@ -163,7 +153,7 @@ class Run:
             report |= {"critic": critic_loss.item(), "verdict": verdict.item(), "matching": matching.item()}
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), 10.0)
+        norm = nn.utils.clip_grad_norm_(self.learning(), 10.0)
         if bool(norm.isfinite()):
             self.optimizer.step()
         self.step += 1
@@ -203,12 +193,11 @@ class Run:
 
 def export(checkpoint: Path, path: Path) -> None:
     """Write the generator of a checkpoint, weight norm removed, as a bundle with its recipe inside."""
-    from armory_mdnf.vocoders import make_vocoder, save_vocoder
-
     state = torch.load(checkpoint, weights_only=True)
     generator: Any = build(state["kind"])
     generator.load_state_dict(state["generator"])
-    vocoder = make_vocoder(state["kind"], RECIPE, GENERATORS[state["kind"]], state["mean"], state["scale"])
+    kind = state["kind"].removesuffix("_on_melgan")
+    vocoder = make_vocoder(kind, RECIPE, GENERATORS[state["kind"]], state["mean"], state["scale"])
     generator.remove_weight_norm()
     vocoder.generator.load_state_dict(generator.state_dict())
     save_vocoder(path, vocoder, {"steps": state["step"]})
@@ -219,6 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="armory_mdnf.training.vocoder", description=__doc__.splitlines()[0])
     parser.add_argument("--kind", choices=sorted(GENERATORS), required=True)
     parser.add_argument("--source", action="append", required=True, metavar="FOLDER_OR_MANIFEST[=WEIGHT]")
+    parser.add_argument("--conditioning", help="trained MelGAN under a parallel_wavegan_on_melgan: bundle name or path")
     parser.add_argument("--evaluate", action="append", default=[], metavar="FOLDER_OR_MANIFEST")
     parser.add_argument("--evaluate-stride", type=int, default=4)
     parser.add_argument("--evaluate-limit", type=int, default=10)

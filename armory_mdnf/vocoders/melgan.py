@@ -36,19 +36,23 @@ class MelGAN(Vocoder):
 
     @property
     def min_frames(self) -> int:
-        """Every reflection must be shorter than what it reflects."""
-        config = MELGAN_DEFAULTS | self.generator_config
-        widest = config["stack_kernel_size"] ** (config["stacks"] - 1) * ((config["stack_kernel_size"] - 1) // 2)
-        return max((config["kernel_size"] - 1) // 2, widest // config["upsample_scales"][0]) + 1
+        return melgan_min_frames(self.generator_config)
 
     def _generate_uniform(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
         return self.generator(log_mel)
 
     def _generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
-        return _walk(self.generator.melgan, log_mel, frames)  # type: ignore[arg-type]
+        return walk_melgan(self.generator.melgan, log_mel, frames)  # type: ignore[arg-type]
 
 
-def _walk(layers: Iterable[nn.Module], x: Tensor, lengths: Tensor) -> Tensor:
+def melgan_min_frames(generator_config: dict[str, Any]) -> int:
+    """Fewest frames that a MelGAN generator takes: every reflection must be shorter than what it reflects."""
+    config = MELGAN_DEFAULTS | generator_config
+    widest = config["stack_kernel_size"] ** (config["stacks"] - 1) * ((config["stack_kernel_size"] - 1) // 2)
+    return max((config["kernel_size"] - 1) // 2, widest // config["upsample_scales"][0]) + 1
+
+
+def walk_melgan(layers: Iterable[nn.Module], x: Tensor, lengths: Tensor) -> Tensor:
     """The layers in turn, reflecting each utterance about its own end and feeding transposed convolutions zeros there.
 
     Shape: (N, C, T), (N,) lengths of this layer's input -> (N, C', T').
@@ -61,7 +65,7 @@ def _walk(layers: Iterable[nn.Module], x: Tensor, lengths: Tensor) -> Tensor:
             x = layer(ragged.zero_beyond(x, lengths))
             lengths = lengths * layer.stride[0]
         elif isinstance(layer, ResidualStack):
-            x = _walk(layer.stack, x, lengths) + layer.skip_layer(x)
+            x = walk_melgan(layer.stack, x, lengths) + layer.skip_layer(x)
         else:
             x = layer(x)
     return x

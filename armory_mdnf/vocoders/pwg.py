@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from armory_mdnf.audio import ragged
 from armory_mdnf.vocoders._parallel_wavegan import ParallelWaveGANGenerator
 from armory_mdnf.vocoders.base import Vocoder
+from armory_mdnf.vocoders.melgan import melgan_min_frames, walk_melgan
 
 # Arguments of the generator that a bundle may set, with parallel-wavegan's own defaults.
 PARALLEL_WAVEGAN_DEFAULTS: dict[str, Any] = {
@@ -24,12 +25,16 @@ PARALLEL_WAVEGAN_DEFAULTS: dict[str, Any] = {
     "aux_channels": 80,
     "aux_context_window": 2,
     "bias": True,
+    "upsample_net": "ConvInUpsampleNetwork",
     "upsample_params": {"upsample_scales": [4, 4, 4, 4]},
 }
 
 
 class ParallelWaveGAN(Vocoder):
-    """A non-autoregressive WaveNet that shapes white noise; zeros beyond the ends, context frames repeated."""
+    """A non-autoregressive WaveNet that shapes white noise; zeros beyond the ends, context frames repeated.
+
+    Its conditioning is stretched and smoothed mel frames, or (``upsample_net``) the features of a MelGAN generator.
+    """
 
     kind = "parallel_wavegan"
     needs_noise = True
@@ -41,7 +46,8 @@ class ParallelWaveGAN(Vocoder):
 
     @property
     def min_frames(self) -> int:
-        return 1
+        net: Any = self.generator.upsample_net
+        return melgan_min_frames(self.generator_config["upsample_params"]) if hasattr(net, "melgan") else 1
 
     def _generate_uniform(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
         context: Any = self.generator.aux_context_window
@@ -65,7 +71,9 @@ class ParallelWaveGAN(Vocoder):
 
 
 def _upsample(net: Any, log_mel: Tensor, frames: Tensor) -> Tensor:
-    """The conditioning network. Shape: (N, n_mels, F), (N,) -> (N, n_mels, F * hop)."""
+    """The conditioning network. Shape: (N, n_mels, F), (N,) -> (N, aux_channels, F * hop)."""
+    if hasattr(net.upsample_net, "melgan"):
+        return walk_melgan(net.upsample_net.melgan, log_mel, frames)
     c = net.upsample_net.conv_in(_replicate(log_mel, frames, net.aux_context_window))[:, None]
     lengths = frames
     for layer in net.upsample_net.upsample.up_layers:

@@ -48,8 +48,7 @@ def make_vocoder(
     elif kind == "parallel_wavegan":
         refuse_unknown(config, PARALLEL_WAVEGAN_DEFAULTS, "a Parallel WaveGAN generator")
         full = PARALLEL_WAVEGAN_DEFAULTS | config
-        refuse_unknown(full["upsample_params"], ["upsample_scales", "freq_axis_kernel_size"], "upsample_params")
-        mels, scales = full["aux_channels"], full["upsample_params"]["upsample_scales"]
+        mels, scales = _conditioning(full, MELGAN_DEFAULTS)
     else:
         raise OptionError(choices(kind, KINDS, "kind of vocoder"))
     if mels != recipe.n_mels or math.prod(scales) != recipe.hop:
@@ -100,6 +99,25 @@ def load_vocoder(name_or_path: str | os.PathLike[str], device: str | torch.devic
         raise BundleError(f"{path}: its configuration describes no vocoder: {error}") from error
     load_generator_state(vocoder.generator, weights, str(path))
     return vocoder.requires_grad_(False).to(device)
+
+
+def _conditioning(full: Mapping[str, Any], melgan_defaults: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """Mel bins and upsampling of Parallel WaveGAN's conditioning network; refuses options that it does not have."""
+    net, options = full["upsample_net"], full["upsample_params"]
+    if net == "ConvInUpsampleNetwork":
+        refuse_unknown(options, ["upsample_scales", "freq_axis_kernel_size"], "upsample_params")
+        return full["aux_channels"], options["upsample_scales"]
+    if net != "MelGANGenerator":
+        raise OptionError(choices(net, ["ConvInUpsampleNetwork", "MelGANGenerator"], "upsample_net"))
+    known = [name for name in melgan_defaults if name != "use_final_nonlinear_activation"]
+    refuse_unknown(options, [*known, "out_channels"], "upsample_params")
+    if options.get("out_channels", 1) != full["aux_channels"] or full["aux_context_window"]:
+        raise OptionError(
+            "a MelGAN conditioning network expects aux_context_window 0 and as many out_channels as aux_channels, got "
+            f"{full['aux_context_window']!r}, {options.get('out_channels', 1)!r} and {full['aux_channels']!r}"
+        )
+    options = melgan_defaults | options
+    return options["in_channels"], options["upsample_scales"]
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
