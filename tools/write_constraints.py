@@ -12,6 +12,7 @@ from importlib import metadata
 OWN = {"armory-mdnf"}
 PINNED_BY_TORCH = re.compile(r"(nvidia|cuda|triton)(-|$)")
 OLDEST = (3, 10)
+NOT_BELOW_3_11 = {"protobuf"}  # tensorflow-metadata wants an older one there
 
 
 def marker(requires_python: str | None) -> str:
@@ -30,7 +31,8 @@ def main() -> None:
         name = found.metadata["Name"]
         key = re.sub(r"[-_.]+", "-", name).lower()
         if key not in OWN and not PINNED_BY_TORCH.match(key):
-            lines.add(f"{key}=={found.version}{marker(found.metadata.get('Requires-Python'))}")
+            requires = ">=3.11" if key in NOT_BELOW_3_11 else found.metadata.get("Requires-Python")
+            lines.add(f"{key}=={found.version}{marker(requires)}")
     print("\n".join(sorted(lines)))
 
 

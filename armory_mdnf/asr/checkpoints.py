@@ -39,7 +39,7 @@ def save_recognizer(
 ) -> None:
     """Write a bundle: the configuration, how the weights came about, and the weights.
 
-    ``half`` stores the weight matrices in half precision, for files that are shipped; they are computed with in float32.
+    ``half`` stores the weight matrices in half precision, for files that are shipped; computation stays in float32.
     """
     config = {"model": recognizer.config.as_dict(), "recipe": dict(recipe)}
     tensors = recognizer.network.state_dict()
