@@ -7,12 +7,17 @@ import copy
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.vocoders import Vocoder, make_vocoder
 
 torch.set_num_threads(1)
+
+# A busy machine is slow, not wrong.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 RECIPE = MelRecipe(
     sample_rate_hz=16000, n_fft=256, hop=64, win=256, n_mels=20, f_min_hz=0.0, f_max_hz=8000.0, framing="centered"
