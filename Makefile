@@ -12,7 +12,7 @@ CONFIG ?= scenario_configs/mg_mdnf_pgd_l2.json
 ARMORY_FLAGS ?=
 LOG := --log-level armory:METRIC
 SPLIT ?= human
-CONFIGS ?= none rs mg mg_mdnf
+CONFIGS ?= none rs mg mg_mdnf wg wg_mdnf
 
 # TensorFlow's start-up notes, and the plotting and Qt back ends that nothing here shows a window with.
 export TF_CPP_MIN_LOG_LEVEL ?= 2

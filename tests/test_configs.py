@@ -17,12 +17,16 @@ RECOGNIZERS = {
     "rs_pgd_l2": "ds2_base",
     "mg_pgd_l2": "ds2_mg",
     "mg_mdnf_pgd_l2": "ds2_mg",
+    "wg_pgd_l2": "ds2_wg",
+    "wg_mdnf_pgd_l2": "ds2_wg",
 }
 DEFENSES = {
     "none_pgd_l2": None,
     "rs_pgd_l2": "RandomizedSmoothing",
     "mg_pgd_l2": "MelResynth",
     "mg_mdnf_pgd_l2": "MDNF",
+    "wg_pgd_l2": "MelResynth",
+    "wg_mdnf_pgd_l2": "MDNF",
 }
 MAY_DIFFER = ("_description", "defense", "model.model_kwargs.weights")
 
