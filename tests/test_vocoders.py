@@ -7,29 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import MELGAN, PARALLEL_WAVEGAN, RECIPE
 from safetensors.torch import load_file, save_file
 
 from armory_mdnf import bundles
 from armory_mdnf.audio.files import read_audio
-from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.audio.noise import stream
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.errors import AudioError, BundleError, OptionError
 from armory_mdnf.vocoders import Vocoder, load_vocoder, make_vocoder, save_vocoder
 from armory_mdnf.vocoders._parallel_wavegan import MelGANGenerator, ParallelWaveGANGenerator
 
-RECIPE = MelRecipe(16000, 256, 64, 256, 20, 0.0, 8000.0)
-MELGAN = {"in_channels": 20, "channels": 64, "upsample_scales": [8, 4, 2], "stacks": 2}
-PWG = {
-    "layers": 4,
-    "stacks": 2,
-    "residual_channels": 8,
-    "gate_channels": 16,
-    "skip_channels": 8,
-    "aux_channels": 20,
-    "aux_context_window": 2,
-    "upsample_params": {"upsample_scales": [4, 4, 4]},
-}
+PWG = PARALLEL_WAVEGAN | {"aux_context_window": 2}
 PWG_ON_MELGAN = PWG | {
     "aux_channels": 6,
     "aux_context_window": 0,

@@ -20,7 +20,8 @@ from torch import Tensor
 from armory_mdnf.asr.checkpoints import load_recognizer
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 from armory_mdnf.atomic import write_text
-from armory_mdnf.training.sources import read_recordings
+from armory_mdnf.training.attack import l2_pgd
+from armory_mdnf.training.sources import SAMPLE_RATE_HZ, read_recordings
 from armory_mdnf.vocoders import Vocoder, load_vocoder
 
 
@@ -39,12 +40,9 @@ def estimate(
     estimator: DeepSpeech2Estimator, vocoder: Vocoder, recordings: list[np.ndarray], eps: float, iterations: int
 ) -> tuple[list[float], list[float]]:
     """Curve and un-normalised mean difference over (adversarial, benign) pairs of the recordings."""
-    from art.attacks.evasion import ProjectedGradientDescent
     from tqdm import tqdm
 
-    attack = ProjectedGradientDescent(
-        estimator, norm=2, eps=eps, eps_step=eps / 5, max_iter=iterations, batch_size=1, verbose=False
-    )
+    attack = l2_pgd(estimator, eps, iterations)
     total = torch.zeros(vocoder.recipe.n_mels + 1)
     for audio in tqdm(recordings, unit="pair", disable=not sys.stderr.isatty()):
         adversarial = attack.generate(audio[None].copy())[0]
@@ -85,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     recordings = read_recordings(args.data_dir / "human" / "train.jsonl")
-    recordings = [r for r in recordings if 1.5 <= len(r.audio) / 16000 <= 6]
+    recordings = [r for r in recordings if 1.5 <= len(r.audio) / SAMPLE_RATE_HZ <= 6]
     chosen = np.random.default_rng(args.seed).permutation(len(recordings))[: args.pairs]
     estimator = DeepSpeech2Estimator(load_recognizer(args.recognizer))
     pairs = [recordings[i].audio for i in chosen]

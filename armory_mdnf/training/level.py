@@ -25,6 +25,7 @@ from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.metrics.wer import word_error_rate
+from armory_mdnf.training.attack import l2_pgd
 
 
 def measure(
@@ -36,17 +37,15 @@ def measure(
     iterations: int,
 ) -> list[dict[str, float]]:
     """Benign and adversarial WER in percent at each level, PGD l2 with the model's own prediction as label."""
-    from art.attacks.evasion import ProjectedGradientDescent
     from tqdm import tqdm
 
     references = [transcript for _, transcript in utterances]
+    model = load_recognizer(recognizer)
     rows = []
     for level in levels:
         defense = MDNF(noise_level=level, **defense_options)
-        estimator = DeepSpeech2Estimator(load_recognizer(recognizer), preprocessing_defences=[defense])
-        attack = ProjectedGradientDescent(
-            estimator, norm=2, eps=eps, eps_step=eps / 5, max_iter=iterations, batch_size=1, verbose=False
-        )
+        estimator = DeepSpeech2Estimator(model, preprocessing_defences=[defense])
+        attack = l2_pgd(estimator, eps, iterations)
         benign, adversarial = [], []
         for audio, _ in tqdm(utterances, unit="utterance", desc=f"level {level:g}", disable=not sys.stderr.isatty()):
             benign += list(estimator.predict(audio[None]))

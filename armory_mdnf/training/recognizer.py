@@ -35,7 +35,15 @@ from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.training.augmentation import Augmentation
 from armory_mdnf.training.corpus import held_out_sentences
 from armory_mdnf.training.sentences import HeldOut
-from armory_mdnf.training.sources import Joined, Recordings, Shards, Source, Spliced, read_recordings
+from armory_mdnf.training.sources import (
+    SAMPLE_RATE_HZ,
+    Joined,
+    Recordings,
+    Shards,
+    Source,
+    Spliced,
+    read_recordings,
+)
 
 SPLITS = [("human", "dev"), ("synthetic", "dev")]
 
@@ -63,7 +71,6 @@ class Recipe:
     clip_norm: float = 5.0
     short_first_steps: int = 0
     augmentation: Mapping[str, Any] = field(default_factory=dict)
-    frozen_batch_norm: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
@@ -81,7 +88,7 @@ def build_sources(names: list[str], data_dir: Path) -> dict[str, Source]:
     )
     for name in names:
         if name == "human":
-            sources[name] = Recordings([r for r in recordings if len(r.audio) < 12 * 16000])
+            sources[name] = Recordings([r for r in recordings if len(r.audio) < 12 * SAMPLE_RATE_HZ])
         elif name == "joined":
             sources[name] = Joined(recordings)
         elif name == "spliced":
@@ -118,14 +125,14 @@ class Batches:
         while room > 0:
             name = self.names[rng.choice(len(self.names), p=shares / shares.sum())]
             audio, transcript = self.sources[name].sample(rng)
-            if len(audio) > limit * 16000:
+            if len(audio) > limit * SAMPLE_RATE_HZ:
                 continue
             audio = self.augmentation.waveform(audio, rng)
             target = self.recognizer.alphabet.encode(transcript)
             if frames_needed(target) > int(self.recognizer.out_frames(torch.tensor(len(audio)))):
                 continue
             drawn.append((audio, target))
-            room -= len(audio) / 16000
+            room -= len(audio) / SAMPLE_RATE_HZ
         drawn.sort(key=lambda item: len(item[0]))
         # Equal duration a batch: the boundaries are quantiles of the running duration.
         total = np.cumsum([len(a) for a, _ in drawn])
@@ -210,10 +217,6 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
     while step < recipe.steps:
         for batch in list(batches.chunk(step // Batches.CHUNK_STEPS))[step % Batches.CHUNK_STEPS :]:
             recognizer.train()
-            if recipe.frozen_batch_norm:
-                for module in recognizer.modules():
-                    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                        module.eval()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, step)
             rng = np.random.default_rng([recipe.seed, step, 1])
@@ -225,7 +228,7 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
                 raise ArithmeticError(f"{recipe.name}: the gradient is not finite at step {step}")
             optimizer.step()
             running += float(loss.detach())
-            seconds += sum(len(a) for a, _ in batch) / 16000
+            seconds += sum(len(a) for a, _ in batch) / SAMPLE_RATE_HZ
             step += 1
             bar.update()
             if step % every == 0 or step == recipe.steps:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from armory_mdnf.atomic import replacing
 from armory_mdnf.audio.mel import LogMel, MelRecipe
 from armory_mdnf.audio.noise import stream
 from armory_mdnf.errors import BundleError, OptionError
@@ -110,9 +110,8 @@ class Run:
     def save(self) -> None:
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts().items()}
         state |= {"step": self.step, "mean": self.mean, "scale": self.scale, "kind": self.args.kind}
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        with replacing(self.checkpoint) as partial:
+            torch.save(state, partial)
 
     def resume(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True)
