@@ -23,6 +23,7 @@ from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.asr.model import Recognizer
 from armory_mdnf.asr.preprocessing import Chain, Draws, select
 from armory_mdnf.audio import checks, ragged
+from armory_mdnf.audio.noise import Key
 from armory_mdnf.errors import AudioError, OptionError, TranscriptError, choices, refuse_unknown
 
 REDUCTIONS = ("none", "sum", "mean")
@@ -83,34 +84,73 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
         super().set_params(**params)
 
     def predict(
-        self, x: Any, batch_size: int = 128, transcription_output: bool = True
+        self,
+        x: Any,
+        batch_size: int = 128,
+        transcription_output: bool = True,
+        keys: Sequence[Key] | None = None,
     ) -> npt.NDArray[Any] | tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Transcripts, an array of N strings; or per-frame character probabilities.
 
         With ``transcription_output=False``: probabilities (N, F, classes), zero beyond each utterance's frames, and
         the numbers of frames (N,). ``batch_size`` bounds the utterances, times passes, that are held at once.
+        ``keys``, one an utterance, fix the defences' noise; by default it is that of the next utterances.
         Raises :class:`AudioError` for audio that cannot be recognised.
         """
         if batch_size < 1:
             raise OptionError(f"expected batch_size >= 1, got {batch_size}")
         waveforms = self._waveforms(x)
         chain = self._chain()
-        passes = chain.num_passes
-        draws = chain.draw(len(waveforms) * passes)
+        draws = chain.draw(len(waveforms) * chain.num_passes, _pass_keys(keys, chain.num_passes))
         results: list[Tensor] = [torch.empty(0)] * len(waveforms)
         with torch.no_grad():
-            for chunk in _by_length(waveforms, max(1, batch_size // passes)):
-                rows = [i * passes + p for i in chunk for p in range(passes)]
-                batch, lengths = self._batch([waveforms[i] for i in chunk for _ in range(passes)])
-                logits, frames = self._logits(batch, lengths, chain, select(draws, rows))
-                probabilities = logits.softmax(-1).unflatten(0, (len(chunk), passes)).mean(1)
-                for i, row in zip(chunk, ragged.unpad(probabilities, frames[::passes]), strict=True):
+            for chunk in _by_length(waveforms, max(1, batch_size // chain.num_passes)):
+                rows = [i * chain.num_passes + p for i in chunk for p in range(chain.num_passes)]
+                batch = self._batch([waveforms[i] for i in chunk])
+                probabilities = self._probabilities(*batch, chain, select(draws, rows))
+                for i, row in zip(chunk, ragged.unpad(*probabilities), strict=True):
                     results[i] = row.cpu()
         probabilities = nn.utils.rnn.pad_sequence(results, batch_first=True)
         frames = torch.tensor([len(row) for row in results])
         if transcription_output:
             return np.array(greedy_decode(probabilities, frames, self._model.alphabet))
         return probabilities.numpy().astype(np.float32), frames.numpy()
+
+    def _probabilities(self, x: Tensor, lengths: Tensor, chain: Chain, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Mean over the passes of the character probabilities (N, F, classes), and the frames (N,)."""
+        passes = chain.num_passes
+        rows, row_lengths = x.repeat_interleave(passes, 0), lengths.repeat_interleave(passes)
+        logits, frames = self._logits(rows, row_lengths, chain, draws)
+        return logits.softmax(-1).unflatten(0, (-1, passes)).mean(1), frames[::passes]
+
+    # What attacks use: tensors in, tensors out.
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a defence in front draws noise, so that two evaluations differ."""
+        return self._chain().stochastic
+
+    def encode(self, transcripts: Any, n: int) -> list[list[int]]:
+        """Character indices of ``n`` transcripts. Raises :class:`TranscriptError` for another number or character."""
+        return self._targets(transcripts, n)
+
+    def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
+        """CTC loss of each utterance in nats, differentiable in the audio, with the noise that the keys fix.
+
+        Shape: x (N, T), zero beyond lengths (N,), N targets from :meth:`encode`, N keys -> (N,).
+        """
+        chain = self._chain()
+        logits, frames = self._logits(x, lengths, chain, chain.draw(len(keys), keys))
+        return ctc_loss(logits, frames, targets)
+
+    def transcribe(self, x: Tensor, lengths: Tensor, keys: Sequence[Key]) -> list[str]:
+        """What :meth:`predict` gives for a padded batch with these keys. Shape: x (N, T), lengths (N,)."""
+        chain = self._chain()
+        draws = chain.draw(len(keys) * chain.num_passes, _pass_keys(keys, chain.num_passes))
+        with torch.no_grad():
+            return greedy_decode(*self._probabilities(x, lengths, chain, draws), self._model.alphabet)
+
+    # What ART and Armory use.
 
     def loss_gradient(self, x: Any, y: Any, batch_mode: bool = True) -> Any:
         """Gradient of each utterance's CTC loss (nats, summed over frames) with respect to its audio.
@@ -236,6 +276,11 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
         target = Path(path or ".") / filename
         target = target if target.suffix == ".safetensors" else target.with_name(f"{target.name}.safetensors")
         save_recognizer(target, self._model, {"saved_by": type(self).__name__})
+
+
+def _pass_keys(keys: Sequence[Key] | None, passes: int) -> list[Key] | None:
+    """A key for each pass of each utterance."""
+    return None if keys is None else [(*key, p) for key in keys for p in range(passes)]
 
 
 def _by_length(waveforms: Sequence[checks.Waveform], size: int) -> Iterator[list[int]]:

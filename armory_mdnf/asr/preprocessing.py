@@ -11,6 +11,7 @@ from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyT
 from torch import Tensor
 
 from armory_mdnf.audio import ragged
+from armory_mdnf.audio.noise import Key
 
 
 @runtime_checkable
@@ -18,10 +19,11 @@ class Defense(Protocol):
     """What a recogniser expects of a defence that runs inside its autograd graph."""
 
     num_passes: int
+    stochastic: bool
     apply_predict: bool
 
-    def draw(self, n: int) -> list[torch.Generator]:
-        """Noise streams for the next ``n`` utterances."""
+    def draw(self, n: int, keys: Sequence[Key] | None = None) -> list[torch.Generator]:
+        """Noise streams for the next ``n`` utterances, or those that their keys fix."""
 
     def transform(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator] | None = None) -> Tensor:
         """Shape: (N, T), (N,) -> (N, T), zero beyond lengths."""
@@ -49,9 +51,14 @@ class Chain:
         """Passes to average: the most that one of the defences asks for."""
         return max([op.num_passes for op in self.operations if isinstance(op, Defense)], default=1)
 
-    def draw(self, n: int) -> Draws:
-        """Noise for the next ``n`` utterances of every defence."""
-        return [op.draw(n) if isinstance(op, Defense) else None for op in self.operations]
+    @property
+    def stochastic(self) -> bool:
+        """Whether two draws differ. Other preprocessors are taken for deterministic: their noise is their own."""
+        return any(op.stochastic for op in self.operations if isinstance(op, Defense))
+
+    def draw(self, n: int, keys: Sequence[Key] | None = None) -> Draws:
+        """Noise for the next ``n`` utterances of every defence, or that which their keys fix."""
+        return [op.draw(n, keys) if isinstance(op, Defense) else None for op in self.operations]
 
     def __call__(self, x: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Shape: x (N, T), zero beyond lengths (N,) -> (N, T'), lengths' (N,). Differentiable."""

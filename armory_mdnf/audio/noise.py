@@ -14,6 +14,9 @@ from torch import Tensor
 
 from armory_mdnf.errors import OptionError
 
+Key = tuple[int, ...]
+"""What tells one draw from all others: numbers >= 0, such as an utterance's index, a purpose, a step."""
+
 
 class NoiseSource:
     """Streams of white Gaussian noise.
@@ -31,11 +34,19 @@ class NoiseSource:
         """Go back to an earlier draw, so that an evaluation can be repeated with the same noise."""
         self.count = count
 
-    def streams(self, n: int) -> list[torch.Generator]:
-        """One generator for each of the next ``n`` utterances."""
-        keys = range(self.count, self.count + n)
+    def streams(self, n: int, keys: Sequence[Key] | None = None) -> list[torch.Generator]:
+        """One generator for each of the next ``n`` utterances.
+
+        With ``keys``, one an utterance and of at least two numbers, a generator depends on the seed and its key alone;
+        the count stays as it is.
+        """
+        if keys is not None:
+            if len(keys) != n or any(len(key) < 2 for key in keys):
+                raise OptionError(f"expected {n} keys of at least two whole numbers, one an utterance, got {keys}")
+            return [stream(self.seed, *key) for key in keys]
+        counts = range(self.count, self.count + n)
         self.count += n
-        return [stream(self.seed, key) for key in keys]
+        return [stream(self.seed, count) for count in counts]
 
 
 def stream(seed: int, *key: int) -> torch.Generator:

@@ -19,7 +19,7 @@ from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from torch import Tensor
 
 from armory_mdnf.audio import checks, ragged
-from armory_mdnf.audio.noise import NoiseSource
+from armory_mdnf.audio.noise import Key, NoiseSource
 from armory_mdnf.errors import AudioError, OptionError, choices, refuse_unknown
 
 DEVICE_TYPES = ("cpu", "gpu")
@@ -59,9 +59,9 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
     def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
         """The defence itself, differentiable, on :attr:`device`. Shape: (N, T), (N,) -> (N, T)."""
 
-    def draw(self, n: int) -> list[torch.Generator]:
-        """Noise streams for the next ``n`` utterances, to hand to :meth:`transform`."""
-        return self.noise.streams(n)
+    def draw(self, n: int, keys: Sequence[Key] | None = None) -> list[torch.Generator]:
+        """Noise streams for the next ``n`` utterances, or those that keys fix, to hand to :meth:`transform`."""
+        return self.noise.streams(n, keys)
 
     def reseed(self, seed: int) -> None:
         """Start anew with another seed."""
