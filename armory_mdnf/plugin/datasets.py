@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from armory.data.datasets import ArmoryDataGenerator, AudioContext, canonical_audio_preprocess, parse_str_slice
+from armory.data.datasets import ArmoryDataGenerator, AudioContext, canonical_audio_preprocess
 from numpy.typing import NDArray
 
-from armory_mdnf.audio.files import read_audio
-from armory_mdnf.data.bundled import Utterance, load_split
-from armory_mdnf.errors import AudioError, OptionError, choices
+from armory_mdnf.data import selection
+from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.data.selection import SAMPLE_RATE_HZ
+from armory_mdnf.errors import OptionError
 
-SAMPLE_RATE_HZ = 16000
-SPLITS = {
-    "human": ("human", "eval"),
-    "human_dev": ("human", "dev"),
-    "synthetic": ("synthetic", "eval"),
-    "synthetic_dev": ("synthetic", "dev"),
-}
 context = AudioContext(x_shape=(None,), sample_rate=SAMPLE_RATE_HZ)
 
 
@@ -47,16 +41,13 @@ def bundled(
     array of transcripts. Raises :class:`OptionError` for what the corpora cannot give, :class:`BundleError` for a file
     that is missing or whose checksum differs.
     """
-    if split not in SPLITS:
-        raise OptionError(choices(split, SPLITS, "split"))
     if framework != "numpy":
         raise OptionError(f"expected framework 'numpy', got {framework!r}: the corpora come as arrays only")
     if shuffle_files:
         raise OptionError("the bundled splits are evaluated in their order: shuffle_files and fitting are not for them")
     if class_ids is not None:
         raise OptionError(f"expected no class_ids, got {class_ids!r}: transcripts have no classes")
-    utterances = load_split(*SPLITS[split])
-    chosen = [utterances[i] for i in _positions(index, len(utterances))]
+    chosen = [utterance for _, utterance in selection.bundled(split, index)]
     return ArmoryDataGenerator(
         _repeated(chosen, epochs),
         size=len(chosen),
@@ -68,21 +59,6 @@ def bundled(
     )
 
 
-def _positions(index: str | Sequence[int] | None, size: int) -> list[int]:
-    if index is None:
-        return list(range(size))
-    if isinstance(index, str):
-        first, last = parse_str_slice(index)
-        found = list(range(size)[first:last])
-        if not found:
-            raise OptionError(f"index {index!r} selects none of the {size} utterances")
-        return found
-    wrong = [i for i in index if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < size]
-    if wrong or not index:
-        raise OptionError(f"expected index to be positions from 0 to {size - 1}, at least one, got {index!r}")
-    return sorted(set(index))
-
-
 def _repeated(utterances: Sequence[Utterance], epochs: int) -> Iterator[tuple[NDArray[np.int64], NDArray]]:
     for _ in range(epochs):
         for utterance in utterances:
@@ -91,7 +67,5 @@ def _repeated(utterances: Sequence[Utterance], epochs: int) -> Iterator[tuple[ND
 
 def _samples(utterance: Utterance) -> NDArray[np.int64]:
     """The 16-bit samples as integers, which Armory's preprocessing asks for. Exact: FLAC holds 16 bits."""
-    x, sample_rate_hz = read_audio(utterance.path)
-    if sample_rate_hz != SAMPLE_RATE_HZ:
-        raise AudioError(f"{utterance.path}: expected {SAMPLE_RATE_HZ} Hz, found {sample_rate_hz} Hz")
+    x = selection.read_samples(utterance)
     return np.rint(x.astype(np.float64) * context.quantization).astype(np.int64)

@@ -1,0 +1,87 @@
+"""Which utterances of a split an evaluation takes, in Armory's notation, and their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from armory_mdnf.audio.files import read_audio
+from armory_mdnf.data.bundled import Utterance, load_split
+from armory_mdnf.errors import AudioError, OptionError, choices
+
+SAMPLE_RATE_HZ = 16000
+SPLITS = {
+    "human": ("human", "eval"),
+    "human_dev": ("human", "dev"),
+    "synthetic": ("synthetic", "eval"),
+    "synthetic_dev": ("synthetic", "dev"),
+}
+"""Names that a configuration's ``eval_split`` gives to the bundled corpora and their parts."""
+
+Index = str | Sequence[int] | None
+
+
+def bundled(split: str, index: Index = None) -> list[tuple[int, Utterance]]:
+    """The chosen utterances of a bundled split with their positions in it, in its order.
+
+    Raises :class:`OptionError` for an unknown split or an index that chooses nothing, :class:`BundleError` for a file
+    that is missing or whose checksum differs.
+    """
+    if split not in SPLITS:
+        raise OptionError(choices(split, SPLITS, "split"))
+    utterances = load_split(*SPLITS[split])
+    return [(i, utterances[i]) for i in positions(index, len(utterances))]
+
+
+def positions(index: Index, size: int) -> list[int]:
+    """Positions in a split of ``size`` utterances, in ascending order, each once.
+
+    ``index``: a list of positions, a slice such as ``"[:12]"``, or None for all. Raises :class:`OptionError`.
+    """
+    if index is None:
+        return list(range(size))
+    if isinstance(index, str):
+        first, last = parse_slice(index)
+        found = list(range(size)[first:last])
+        if not found:
+            raise OptionError(f"index {index!r} selects none of the {size} utterances")
+        return found
+    if not isinstance(index, Sequence):
+        raise OptionError(f"expected index as a list of positions or a slice such as '[:12]', got {index!r}")
+    chosen: set[int] = set()
+    for i in index:
+        if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < size:
+            raise OptionError(f"expected index to be positions from 0 to {size - 1}, got {i!r} among them")
+        chosen.add(i)
+    if not chosen:
+        raise OptionError("expected index to have at least one position, got an empty list")
+    return sorted(chosen)
+
+
+def parse_slice(text: str) -> tuple[int | None, int | None]:
+    """Bounds of a slice ``"[first:last]"``, brackets and bounds optional; what Armory's ``parse_str_slice`` takes.
+
+    Raises :class:`OptionError` where that raises ``ValueError``.
+    """
+    tokens = text.strip().lstrip("[").rstrip("]").strip().split(":")
+    if len(tokens) != 2:
+        raise OptionError(f"expected index as a slice such as '[3:12]', with one colon and no step, got {text!r}")
+    try:
+        first, last = (int(token) if token.strip() else None for token in tokens)
+    except ValueError:
+        raise OptionError(f"expected index as a slice between whole numbers such as '[3:12]', got {text!r}") from None
+    if first is not None and first < 0:
+        raise OptionError(f"expected index {text!r} to begin at 0 or later")
+    if first is not None and last is not None and last <= first:
+        raise OptionError(f"expected index {text!r} to end after it begins")
+    return first, last
+
+
+def read_samples(utterance: Utterance) -> NDArray[np.float32]:
+    """The recording as float32 (T,) in [-1, 1) at :data:`SAMPLE_RATE_HZ`. Raises :class:`AudioError`."""
+    x, sample_rate_hz = read_audio(utterance.path)
+    if sample_rate_hz != SAMPLE_RATE_HZ:
+        raise AudioError(f"{utterance.path}: expected {SAMPLE_RATE_HZ} Hz, found {sample_rate_hz} Hz")
+    return x
