@@ -22,6 +22,10 @@ class BundleError(ArmoryMdnfError):
     """A weight, curve or corpus file that is missing, damaged, or of another kind."""
 
 
+class AttackError(ArmoryMdnfError):
+    """An attack that cannot go on: its gradient is not finite."""
+
+
 class OptionError(ArmoryMdnfError):
     """An option that does not exist or a value outside its range."""
 

@@ -104,11 +104,11 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
         draws = chain.draw(len(waveforms) * chain.num_passes, _pass_keys(keys, chain.num_passes))
         results: list[Tensor] = [torch.empty(0)] * len(waveforms)
         with torch.no_grad():
-            for chunk in _by_length(waveforms, max(1, batch_size // chain.num_passes)):
+            for chunk in ragged.by_length([len(u) for u in waveforms], rows=max(1, batch_size // chain.num_passes)):
                 rows = [i * chain.num_passes + p for i in chunk for p in range(chain.num_passes)]
                 batch = self._batch([waveforms[i] for i in chunk])
-                probabilities = self._probabilities(*batch, chain, select(draws, rows))
-                for i, row in zip(chunk, ragged.unpad(*probabilities), strict=True):
+                found = self._probabilities(*batch, chain, select(draws, rows))
+                for i, row in zip(chunk, ragged.unpad(*found), strict=True):
                     results[i] = row.cpu()
         probabilities = nn.utils.rnn.pad_sequence(results, batch_first=True)
         frames = torch.tensor([len(row) for row in results])
@@ -129,6 +129,11 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
     def stochastic(self) -> bool:
         """Whether a defence in front draws noise, so that two evaluations differ."""
         return self._chain().stochastic
+
+    @property
+    def min_samples(self) -> int:
+        """Fewest samples that an utterance must have."""
+        return self._model.features.min_samples
 
     def encode(self, transcripts: Any, n: int) -> list[list[int]]:
         """Character indices of ``n`` transcripts. Raises :class:`TranscriptError` for another number or character."""
@@ -197,7 +202,7 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
         """
         n, size = masked_adv_input.shape
         lengths = torch.full((n,), size) if real_lengths is None else torch.as_tensor(real_lengths).long()
-        if lengths.shape != (n,) or int(lengths.min()) < self._model.features.min_samples or int(lengths.max()) > size:
+        if lengths.shape != (n,) or int(lengths.min()) < self.min_samples or int(lengths.max()) > size:
             raise AudioError(f"expected {n} real_lengths within the {size} samples given, got {lengths.tolist()}")
         targets = self._targets(original_output, n)
         lengths = lengths.to(self._device)
@@ -229,7 +234,7 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
         return Chain(self.preprocessing_operations)
 
     def _waveforms(self, x: Any) -> list[checks.Waveform]:
-        return checks.as_waveforms(x, min_samples=self._model.features.min_samples)
+        return checks.as_waveforms(x, min_samples=self.min_samples)
 
     def _batch(self, waveforms: Sequence[checks.Waveform]) -> tuple[Tensor, Tensor]:
         return ragged.pad([torch.tensor(u, device=self._device, dtype=self._dtype) for u in waveforms])
@@ -281,10 +286,3 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
 def _pass_keys(keys: Sequence[Key] | None, passes: int) -> list[Key] | None:
     """A key for each pass of each utterance."""
     return None if keys is None else [(*key, p) for key in keys for p in range(passes)]
-
-
-def _by_length(waveforms: Sequence[checks.Waveform], size: int) -> Iterator[list[int]]:
-    """Indices in chunks of at most ``size`` utterances of similar length, so that little is padding."""
-    order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]

@@ -6,7 +6,8 @@ A batch is ``x`` of shape (N, T), zero beyond each utterance's end, and ``length
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -75,3 +76,18 @@ def flip(x: Tensor, lengths: Tensor) -> Tensor:
     time = torch.arange(x.shape[0], device=x.device)[:, None]
     index = torch.where(time < lengths, lengths - 1 - time, time)
     return x.gather(0, index[:, :, None].expand_as(x))
+
+
+def by_length(sizes: Sequence[int], samples: float = math.inf, rows: float = math.inf) -> Iterator[list[int]]:
+    """Positions of utterances of similar lengths, shortest first, in batches.
+
+    A batch has at most ``rows`` utterances and, padding included, at most ``samples``; but at least one utterance.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(sizes)), key=sizes.__getitem__):
+        if batch and (len(batch) >= rows or (len(batch) + 1) * sizes[i] > samples):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -1,0 +1,57 @@
+"""The gradient that an attack follows: of one draw of the defences' noise, or the mean over several (EOT)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from armory_mdnf.attacks.recognizer import AttackedRecognizer, Purpose
+from armory_mdnf.audio.noise import Key
+from armory_mdnf.errors import AttackError
+
+
+@dataclass(frozen=True)
+class LossGradient:
+    """Mean gradient of the CTC loss over ``draws`` of every stochastic defence, evaluated as one batch.
+
+    Expectation over transformation (Athalye et al. 2018). ``fresh`` draws anew at each step; otherwise all steps of an
+    utterance share their draws (common random numbers). Without a stochastic defence there is one draw whatever
+    ``draws`` says: they would all be the same.
+    """
+
+    draws: int = 1
+    fresh: bool = True
+
+    def __call__(
+        self,
+        recognizer: AttackedRecognizer,
+        x: Tensor,
+        lengths: Tensor,
+        targets: Sequence[Sequence[int]],
+        indices: Sequence[int],
+        step: Key,
+    ) -> Tensor:
+        """Gradient of each utterance's mean loss, zero beyond its end. Shape: x (N, T), lengths (N,) -> (N, T).
+
+        ``indices`` (N) and ``step`` fix the draws. Raises :class:`AttackError` for a gradient that is not finite.
+        """
+        k = self.draws if recognizer.stochastic else 1
+        leaf = x.detach().requires_grad_()
+        keys = [
+            (index, Purpose.ATTACK, *(step if self.fresh else (0,) * len(step)), draw)
+            for index in indices
+            for draw in range(k)
+        ]
+        with torch.enable_grad():
+            rows = leaf if k == 1 else leaf.repeat_interleave(k, 0)
+            row_targets = [target for target in targets for _ in range(k)]
+            losses = recognizer.losses(rows, lengths.repeat_interleave(k), row_targets, keys)
+            (gradient,) = torch.autograd.grad(losses.sum() / k, leaf)
+        # One reduction for the whole batch; which utterance it was matters only when it happens.
+        if not bool(gradient.isfinite().all()):
+            wrong = [i for i, row in zip(indices, gradient, strict=True) if not bool(row.isfinite().all())]
+            raise AttackError(f"the loss gradient of utterance {wrong[0]} is not finite at step {step[-1]}")
+        return gradient

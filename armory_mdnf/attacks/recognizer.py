@@ -1,0 +1,45 @@
+"""What an attack sees of a recogniser with its defences: losses, transcripts, and whether they repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from armory_mdnf.audio.noise import Key
+
+
+class Purpose(IntEnum):
+    """What a noise draw is for; draws for different purposes are independent."""
+
+    BENIGN = 0
+    ADVERSARIAL = 1
+    LABEL = 2
+    ATTACK = 3
+    SELECTION = 4
+
+
+@runtime_checkable
+class AttackedRecognizer(Protocol):
+    """A recogniser behind its defences, as a differentiable function of a padded batch of audio.
+
+    A noise draw is fixed by the seed of the defence and by the key that comes with each utterance.
+    """
+
+    stochastic: bool
+    clip_values: Any
+    device: torch.device
+    sample_rate: int
+    min_samples: int
+
+    def encode(self, transcripts: Any, n: int) -> list[list[int]]:
+        """Character indices of ``n`` transcripts."""
+
+    def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
+        """Shape: x (N, T), zero beyond lengths (N,), N targets, N keys -> (N,), differentiable in x."""
+
+    def transcribe(self, x: Tensor, lengths: Tensor, keys: Sequence[Key]) -> list[str]:
+        """Shape: x (N, T), lengths (N,), N keys -> N transcripts, averaged over the passes that a defence asks for."""
