@@ -20,7 +20,7 @@ from torch import Tensor
 from armory_mdnf.asr.checkpoints import load_recognizer
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 from armory_mdnf.atomic import write_text
-from armory_mdnf.training.attack import l2_pgd
+from armory_mdnf.attacks import PGD
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, read_recordings
 from armory_mdnf.vocoders import Vocoder, load_vocoder
 
@@ -40,13 +40,10 @@ def estimate(
     estimator: DeepSpeech2Estimator, vocoder: Vocoder, recordings: list[np.ndarray], eps: float, iterations: int
 ) -> tuple[list[float], list[float]]:
     """Curve and un-normalised mean difference over (adversarial, benign) pairs of the recordings."""
-    from tqdm import tqdm
-
-    attack = l2_pgd(estimator, eps, iterations)
-    total = torch.zeros(vocoder.recipe.n_mels + 1)
-    for audio in tqdm(recordings, unit="pair", disable=not sys.stderr.isatty()):
-        adversarial = attack.generate(audio[None].copy())[0]
-        total += mel_difference(vocoder, audio, np.asarray(adversarial, dtype=np.float32))
+    attack = PGD(estimator, norm="l2", eps=eps, max_iter=iterations, verbose=sys.stderr.isatty())
+    adversarial = attack.generate(recordings)
+    pairs = (mel_difference(vocoder, *pair) for pair in zip(recordings, adversarial, strict=True))
+    total = torch.stack(list(pairs)).sum(0)
     mean = total[:-1] / total[-1]
     return (mean / mean.max()).tolist(), mean.tolist()
 

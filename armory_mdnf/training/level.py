@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ import torch
 from armory_mdnf.asr.checkpoints import load_recognizer
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 from armory_mdnf.atomic import write_text
+from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.metrics.wer import word_error_rate
-from armory_mdnf.training.attack import l2_pgd
 
 
 def measure(
@@ -37,19 +36,16 @@ def measure(
     iterations: int,
 ) -> list[dict[str, float]]:
     """Benign and adversarial WER in percent at each level, PGD l2 with the model's own prediction as label."""
-    from tqdm import tqdm
-
+    audio = [waveform for waveform, _ in utterances]
     references = [transcript for _, transcript in utterances]
     model = load_recognizer(recognizer)
     rows = []
     for level in levels:
         defense = MDNF(noise_level=level, **defense_options)
         estimator = DeepSpeech2Estimator(model, preprocessing_defences=[defense])
-        attack = l2_pgd(estimator, eps, iterations)
-        benign, adversarial = [], []
-        for audio, _ in tqdm(utterances, unit="utterance", desc=f"level {level:g}", disable=not sys.stderr.isatty()):
-            benign += list(estimator.predict(audio[None]))
-            adversarial += list(estimator.predict(attack.generate(audio[None].copy())))
+        attack = PGD(estimator, norm="l2", eps=eps, max_iter=iterations)
+        benign = list(estimator.predict(audio))
+        adversarial = list(estimator.predict(attack.generate(audio)))
         rows.append(
             {
                 "noise_level": level,
