@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import ragged_array
 
-from armory_mdnf.asr.checkpoints import load_recognizer, read_lightning_checkpoint
+from armory_mdnf.asr.checkpoints import load_recognizer
+from armory_mdnf.asr.deepspeech_pytorch import read_recognizer
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 
 DATA = Path(__file__).parent / "data" / "deepspeech2"
@@ -25,7 +26,7 @@ def golden(request: pytest.FixtureRequest) -> tuple[DeepSpeech2Estimator, dict[s
     name = request.param
     checkpoint = DATA / f"{name}.ckpt"
     bundle = DATA / f"{name}.safetensors"
-    model = load_recognizer(bundle) if bundle.exists() else read_lightning_checkpoint(checkpoint)
+    model = load_recognizer(bundle) if bundle.exists() else read_recognizer(checkpoint)
     with np.load(DATA / f"{name}.npz") as f:
         return DeepSpeech2Estimator(model, device_type="cpu"), dict(f)
 
@@ -65,7 +66,7 @@ def test_audio_gradients(golden, audio, batch_mode):
 
 
 def test_a_bundle_keeps_a_checkpoint(tmp_path, audio):
-    original = DeepSpeech2Estimator(read_lightning_checkpoint(DATA / "unilstm.ckpt"), device_type="cpu")
+    original = DeepSpeech2Estimator(read_recognizer(DATA / "unilstm.ckpt"), device_type="cpu")
     original.save("copy", str(tmp_path))
     copy = DeepSpeech2Estimator(tmp_path / "copy.safetensors", device_type="cpu")
     expected, _ = original.predict(audio[1], transcription_output=False)

@@ -1,0 +1,172 @@
+"""Checkpoints of deepspeech.pytorch V2 and V3: what is read, what is refused, and that nothing in them is executed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_recognizer
+from foreign_files import Malicious, module_that_vanishes, v2_package, v3_checkpoint
+
+from armory_mdnf.asr.deepspeech_pytorch import import_recognizer, read_recognizer
+from armory_mdnf.asr.model import Recognizer
+from armory_mdnf.errors import BundleError
+from armory_mdnf.foreign import read_checkpoint
+
+SIZES = {
+    "bidirectional LSTM": {"hidden_layers": 3},
+    "bidirectional GRU": {"rnn_type": "gru", "hidden_size": 16, "conv_channels": 32},
+    "LSTM with lookahead": {"bidirectional": False, "lookahead_context": 7},
+    "GRU with lookahead, one layer, 8 kHz": {
+        "rnn_type": "gru",
+        "bidirectional": False,
+        "hidden_layers": 1,
+        "sample_rate_hz": 8000,
+        "labels": "_abc ",
+        "window": "hann",
+    },
+}
+
+
+def write(version: str, path: Path, recognizer: Recognizer, zipped: bool = True, **changes: Any) -> None:
+    if version == "V2":
+        torch.save(v2_package(recognizer, **changes), path, _use_new_zipfile_serialization=zipped)
+        return
+    with module_that_vanishes("omegaconf_of_then") as module:
+        content = v3_checkpoint(recognizer, module, **changes)
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("version", ["V2", "V3"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_checkpoint_gives_the_recogniser_back(tmp_path: Path, sizes: str, version: str, zipped: bool) -> None:
+    original, path = tiny_recognizer(**SIZES[sizes]), tmp_path / "m.pth"
+    write(version, path, original, zipped)
+    imported = import_recognizer(read_checkpoint(path), str(path))
+    assert imported.module.config == (
+        original.config
+        if not original.config.bidirectional
+        else original.config.__class__(**original.config.as_dict() | {"lookahead_context": 20})
+    )
+    assert f" {version} " in imported.format
+    assert "epoch" in imported.left
+    assert not imported.module.training
+    assert not any(p.requires_grad for p in imported.module.parameters())
+    x, lengths = torch.randn(1, 4000), torch.tensor([4000])
+    torch.testing.assert_close(imported.module(x, lengths)[0], original(x, lengths)[0], atol=1e-3, rtol=1e-4)
+    for key, weight in original.network.state_dict().items():
+        assert torch.equal(imported.module.network.state_dict()[key], weight)
+
+
+def test_labels_may_be_a_list_and_names_may_be_those_of_data_parallel_training(tmp_path: Path) -> None:
+    original, path = tiny_recognizer(), tmp_path / "m.pth"
+    state = {f"module.{k}": v for k, v in original.network.state_dict().items()}
+    write("V2", path, original, labels=list(original.config.labels), state_dict=state)
+    assert read_recognizer(path).config.labels == original.config.labels
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("version", ["V2", "V3"])
+@pytest.mark.parametrize("where", ["beside", "labels", "state_dict"])
+def test_a_malicious_checkpoint_executes_nothing(tmp_path: Path, where: str, version: str, zipped: bool) -> None:
+    marker, path, original = tmp_path / "executed", tmp_path / "bad.pth", tiny_recognizer()
+    bad = Malicious(marker)
+    if where == "state_dict":
+        changes: dict[str, Any] = {"state_dict": original.network.state_dict() | {"fc.0.module.1.weight": bad}}
+    elif where == "labels" and version == "V2":
+        changes = {"labels": bad}
+    elif where == "labels":
+        changes = {"hyper_parameters": {"labels": bad, "model_cfg": bad, "spect_cfg": bad}}
+    else:
+        changes = {"optimizer_states": bad}
+    write(version, path, original, zipped, **changes)
+    if where == "beside":
+        assert "optimizer_states" in import_recognizer(read_checkpoint(path), "bad").left
+    else:
+        with pytest.raises(BundleError, match=r"bad\.pth"):
+            read_recognizer(path)
+    assert not marker.exists()
+    with module_that_vanishes("omegaconf_of_then") as module:
+        for name in ("AnyNode", "DictConfig"):
+            setattr(module, name, type(name, (), {}))
+        torch.load(path, weights_only=False)  # the file is live: an ordinary load does execute it
+    assert marker.exists()
+
+
+REFUSED = {
+    r"weight 'rnns\.1\.batch_norm\.module\.weight' is missing": {"rnns.1.batch_norm.module.weight": None},
+    r"weight 'rnns\.0\.rnn\.weight_hh_l0' is missing": {"rnns.0.rnn.weight_hh_l0": None},
+    r"'rnns\.0\.rnn\.weight_hh_l0' has shape \(96,\), expected two": {"rnns.0.rnn.weight_hh_l0": torch.zeros(96)},
+    r"3 \(GRU\) or 4 \(LSTM\) gates.*found shape \(24, 24\)": {"rnns.0.rnn.weight_hh_l0": torch.zeros(24, 24)},
+    r"'rnns\.1\.rnn\.weight_hh_l0' has shape \(96, 23\)": {"rnns.1.rnn.weight_hh_l0": torch.zeros(96, 23)},
+    r"'fc\.0\.module\.1\.weight' has shape \(3, 3\), expected \(29, 24\)": {"fc.0.module.1.weight": torch.zeros(3, 3)},
+    r"not finite": {"fc.0.module.1.weight": torch.full((29, 24), torch.nan)},
+    r"unexpected weight 'fc\.1\.weight'": {"fc.1.weight": torch.zeros(2)},
+    r"'rnns\.2\.rnn\.weight_hh_l0' is missing": {"rnns.77.rnn.bias_hh_l0": torch.zeros(2)},
+}
+
+
+@pytest.mark.parametrize("version", ["V2", "V3"])
+@pytest.mark.parametrize("message", REFUSED)
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, message: str, version: str) -> None:
+    original, path = tiny_recognizer(), tmp_path / "m.pth"
+    state = {k: v for k, v in (original.network.state_dict() | REFUSED[message]).items() if v is not None}
+    write(version, path, original, state_dict=state)
+    with pytest.raises(BundleError, match=r"m\.pth: .*" + message):
+        read_recognizer(path)
+
+
+AUDIO = {"sample_rate": 16000, "window_size": 0.02, "window_stride": 0.01, "window": "hamming"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 10**9}, "says hidden_size 1000000000, its weights 24"),
+        ({"hidden_layers": 7}, "says hidden_layers 7, its weights 2"),
+        ({"rnn_type": "gru"}, "says rnn_type 'gru', its weights 'lstm'"),
+        ({"bidirectional": False}, "says bidirectional False, its weights True"),
+        ({"labels": "_AB"}, r"expected \(3, 24\)"),
+        ({"labels": ["_", "AB"]}, "alphabet of characters under 'labels'"),
+        ({"labels": None}, "alphabet of characters under 'labels'"),
+        ({"audio_conf": {}}, "not that of a deepspeech.pytorch V2 package: KeyError"),
+        ({"audio_conf": 3}, "a dictionary under 'audio_conf', found int"),
+        ({"audio_conf": AUDIO | {"sample_rate": 10**12}}, "gives .* inputs"),
+        ({"audio_conf": AUDIO | {"window_stride": 0.0}}, "stride 0.0 s"),
+        ({"audio_conf": AUDIO | {"window_size": "x"}}, "not that of"),
+        (
+            {"audio_conf": {"sample_rate": 16000, "window_size": 0.02, "window_stride": 0.01, "window": "kaiser"}},
+            "hann",
+        ),
+        ({"state_dict": [1]}, "a dictionary under 'state_dict', found list"),
+        ({"state_dict": {}}, "weight 'rnns.0.rnn.weight_ih_l0' is missing"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    path = tmp_path / "m.pth"
+    write("V2", path, tiny_recognizer(), **changes)
+    with pytest.raises(BundleError, match=r"m\.pth: .*" + message):
+        read_recognizer(path)
+
+
+def test_what_is_not_the_network_is_left_and_said(tmp_path: Path) -> None:
+    path, original = tmp_path / "m.ckpt", tiny_recognizer()
+    write("V3", path, original, state_dict=original.network.state_dict() | {"wer.errors": torch.zeros(())})
+    imported = import_recognizer(read_checkpoint(path), str(path))
+    assert set(imported.left) == {
+        "epoch",
+        "global_step",
+        "optimizer_states",
+        "state_dict: wer.errors",
+        "hyper_parameters: precision",
+    }
+
+
+def test_other_files_of_torch_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.pth"
+    torch.save({"model": {}}, path)
+    with pytest.raises(BundleError, match=r"m\.pth: expected 'state_dict' with 'hyper_parameters'"):
+        read_recognizer(path)
