@@ -11,8 +11,8 @@ from torch import Tensor
 from armory_mdnf.errors import TranscriptError
 
 
-def frames_needed(target: Sequence[int]) -> int:
-    """Fewest frames that can hold a target: one a character, and a blank between equal neighbours."""
+def frames_needed(target: Sequence[int] | str) -> int:
+    """Fewest frames that can hold a target, classes or text: one a character, and a blank between equal neighbours."""
     return len(target) + sum(a == b for a, b in pairwise(target))
 
 
