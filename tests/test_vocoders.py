@@ -16,7 +16,7 @@ from armory_mdnf.audio.noise import stream
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.errors import AudioError, BundleError, OptionError
 from armory_mdnf.vocoders import Vocoder, load_vocoder, make_vocoder, save_vocoder
-from armory_mdnf.vocoders._parallel_wavegan import MelGANGenerator, ParallelWaveGANGenerator
+from armory_mdnf.vocoders._parallel_wavegan import PQMF, HiFiGANGenerator, MelGANGenerator, ParallelWaveGANGenerator
 
 PWG = PARALLEL_WAVEGAN | {"aux_context_window": 2}
 PWG_ON_MELGAN = PWG | {
@@ -25,7 +25,27 @@ PWG_ON_MELGAN = PWG | {
     "upsample_net": "MelGANGenerator",
     "upsample_params": MELGAN | {"out_channels": 6},
 }
-CONFIGS = {"melgan": MELGAN, "parallel_wavegan": PWG, "parallel_wavegan on melgan": PWG_ON_MELGAN}
+MULTI_BAND = MELGAN | {
+    "out_channels": 4,
+    "upsample_scales": [4, 4],
+    "pqmf_params": {"taps": 62, "cutoff_ratio": 0.142, "beta": 9.0},
+}
+HIFIGAN = {
+    "in_channels": 20,
+    "channels": 32,
+    "upsample_scales": [8, 4, 2],
+    "upsample_kernel_sizes": [16, 8, 4],
+    "resblock_kernel_sizes": [3, 5],
+    "resblock_dilations": [[1, 3], [1, 2]],
+}
+CONFIGS = {
+    "melgan": MELGAN,
+    "melgan multi-band": MULTI_BAND,
+    "parallel_wavegan": PWG,
+    "parallel_wavegan on melgan": PWG_ON_MELGAN,
+    "hifigan": HIFIGAN,
+}
+THEIRS = {"melgan": MelGANGenerator, "parallel_wavegan": ParallelWaveGANGenerator, "hifigan": HiFiGANGenerator}
 LENGTHS = (1200, 640, 2000)
 
 
@@ -95,13 +115,16 @@ def test_parity_with_parallel_wavegans_own_inference(kind: str, tmp_path: Path) 
     """Weight norm on, as trained there; off, saved, loaded, as used here."""
     torch.manual_seed(0)
     arguments = copy.deepcopy(CONFIGS[kind])
-    theirs = MelGANGenerator(**arguments) if kind == "melgan" else ParallelWaveGANGenerator(**arguments)
+    filters = arguments.pop("pqmf_params", None)
+    theirs = THEIRS[kind.split()[0]](**arguments)
+    if filters:
+        theirs.pqmf = PQMF(arguments["out_channels"], **filters)
     for weight in theirs.parameters():
         weight.data.normal_(0, 0.15)
     log_mel, noise = torch.randn(1, 20, 9), torch.randn(1, 1, 9 * 64)
     with torch.no_grad():
         c = log_mel[0].T
-        expected = theirs.inference(c) if kind == "melgan" else theirs.inference(c, noise[0].T)
+        expected = theirs.inference(c, noise[0].T) if kind.startswith("parallel") else theirs.inference(c)
     theirs.remove_weight_norm()
     vocoder = make_vocoder(kind.split()[0], RECIPE, CONFIGS[kind])
     vocoder.generator.load_state_dict(theirs.state_dict())
@@ -226,7 +249,7 @@ def test_damaged_bundles_are_refused(saved: Path) -> None:
 
 def test_bundles_of_another_kind_or_configuration_are_refused(saved: Path) -> None:
     bundles.save(saved, "deepspeech2", {}, {"a": torch.zeros(1)})
-    with pytest.raises(BundleError, match="kind 'melgan' or 'parallel_wavegan', found 'deepspeech2'"):
+    with pytest.raises(BundleError, match="kind 'melgan' or 'parallel_wavegan' or 'hifigan', found 'deepspeech2'"):
         load_vocoder(saved)
     for config in ("[]", "{}", "not json", '{"mel": {}, "generator": {}}', '{"mel": 3, "generator": {}}'):
         save_vocoder(saved, tiny("melgan"))
@@ -248,6 +271,9 @@ def test_bundles_of_another_kind_or_configuration_are_refused(saved: Path) -> No
         {"stack_kernel_size": 4},
         {"in_channels": 21},
         {"pqmf": True},
+        {"pqmf_params": {"taps": 62, "cutoff_ratio": 0.142, "beta": 9.0}},
+        {"out_channels": 2, "upsample_scales": [8, 4]},
+        {"out_channels": 2, "upsample_scales": [8, 4], "pqmf_params": {"taps": 10**12, "cutoff_ratio": 0.1, "beta": 9}},
     ],
 )
 def test_hostile_generator_arguments_are_refused(saved: Path, generator: dict[str, object]) -> None:

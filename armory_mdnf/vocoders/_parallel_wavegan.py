@@ -11,8 +11,17 @@ import scipy.signal.windows
 if not hasattr(scipy.signal, "kaiser"):
     scipy.signal.kaiser = scipy.signal.windows.kaiser
 
+from parallel_wavegan.layers.pqmf import PQMF
 from parallel_wavegan.layers.residual_stack import ResidualStack
+from parallel_wavegan.models.hifigan import HiFiGANGenerator
 from parallel_wavegan.models.melgan import MelGANGenerator, MelGANMultiScaleDiscriminator
 from parallel_wavegan.models.parallel_wavegan import ParallelWaveGANGenerator
 
-__all__ = ["MelGANGenerator", "MelGANMultiScaleDiscriminator", "ParallelWaveGANGenerator", "ResidualStack"]
+__all__ = [
+    "PQMF",
+    "HiFiGANGenerator",
+    "MelGANGenerator",
+    "MelGANMultiScaleDiscriminator",
+    "ParallelWaveGANGenerator",
+    "ResidualStack",
+]

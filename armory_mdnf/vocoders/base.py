@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +17,9 @@ class Vocoder(nn.Module):
     """Log mel to audio, with the front-end that it was trained with.
 
     Subclasses name their ``kind`` (the bundle kind), whether they need noise and the fewest frames they take, build
-    their generator, and give ``_generate_uniform`` (every utterance as long as the batch) and ``_generate_ragged``
-    (each as if alone). Both paths agree to rounding; the first is the generator's own forward, without overhead.
+    their generator, tell what it takes and gives, and have ``_generate_uniform`` (every utterance as long as the
+    batch) and ``_generate_ragged`` (each as if alone). Both paths agree to rounding; the first is the generator's own
+    forward, without overhead.
     """
 
     kind: ClassVar[str]
@@ -40,6 +42,14 @@ class Vocoder(nn.Module):
     @staticmethod
     def build_generator(config: dict[str, Any]) -> nn.Module:
         """parallel-wavegan's generator with these arguments, fresh and without weight norm."""
+        raise NotImplementedError
+
+    @staticmethod
+    def layout(config: Mapping[str, Any]) -> tuple[int, int]:
+        """Mel bins and samples a frame of the generator with these arguments.
+
+        Raises :class:`OptionError` for an argument that it does not have.
+        """
         raise NotImplementedError
 
     @property

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
+from armory_mdnf.errors import OptionError, choices, refuse_unknown
 from armory_mdnf.vocoders._parallel_wavegan import ParallelWaveGANGenerator
 from armory_mdnf.vocoders.base import Vocoder
-from armory_mdnf.vocoders.melgan import melgan_min_frames, walk_melgan
+from armory_mdnf.vocoders.melgan import MELGAN_DEFAULTS, melgan_min_frames, walk_melgan
 
 # Arguments of the generator that a bundle may set, with parallel-wavegan's own defaults.
 PARALLEL_WAVEGAN_DEFAULTS: dict[str, Any] = {
@@ -44,6 +46,12 @@ class ParallelWaveGAN(Vocoder):
         arguments = copy.deepcopy(PARALLEL_WAVEGAN_DEFAULTS | config)  # the constructor adds to the dict
         return ParallelWaveGANGenerator(**arguments, use_weight_norm=False)
 
+    @staticmethod
+    def layout(config: Mapping[str, Any]) -> tuple[int, int]:
+        refuse_unknown(config, PARALLEL_WAVEGAN_DEFAULTS, "a Parallel WaveGAN generator")
+        mels, scales = _conditioning(PARALLEL_WAVEGAN_DEFAULTS | dict(config))
+        return mels, math.prod(scales)
+
     @property
     def min_frames(self) -> int:
         net: Any = self.generator.upsample_net
@@ -68,6 +76,25 @@ class ParallelWaveGAN(Vocoder):
         for layer in net.last_conv_layers:
             x = layer(x)
         return x
+
+
+def _conditioning(full: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """Mel bins and upsampling of the conditioning network; refuses options that it does not have."""
+    net, options = full["upsample_net"], full["upsample_params"]
+    if net == "ConvInUpsampleNetwork":
+        refuse_unknown(options, ["upsample_scales", "freq_axis_kernel_size"], "upsample_params")
+        return full["aux_channels"], options["upsample_scales"]
+    if net != "MelGANGenerator":
+        raise OptionError(choices(net, ["ConvInUpsampleNetwork", "MelGANGenerator"], "upsample_net"))
+    known = [name for name in MELGAN_DEFAULTS if name not in ("use_final_nonlinear_activation", "pqmf_params")]
+    refuse_unknown(options, known, "upsample_params")
+    if options.get("out_channels", 1) != full["aux_channels"] or full["aux_context_window"]:
+        raise OptionError(
+            "a MelGAN conditioning network expects aux_context_window 0 and as many out_channels as aux_channels, got "
+            f"{full['aux_context_window']!r}, {options.get('out_channels', 1)!r} and {full['aux_channels']!r}"
+        )
+    options = MELGAN_DEFAULTS | options
+    return options["in_channels"], options["upsample_scales"]
 
 
 def _upsample(net: Any, log_mel: Tensor, frames: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from armory_mdnf import bundles
 from armory_mdnf.audio.mel import MelRecipe
-from armory_mdnf.errors import BundleError, OptionError, choices, refuse_unknown
+from armory_mdnf.errors import BundleError, OptionError, choices
 
 if TYPE_CHECKING:
     from armory_mdnf.vocoders.base import Vocoder
 
-KINDS = ("melgan", "parallel_wavegan")
+KINDS = ("melgan", "parallel_wavegan", "hifigan")
 STATISTICS = ("mel.mean", "mel.scale")
 
 
@@ -37,26 +36,13 @@ def make_vocoder(
     ``generator_config`` holds arguments of parallel-wavegan's generator, which fills in its defaults.
     Raises :class:`OptionError` for an unknown kind or argument, or one that does not fit the recipe.
     """
-    from armory_mdnf.vocoders.melgan import MELGAN_DEFAULTS, MelGAN
-    from armory_mdnf.vocoders.pwg import PARALLEL_WAVEGAN_DEFAULTS, ParallelWaveGAN
-
-    config = dict(generator_config)
-    if kind == "melgan":
-        refuse_unknown(config, MELGAN_DEFAULTS, "a MelGAN generator")
-        full = MELGAN_DEFAULTS | config
-        mels, scales = full["in_channels"], full["upsample_scales"]
-    elif kind == "parallel_wavegan":
-        refuse_unknown(config, PARALLEL_WAVEGAN_DEFAULTS, "a Parallel WaveGAN generator")
-        full = PARALLEL_WAVEGAN_DEFAULTS | config
-        mels, scales = _conditioning(full, MELGAN_DEFAULTS)
-    else:
-        raise OptionError(choices(kind, KINDS, "kind of vocoder"))
-    if mels != recipe.n_mels or math.prod(scales) != recipe.hop:
+    config, factory = dict(generator_config), _factory(kind)
+    mels, hop = factory.layout(config)
+    if mels != recipe.n_mels or hop != recipe.hop:
         raise OptionError(
-            f"generator of {mels} mel bins and {math.prod(scales)} samples a frame does not fit the mel recipe, "
-            f"which has {recipe.n_mels} bins and a hop of {recipe.hop}"
+            f"generator of {mels} mel bins and {hop} samples a frame does not fit the mel recipe, which has "
+            f"{recipe.n_mels} bins and a hop of {recipe.hop}"
         )
-    factory = MelGAN if kind == "melgan" else ParallelWaveGAN
     with torch.device("meta" if described_only else "cpu"):
         generator = factory.build_generator(config)
     return factory(recipe, generator, config, mean, scale).eval()
@@ -101,23 +87,15 @@ def load_vocoder(name_or_path: str | os.PathLike[str], device: str | torch.devic
     return vocoder.requires_grad_(False).to(device)
 
 
-def _conditioning(full: Mapping[str, Any], melgan_defaults: Mapping[str, Any]) -> tuple[int, list[int]]:
-    """Mel bins and upsampling of Parallel WaveGAN's conditioning network; refuses options that it does not have."""
-    net, options = full["upsample_net"], full["upsample_params"]
-    if net == "ConvInUpsampleNetwork":
-        refuse_unknown(options, ["upsample_scales", "freq_axis_kernel_size"], "upsample_params")
-        return full["aux_channels"], options["upsample_scales"]
-    if net != "MelGANGenerator":
-        raise OptionError(choices(net, ["ConvInUpsampleNetwork", "MelGANGenerator"], "upsample_net"))
-    known = [name for name in melgan_defaults if name != "use_final_nonlinear_activation"]
-    refuse_unknown(options, [*known, "out_channels"], "upsample_params")
-    if options.get("out_channels", 1) != full["aux_channels"] or full["aux_context_window"]:
-        raise OptionError(
-            "a MelGAN conditioning network expects aux_context_window 0 and as many out_channels as aux_channels, got "
-            f"{full['aux_context_window']!r}, {options.get('out_channels', 1)!r} and {full['aux_channels']!r}"
-        )
-    options = melgan_defaults | options
-    return options["in_channels"], options["upsample_scales"]
+def _factory(kind: str) -> type[Vocoder]:
+    from armory_mdnf.vocoders.hifigan import HiFiGAN
+    from armory_mdnf.vocoders.melgan import MelGAN
+    from armory_mdnf.vocoders.pwg import ParallelWaveGAN
+
+    factories: dict[str, type[Vocoder]] = {cls.kind: cls for cls in (MelGAN, ParallelWaveGAN, HiFiGAN)}
+    if kind not in factories:
+        raise OptionError(choices(kind, KINDS, "kind of vocoder"))
+    return factories[kind]
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
