@@ -19,6 +19,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="armory-mdnf", description="Mel-domain defences for speech recognition.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    run = commands.add_parser("run", help="run a configuration of Armory's without Armory, in batches")
+    add_run_options(run)
+    run.set_defaults(run=_run)
+
     summary = commands.add_parser("summary", help="print what an `armory run` found")
     summary.add_argument("file", nargs="?", type=Path, help="Armory's results JSON; the newest one if left out")
     summary.add_argument("--newer-than", type=Path, metavar="FILE", help="refuse results older than this file")
@@ -42,6 +46,28 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
     train.set_defaults(run=_train)
     return parser
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``armory-mdnf run``; those that Armory has mean what they mean there."""
+    add = parser.add_argument
+    add("config", nargs="?", metavar="CONFIG.json", help="configuration; - reads standard input")
+    add("--num-eval-batches", type=int, metavar="N", help="only the first N batches of the dataset")
+    add("--index", metavar="I", help="only these utterances of the split: 0,5 or a slice such as [2:9]")
+    add("--check", action="store_true", help="one batch and one iteration, to see whether everything runs")
+    add("--seed", type=int, metavar="S", help="seed of the run, its defence and its attack")
+    add("--device", choices=("cpu", "cuda"), help="(default: what sysconfig.use_gpu says)")
+    add("--batch-seconds", type=float, metavar="X", help="seconds of audio computed at once (default 32)")
+    add("--output-dir", metavar="FOLDER", help="where the run's new folder goes (default: outputs)")
+    add("--resume", type=Path, metavar="FOLDER", help="go on with the run of this folder")
+    add("--skip-attack", action="store_true", help="benign utterances only")
+    add("--skip-benign", action="store_true", help="attacked utterances only")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from armory_mdnf.runner.command import run
+
+    return run(args)
 
 
 def _results_file(args: argparse.Namespace) -> Path:
@@ -93,7 +119,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the exit code: 0, 1 for a check that failed, 2 for bad input."""
+    """Run a command. Returns the exit code: 0, 1 for a check that failed, 2 for bad input, 130 after Ctrl-C."""
     args = build_parser().parse_args(argv)
     try:
         return int(args.run(args))

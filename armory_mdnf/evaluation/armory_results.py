@@ -99,7 +99,8 @@ def _sizes(results: Mapping[str, Any], name: str, n: int, path: object) -> list[
     if batches is None:
         return [None] * n
     try:
-        values = [float(v) for batch in batches for v in batch]
+        # Armory writes Infinity, the native runner null.
+        values = [math.nan if v is None else float(v) for batch in batches for v in batch]
     except (TypeError, ValueError) as error:
         raise ResultsError(f"{path}: perturbation_{name} is damaged: {error}") from error
     if len(values) != n:

@@ -1,0 +1,1 @@
+"""Run Armory's configurations without Armory: batched, resumable, on CPU or GPU."""

@@ -1,0 +1,197 @@
+"""From the blocks of a configuration to the objects that it names. What is not known is refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from art.defences.preprocessor.preprocessor import Preprocessor
+
+from armory_mdnf import attacks, bundles, defenses
+from armory_mdnf.data import selection
+from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, choices, refuse_unknown
+from armory_mdnf.runner.config import Config, component
+from armory_mdnf.runner.equivalents import is_translated, translate
+from armory_mdnf.runner.overrides import run_seed
+
+MODEL = "armory_mdnf.plugin.model.get_art_model"
+USER_INIT = "armory_mdnf.plugin.seeding.seed_everything"
+TARGETER = "armory_mdnf.plugin.targets.MatchedLengthTargeter"
+ART_PREPROCESSORS = ("art.defences.preprocessor", "art.preprocessing")
+DEFAULT_SPLIT = "test_clean"  # Armory's, for a configuration that names none
+
+Chosen = list[tuple[int, Utterance]]
+"""Utterances with their positions in their split."""
+
+DATASETS: dict[str, Callable[[str, selection.Index], Chosen]] = {
+    "armory_mdnf.plugin.datasets.bundled": selection.bundled,
+}
+"""Datasets by the name that a configuration gives them; a function of the split and the index."""
+
+
+class Targeter(Protocol):
+    """What gives targets by the position of the utterance in its split."""
+
+    def generate_at(self, indices: Sequence[int], references: Sequence[str]) -> list[str]:
+        """One target an utterance."""
+
+
+def load_dataset(block: Config) -> Chosen:
+    """The utterances that the dataset block chooses, in the order of the split."""
+    name = component(block)
+    if name not in DATASETS:
+        raise OptionError(choices(name, DATASETS, "dataset"))
+    return DATASETS[name](block.get("eval_split", DEFAULT_SPLIT), block.get("index"))
+
+
+def initialise(block: Config | None) -> None:
+    """Do what ``user_init`` asks for: seed the generators, set the threads."""
+    if block is None:
+        return
+    function = _only(block, USER_INIT, "user_init")
+    kwargs = block.get("kwargs") or {}
+    _check_kwargs(function, kwargs, USER_INIT)
+    function(**kwargs)
+
+
+def make_estimator(config: Config, device: str) -> Any:
+    """The recogniser behind its defence, on "cpu" or "cuda"."""
+    model = config["model"]
+    weights = model["weights_file"]
+    if weights is not None and not isinstance(weights, str):
+        raise OptionError(f"model.weights_file: expected the path of one file or null, found {weights!r}")
+    function = _only(model, MODEL, "model")
+    _check_device_type(model["wrapper_kwargs"], "model.wrapper_kwargs")
+    wrapper = model["wrapper_kwargs"] | {"device_type": device_type(device)}
+    estimator = function(model["model_kwargs"], wrapper, weights)
+    if config["defense"]:
+        estimator.set_params(preprocessing_defences=[make_defense(config["defense"], device)])
+    if estimator.sample_rate != selection.SAMPLE_RATE_HZ:
+        raise OptionError(f"the recogniser hears {estimator.sample_rate} Hz, the data are {selection.SAMPLE_RATE_HZ}")
+    return estimator
+
+
+def make_defense(block: Config, device: str) -> Preprocessor:
+    """The preprocessor of a defence block: one of this package's, or one of ART's."""
+    if block["type"] != "Preprocessor":
+        raise OptionError(f"defense.type: expected 'Preprocessor', found {block['type']!r}: no other is implemented")
+    name, home = component(block), block["module"]
+    ours = home == "armory_mdnf.defenses" or home.startswith("armory_mdnf.defenses.")
+    if not ours and not any(home == m or home.startswith(f"{m}.") for m in ART_PREPROCESSORS):
+        known = [f"armory_mdnf.defenses.{n}" for n in defenses.__all__]
+        raise OptionError(f"{choices(name, known, 'defense')}, or a preprocessor of {' or '.join(ART_PREPROCESSORS)}")
+    made = _find(block, "defense")
+    if not inspect.isclass(made) or not issubclass(made, Preprocessor) or inspect.isabstract(made):
+        raise OptionError(f"defense: expected a preprocessor, found {name}")
+    # As Armory's loader does: JSON has no tuples.
+    kwargs = {k: tuple(v) if k == "clip_values" and isinstance(v, list) else v for k, v in block["kwargs"].items()}
+    _check_kwargs(made, kwargs, name)
+    _check_device_type(kwargs, "defense.kwargs")
+    if "device_type" in _parameters(made) and (device == "cpu" or "device_type" not in kwargs):
+        kwargs["device_type"] = device_type(device)
+    try:
+        return made(**kwargs)
+    except ArmoryMdnfError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"defense: {name} does not take {kwargs}: {error}") from error
+
+
+def make_attack(config: Config, estimator: Any, batch_seconds: float) -> Any:
+    """The attack of a configuration, one of this package's. A translated one takes the seed of the run."""
+    block = config["attack"]
+    name, kwargs = translate(block["module"], block["name"], block["kwargs"])
+    made = getattr(attacks, name)
+    _check_kwargs(made, kwargs, f"{attacks.__name__}.{name}", but=("self", "estimator"))
+    if is_translated(block["module"]):
+        kwargs["seed"] = run_seed(config) or 0
+    try:
+        attack = made(estimator, **kwargs | {"batch_seconds": batch_seconds, "verbose": False})
+    except OptionError as error:
+        raise OptionError(f"attack {component(block)}: {error}") from error
+    if attack.targeted != (block.get("targeted_labels") is not None):
+        expected = "attack.targeted_labels" if attack.targeted else "attack.kwargs.targeted to be true"
+        raise OptionError(f"expected {expected}: a targeted attack needs both, another one neither")
+    return attack
+
+
+def make_targeter(block: Config | None) -> Targeter | None:
+    """What chooses the targets of a targeted attack, or None."""
+    if block is None:
+        return None
+    made = _only(block, TARGETER, "attack.targeted_labels")
+    _check_kwargs(made, block.get("kwargs") or {}, TARGETER)
+    return made(**block.get("kwargs") or {})
+
+
+def is_native(config: Config) -> bool:
+    """Whether the defence draws its noise by keys, so that no result depends on the batch."""
+    return not config["defense"] or config["defense"]["module"].startswith("armory_mdnf.")
+
+
+def device_type(device: str) -> str:
+    """ART's name of a device."""
+    return "gpu" if device == "cuda" else "cpu"
+
+
+def choose_device(config: Config) -> tuple[str, list[str]]:
+    """The device, "cpu" or "cuda", and what to tell the user about it.
+
+    ``--device`` decides, else ``sysconfig.use_gpu``; without a GPU that falls back to the CPU, as in Armory.
+    Raises :class:`OptionError` if ``--device cuda`` cannot be had.
+    """
+    sysconfig, available = config["sysconfig"], torch.cuda.is_available()
+    asked = sysconfig.get("device")
+    if asked == "cuda" and not available:
+        raise OptionError("--device cuda: torch finds no CUDA device here")
+    if asked:
+        return asked, []
+    if not sysconfig["use_gpu"] or config["model"]["wrapper_kwargs"].get("device_type") == "cpu":
+        return "cpu", []
+    return ("cuda", []) if available else ("cpu", ["sysconfig.use_gpu: no CUDA device here, running on the CPU"])
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """SHA-256 of the weights that a configuration names, by their names."""
+    kwargs = (config["defense"] or {}).get("kwargs", {})
+    names = [config["model"]["model_kwargs"].get("weights"), config["model"]["weights_file"], kwargs.get("vocoder")]
+    files = {name: bundles.resolve(name) for name in names if isinstance(name, str)}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+def _only(block: Config, known: str, what: str) -> Any:
+    """The one function or class that a block may name. By name: the plugin is not ours to import."""
+    if component(block) != known:
+        raise OptionError(choices(component(block), [known], what))
+    return _find(block, what)
+
+
+def _find(block: Config, what: str) -> Any:
+    try:
+        module = importlib.import_module(block["module"])
+    except ImportError as error:
+        raise OptionError(f"{what}: no module {block['module']}: {error}") from error
+    found = getattr(module, block["name"], None)
+    if found is None:
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise OptionError(choices(block["name"], public, f"name in {block['module']}"))
+    return found
+
+
+def _check_device_type(kwargs: Config, where: str) -> None:
+    if kwargs.get("device_type", "gpu") not in ("cpu", "gpu"):
+        raise OptionError(choices(kwargs["device_type"], ("cpu", "gpu"), f"{where}.device_type"))
+
+
+def _check_kwargs(function: Any, kwargs: Config, name: str, but: Sequence[str] = ("self",)) -> None:
+    refuse_unknown(kwargs, [p for p in _parameters(function) if p not in but], name)
+
+
+def _parameters(function: Any) -> list[str]:
+    # Of __init__, for a metaclass may stand in front of it.
+    return list(inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters)

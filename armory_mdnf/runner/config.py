@@ -1,0 +1,251 @@
+"""Armory's configuration files: what the native runner reads of them, and what it refuses by name."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import OptionError, choices, refuse_unknown
+
+Config = dict[str, Any]
+Kinds = tuple[type, ...]
+_NULL = type(None)
+_TEXTS: Kinds = (str, list)
+_PATHS: Kinds = (str, list, _NULL)
+
+# The keys of each block with the types that Armory's schema gives them, and those that its loaders read beside it.
+TOP: dict[str, Kinds] = {
+    "_description": (str,),
+    "adhoc": (dict, _NULL),
+    "attack": (dict, _NULL),
+    "dataset": (dict,),
+    "defense": (dict, _NULL),
+    "eval_id": (str,),
+    "metric": (dict,),
+    "model": (dict,),
+    "scenario": (dict,),
+    "sysconfig": (dict,),
+    "user_init": (dict, _NULL),
+}
+BLOCKS: dict[str, dict[str, Kinds]] = {
+    "adhoc": {"audio_channel": (dict, _NULL), "skip_adversarial": (bool,)},
+    "attack": {
+        "generate_kwargs": (dict,),
+        "knowledge": (str,),
+        "kwargs": (dict,),
+        "module": (str,),
+        "name": (str,),
+        "targeted_labels": (dict, _NULL),
+        "type": (str, _NULL),
+        "use_label": (bool,),
+    },
+    "dataset": {
+        "batch_size": (int,),
+        "class_ids": (int, list, _NULL),
+        "eval_split": (str,),
+        "framework": (str,),
+        "index": (str, list, _NULL),
+        "module": (str,),
+        "name": (str,),
+        "train_split": (str,),
+    },
+    "defense": {"args": (list,), "kwargs": (dict,), "module": (str,), "name": (str,), "type": (str,)},
+    "metric": {
+        "max_record_size": (int, _NULL),
+        "means": (bool,),
+        "perturbation": _TEXTS,
+        "profiler_type": (str, _NULL),
+        "record_metric_per_sample": (bool,),
+        "task": _TEXTS,
+        "task_kwargs": (dict, list, _NULL),
+    },
+    "model": {
+        "fit": (bool,),
+        "fit_kwargs": (dict,),
+        "model_kwargs": (dict,),
+        "module": (str,),
+        "name": (str,),
+        "predict_kwargs": (dict,),
+        "weights_file": (str, list, dict, _NULL),
+        "wrapper_kwargs": (dict,),
+    },
+    "scenario": {
+        "export_batches": (bool, int),
+        "export_samples": (int, _NULL),
+        "kwargs": (dict,),
+        "module": (str,),
+        "name": (str,),
+    },
+    "sysconfig": {
+        "docker_image": (str, _NULL),
+        "external_github_repo": _PATHS,
+        "external_github_repo_pythonpath": _PATHS,
+        "gpus": (str,),
+        "local_repo_path": _PATHS,
+        "output_dir": (str, _NULL),
+        "output_filename": (str, _NULL),
+        "use_gpu": (bool,),
+        # Options of the command line, which Armory keeps and reads here.
+        "batch_seconds": (int, float),
+        "check": (bool,),
+        "debug": (bool,),
+        "device": (str,),
+        "filepath": (str,),
+        "index": (str, list, _NULL),
+        "log_level": _PATHS,
+        "no_docker": (bool,),
+        "num_eval_batches": (int, _NULL),
+        "set_pythonhashseed": (bool,),
+        "skip_attack": (bool, _NULL),
+        "skip_benign": (bool, _NULL),
+        "skip_misclassified": (bool, _NULL),
+    },
+    "user_init": {"kwargs": (dict, _NULL), "module": (str,), "name": (str, _NULL)},
+}
+REQUIRED = {
+    "": ("_description", "adhoc", "attack", "dataset", "defense", "metric", "model", "scenario", "sysconfig"),
+    "attack": ("knowledge", "kwargs", "module", "name"),
+    "dataset": ("batch_size", "module", "name"),
+    "defense": ("kwargs", "module", "name", "type"),
+    "metric": ("means", "perturbation", "record_metric_per_sample", "task"),
+    "model": ("fit", "fit_kwargs", "model_kwargs", "module", "name", "weights_file", "wrapper_kwargs"),
+    "scenario": ("kwargs", "module", "name"),
+    "sysconfig": ("docker_image", "external_github_repo", "gpus", "use_gpu"),
+    "user_init": ("module",),
+}
+# Armory writes its own flags here, and overrides them from the command line.
+SCENARIO_KWARGS = ("check_run", "num_eval_batches", "skip_attack", "skip_benign", "skip_misclassified")
+# What is in Armory's power alone, when it is asked for.
+UNSUPPORTED = {
+    ("adhoc", "audio_channel"): "an audio channel is not implemented",
+    ("attack", "generate_kwargs"): "options of generate are not implemented",
+    ("attack", "type"): "preloaded, patch and sweep attacks are not implemented",
+    ("dataset", "class_ids"): "transcripts have no classes",
+    ("defense", "args"): "positional arguments are not implemented; give them as kwargs",
+    ("metric", "task_kwargs"): "the metrics have no options",
+    ("model", "fit"): "training is `armory-mdnf train`",
+    ("model", "predict_kwargs"): "options of predict are not implemented",
+    ("scenario", "export_batches"): "audio is not exported",
+    ("scenario", "export_samples"): "audio is not exported",
+    ("sysconfig", "external_github_repo"): "nothing is downloaded",
+    ("sysconfig", "external_github_repo_pythonpath"): "nothing is downloaded",
+    ("sysconfig", "local_repo_path"): "only this package's components are run",
+    ("sysconfig", "skip_misclassified"): "Armory refuses it for speech recognition too",
+}
+SCENARIO = ("armory.scenarios.audio_asr", "AutomaticSpeechRecognition")
+TASKS = ("word_error_rate", "armory_mdnf.plugin.metrics.transcripts")
+PERTURBATIONS = ("snr_db", "l2", "linf")
+PROFILERS = ("basic",)
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """Read and check a configuration; ``-`` reads standard input.
+
+    Raises :class:`OptionError` naming the file and the key for what is missing, not JSON, unknown, or not supported.
+    """
+    name = os.fspath(path)
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise OptionError(f"no configuration at {name}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{name} is not a readable configuration: {error}") from error
+    try:
+        config = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{name} is not JSON: {error}") from error
+    try:
+        check_config(config)
+    except OptionError as error:
+        raise OptionError(f"{name}: {error}") from error
+    return config
+
+
+def check_config(config: Any) -> None:
+    """Raise :class:`OptionError` for the first key that is unknown, missing, of another type, or not supported."""
+    _check_block(config, TOP, "")
+    for name, keys in BLOCKS.items():
+        if config.get(name) is not None:
+            _check_block(config[name], keys, name)
+    for (block, key), why in UNSUPPORTED.items():
+        if (config.get(block) or {}).get(key):
+            raise OptionError(f"{block}.{key} is not supported, found {config[block][key]!r}: {why}")
+    _check_attack(config["attack"])
+    _check_metric(config["metric"])
+    refuse_unknown(config["scenario"]["kwargs"], SCENARIO_KWARGS, "scenario.kwargs")
+    if (config["scenario"]["module"], config["scenario"]["name"]) != SCENARIO:
+        raise OptionError(f"scenario: expected {'.'.join(SCENARIO)}, found {component(config['scenario'])}")
+    if config["dataset"]["batch_size"] < 1:
+        raise OptionError(f"dataset.batch_size: expected at least 1, found {config['dataset']['batch_size']}")
+    if config["dataset"].get("framework", "numpy") != "numpy":
+        raise OptionError(f"dataset.framework: expected 'numpy', found {config['dataset']['framework']!r}")
+
+
+def component(block: Mapping[str, Any]) -> str:
+    """Dotted name of what a block asks for."""
+    return f"{block.get('module')}.{block.get('name')}"
+
+
+def as_list(value: str | list[str]) -> list[str]:
+    """Metric names, of which Armory takes one or several."""
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _check_block(block: Any, keys: Mapping[str, Kinds], name: str) -> None:
+    where = name or "the configuration"
+    if not isinstance(block, dict):
+        raise OptionError(f"expected {where} to be an object, found {type(block).__name__}")
+    for key, value in block.items():
+        if key not in keys:
+            raise OptionError(choices(key, keys, f"key of {where}"))
+        kinds = keys[key]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            expected = " or ".join("null" if kind is _NULL else kind.__name__ for kind in kinds)
+            raise OptionError(f"{name + '.' if name else ''}{key}: expected {expected}, found {value!r}")
+    for key in REQUIRED.get(name, ()):
+        if key not in block:
+            raise OptionError(f"expected the key {key!r} in {where}, found {', '.join(sorted(block)) or 'none'}")
+
+
+def _check_attack(attack: Config | None) -> None:
+    if attack is None:
+        return
+    if attack["knowledge"] not in ("white", "black"):
+        raise OptionError(choices(attack["knowledge"], ("white", "black"), "attack.knowledge"))
+    labels, targeted = attack.get("targeted_labels"), attack["kwargs"].get("targeted")
+    if labels is not None:
+        _check_block(labels, {"kwargs": (dict,), "module": (str,), "name": (str,)}, "attack.targeted_labels")
+        if targeted is False:
+            raise OptionError("attack.targeted_labels is given, but attack.kwargs.targeted is false")
+    if targeted and labels is None:
+        raise OptionError("expected attack.targeted_labels for a targeted attack, found none")
+    if (targeted or labels is not None) and attack.get("use_label"):
+        raise OptionError("attack.use_label: expected false for a targeted attack, as in Armory")
+
+
+def _check_metric(metric: Config) -> None:
+    tasks, perturbations = as_list(metric["task"]), as_list(metric["perturbation"])
+    for key, found, known in (("task", tasks, TASKS), ("perturbation", perturbations, PERTURBATIONS)):
+        for name in found:
+            if name not in known:
+                raise OptionError(choices(name, known, f"metric.{key}"))
+    if TASKS[0] not in tasks:
+        raise OptionError(f"metric.task: expected {TASKS[0]!r} among them, found {tasks}")
+    if metric.get("profiler_type") not in (None, *PROFILERS):
+        raise OptionError(choices(metric["profiler_type"], PROFILERS, "metric.profiler_type"))
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f'{name} is not strict JSON; for the l-infinity norm write "inf" in quotes')
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text} is too large")
+    return value

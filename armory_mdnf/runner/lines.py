@@ -1,0 +1,91 @@
+"""One utterance of a run and its line of JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from armory_mdnf.errors import ResultsError
+from armory_mdnf.metrics.wer import WordCounts, count_words
+
+COMPARISONS = {
+    "benign": ("reference", "benign"),
+    "adversarial": ("reference", "adversarial"),
+    "target": ("target", "adversarial"),
+}
+"""Word counts of a line: what they are compared with, and what is."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a run found out about one utterance.
+
+    ``index``: its position in the split. Transcripts are None where the run left them out, ``target`` where the attack
+    has none. Sizes of the perturbation are None where there was no attack, or where they are not finite: an utterance
+    that the attack left unchanged has no finite SNR. ``seconds``: this utterance's share of its batch's time, by
+    length, for "inference" and "attack".
+    """
+
+    index: int
+    id: str
+    reference: str
+    benign: str | None
+    adversarial: str | None
+    target: str | None
+    snr_db: float | None
+    l2: float | None
+    linf: float | None
+    seed: int | None
+    seconds: dict[str, float]
+
+    def counts(self, comparison: str) -> WordCounts | None:
+        """Word counts of "benign" and "adversarial" against the reference, of "target" against the target."""
+        expected, found = (getattr(self, name) for name in COMPARISONS[comparison])
+        return None if expected is None or found is None else count_words(expected, found)
+
+    def to_json(self) -> str:
+        """A line of strict JSON, with the counts that follow from the transcripts."""
+        counts = {name: self.counts(name) for name in COMPARISONS}
+        words = {name: asdict(found) for name, found in counts.items() if found is not None}
+        return json.dumps(asdict(self) | {"words": words}, allow_nan=False)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "index": (int,),
+    "id": (str,),
+    "reference": (str,),
+    "benign": (str, type(None)),
+    "adversarial": (str, type(None)),
+    "target": (str, type(None)),
+    "snr_db": (int, float, type(None)),
+    "l2": (int, float, type(None)),
+    "linf": (int, float, type(None)),
+    "seed": (int, type(None)),
+    "seconds": (dict,),
+}
+
+
+def parse_line(text: str, where: str) -> Line:
+    """Read a line. Raises :class:`ResultsError` with ``where`` if it is not one, or its counts are others."""
+    try:
+        content = json.loads(text)
+        stated = content.pop("words")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ResultsError(f"{where}: not an utterance of a run: {error!r}") from error
+    if set(content) != set(_TYPES):
+        raise ResultsError(f"{where}: expected the keys {', '.join(_TYPES)}, found {', '.join(content)}")
+    for key, kinds in _TYPES.items():
+        if not isinstance(content[key], kinds) or isinstance(content[key], bool):
+            raise ResultsError(f"{where}: {key} is damaged: {content[key]!r}")
+    line = Line(**content)
+    counts = {name: line.counts(name) for name in COMPARISONS}
+    if stated != {name: asdict(found) for name, found in counts.items() if found is not None}:
+        raise ResultsError(f"{where}: states word counts that its transcripts do not give")
+    return line
+
+
+def finite(value: Any) -> float | None:
+    """A size as strict JSON can hold it."""
+    return float(value) if value is not None and math.isfinite(value) else None
