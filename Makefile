@@ -21,7 +21,7 @@ export MPLBACKEND ?= Agg
 export KMP_WARNINGS ?= 0
 export PIP_DEFAULT_TIMEOUT ?= 120
 
-.PHONY: help install configure demo test lint results tables clean distclean
+.PHONY: help install configure demo test lint results bench tables clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ results: install configure  ## run every configuration on SPLIT=human or synthet
 	    | $(BIN)/armory run - $(LOG) $(ARMORY_FLAGS); \
 	  $(BIN)/armory-mdnf record --newer-than $(STARTED) "results/$(SPLIT)/$${name}_pgd_l2.json"; \
 	done
+
+bench: install  ## measure the attacks' speed on this machine: results/bench/attack.json
+	$(BIN)/python -W ignore -m armory_mdnf.benchmarks.attack
 
 tables: install  ## write the table of the recorded results in README.md
 	$(BIN)/armory-mdnf report-table --write README.md

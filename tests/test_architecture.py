@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
     "plugin": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
     "runner": {"asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics"},
+    "benchmarks": {"asr", "attacks", "audio", "data", "defenses", "vocoders"},
     "cli": {"evaluation", "runner"},
     "errors": set(),
     "atomic": set(),

@@ -1,0 +1,290 @@
+"""Speed of the attacks: ``python -m armory_mdnf.benchmarks.attack --out results/bench/attack.json``, or ``make bench``.
+
+Everything is measured in one run, in turn, on recordings of the bundled dev split; ratios are medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.atomic import write_text
+from armory_mdnf.attacks import PGD
+from armory_mdnf.audio.files import read_audio
+from armory_mdnf.benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
+from armory_mdnf.benchmarks.timing import Timing, interleaved
+from armory_mdnf.data.bundled import load_split
+from armory_mdnf.defenses import MDNF, MelResynth
+
+STEPS = 4
+EPS = 1.5
+RECOGNIZERS = {"none": "ds2_base", "MG": "ds2_mg", "MG-MDNF": "ds2_mg", "WG": "ds2_wg"}
+LENGTHS_S = (2, 4, 8, 16, 32)
+
+
+def speech(seconds: float) -> np.ndarray:
+    """Recordings of the dev split one after another, float32 (T,)."""
+    joined = np.concatenate([read_audio(u.path)[0] for u in load_split("human", "dev")])
+    return joined[: int(seconds * 16000)]
+
+
+def defence(name: str) -> list[Any]:
+    """A defence by its name in the paper."""
+    if name == "none":
+        return []
+    return [{"MG": MelResynth("melgan"), "MG-MDNF": MDNF("melgan"), "WG": MelResynth("pwg")}[name]]
+
+
+def estimator(name: str) -> DeepSpeech2Estimator:
+    """The recogniser that goes with a defence, behind it."""
+    return DeepSpeech2Estimator(RECOGNIZERS[name], preprocessing_defences=defence(name) or None)
+
+
+def bare_pgd(name: str, x: np.ndarray, text: str) -> Callable[[], Tensor]:
+    """:data:`STEPS` steps of l2 PGD written straight down: only the gradient, the step, the two bounds."""
+    model = estimator(name)
+    defended = None
+    if name != "none":
+        (operation,) = defence(name)
+        noise = (operation.curve, operation.noise_level) if isinstance(operation, MDNF) else ()
+        defended = bare_resynthesis(operation.vocoder, *noise)
+    clean = torch.from_numpy(x)[None].to(model.device)
+    recognizer, target = model.model.eval(), model.encode([text], 1)[0]
+
+    def run() -> Tensor:
+        x_adv = clean
+        for _ in range(STEPS):
+            g = bare_step(recognizer, x_adv, target, defended)()
+            delta = (x_adv + EPS / 5 * g / g.norm()).clamp(-1, 1) - clean
+            x_adv = clean + delta * (EPS / delta.norm().clamp(min=1e-12)).clamp(max=1)
+        return x_adv
+
+    return run
+
+
+def step_ratios(rounds: int) -> list[dict[str, Any]]:
+    """One step of ours against the bare one for each defence, at one utterance of 4 s."""
+    x = speech(4)
+    candidates: dict[str, Callable[[], object]] = {}
+    for name in RECOGNIZERS:
+        model = estimator(name)
+        text = str(model.predict(x)[0])
+        attack = PGD(model, norm="l2", eps=EPS, max_iter=STEPS)
+        candidates[f"ours, {name}"] = partial(attack.generate, x, [text], indices=[0])
+        candidates[f"bare, {name}"] = bare_pgd(name, x, text)
+    times = interleaved(candidates, rounds)
+    return [
+        row("step, 4 s", name, times[f"ours, {name}"], times[f"bare, {name}"], "bare torch step", "<= 1.05")
+        for name in RECOGNIZERS
+    ]
+
+
+def peers(rounds: int) -> list[dict[str, Any]]:
+    """Ours, asr-attacks and ART's way, l-infinity, undefended, at one utterance of 4 s."""
+    from art.attacks.evasion import ProjectedGradientDescent
+    from asr_attacks.attacks import pgd
+    from asr_attacks.backends import CTCModuleBackend
+
+    x, eps = speech(4), 0.01
+    model = estimator("none")
+    text = str(model.predict(x)[0])
+    ours = PGD(model, norm="linf", eps=eps, max_iter=STEPS)
+    backend = CTCModuleBackend(_OneUtterance(model), list(model.model.alphabet.labels), "cpu", blank_id=0)
+    art_style = ArtStyleEstimator("ds2_base")
+    art = ProjectedGradientDescent(art_style, np.inf, eps, eps / 5, max_iter=STEPS, batch_size=1, verbose=False)
+
+    def theirs() -> np.ndarray:
+        return pgd(
+            backend, x, label=text, epsilon=eps, alpha=eps / 5, num_iter=STEPS, random_start=False, verbose=False
+        )
+
+    def ours_once() -> np.ndarray:
+        return ours.generate(x[None], [text], indices=[0])
+
+    label = np.array([text])
+    found = ours_once()
+    differ = [float(np.mean(np.abs(other - found) > 1e-6)) for other in (theirs(), art.generate(x[None], label))]
+    runs = {"ours": ours_once, "asr-attacks": theirs, "ART's way": lambda: art.generate(x[None], label)}
+    times = interleaved(runs, rounds)
+    rows = [
+        row("l-infinity steps, 4 s", "ours", times["ours"], times["asr-attacks"], "asr-attacks 0.3", "<= 1.05"),
+        row("l-infinity steps, 4 s", "ART's way", times["ART's way"], times["ours"], "ours", ">= 4"),
+    ]
+    for line, share in zip(rows, differ, strict=True):
+        line["share of samples that differ"] = share
+    return rows
+
+
+class _OneUtterance(torch.nn.Module):
+    """The recogniser as asr-attacks takes one: (1, T) -> logits (1, F, classes)."""
+
+    def __init__(self, model: DeepSpeech2Estimator) -> None:
+        super().__init__()
+        self.recognizer = model.model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.recognizer(x, torch.tensor([x.shape[1]]))[0]
+
+
+def batching(rounds: int) -> list[dict[str, Any]]:
+    """EOT against single steps, and 16 ragged utterances together against one by one."""
+    x = speech(4)
+    defended = estimator("MG-MDNF")
+    text = str(defended.predict(x)[0])
+    single = PGD(defended, eps=EPS, max_iter=1)
+    eot = PGD(defended, eps=EPS, max_iter=1, eot_draws=5)
+    dev = [read_audio(u.path)[0] for u in load_split("human", "dev")][:16]
+    rows = []
+    times = interleaved(
+        {
+            "eot": lambda: eot.generate(x, [text], indices=[0]),
+            "single": lambda: [single.generate(x, [text], indices=[0]) for _ in range(5)],
+        },
+        rounds,
+    )
+    rows.append(row("EOT, K = 5, 4 s", "MG-MDNF", times["eot"], times["single"], "five single steps", "<= 0.8"))
+    for name in ("none", "MG-MDNF"):
+        model = estimator(name)
+        texts = [str(t) for t in model.predict(dev)]
+        attack = PGD(model, eps=EPS, max_iter=1)
+        times = interleaved(
+            {
+                "together": partial(attack.generate, dev, texts, indices=range(16)),
+                "alone": partial(one_by_one, attack, dev, texts),
+            },
+            rounds,
+        )
+        rows.append(row("16 ragged utterances", name, times["together"], times["alone"], "one by one", "<= 0.6"))
+    return rows
+
+
+def one_by_one(attack: PGD, utterances: list[np.ndarray], texts: list[str]) -> list[np.ndarray]:
+    """The utterances of a batch as single runs."""
+    pairs = enumerate(zip(utterances, texts, strict=True))
+    return [attack.generate(u, [text], indices=[i]) for i, (u, text) in pairs]
+
+
+def growth(rounds: int) -> list[dict[str, Any]]:
+    """Seconds and peak memory of a step over the utterance's length."""
+    rows = []
+    for name in ("none", "MG-MDNF"):
+        model = estimator(name)
+        attack = PGD(model, eps=EPS, max_iter=1)
+        candidates: dict[str, Callable[[], object]] = {}
+        for seconds in LENGTHS_S:
+            x = speech(seconds)
+            text = str(model.predict(x)[0])
+            candidates[str(seconds)] = partial(attack.generate, x, [text], indices=[0])
+        times = interleaved(candidates, rounds)
+        per_second = {s: times[str(s)].median / s for s in LENGTHS_S}
+        middle = float(np.median(list(per_second.values())))
+        for seconds in LENGTHS_S:
+            rows.append(
+                {
+                    "what": f"step, {seconds} s",
+                    "defence": name,
+                    "seconds": times[str(seconds)].median,
+                    "ratio": per_second[seconds] / middle,
+                    "against": "median time a second of audio",
+                    "bar": "0.8 to 1.2",
+                    "peak memory, MiB": peak_memory(name, seconds),
+                }
+            )
+    return rows
+
+
+def peak_memory(name: str, seconds: float) -> float:
+    """Resident memory that three steps add in a fresh process, MiB."""
+    command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--peak", name, str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    return float(done.stdout.split()[-1])
+
+
+def _peak(name: str, seconds: float) -> float:
+    x, model = speech(seconds), estimator(name)
+    attack = PGD(model, eps=EPS, max_iter=3)
+    attack.generate(speech(0.5), ["A"], indices=[0])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    attack.generate(x, ["A"], indices=[0])
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def row(what: str, name: str, ours: Timing, base: Timing, against: str, bar: str) -> dict[str, Any]:
+    """One line of the table."""
+    median, low, high = ours.ratio(base)
+    return {
+        "what": what,
+        "defence": name,
+        "seconds": ours.median,
+        "ratio": median,
+        "lowest": low,
+        "highest": high,
+        "against": against,
+        "bar": bar,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m armory_mdnf.benchmarks.attack", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("results/bench/attack.json"))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=0, help="torch threads, 0: as many as cores")
+    parser.add_argument("--peak", nargs=2, metavar=("DEFENCE", "SECONDS"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.peak:
+        print(_peak(args.peak[0], float(args.peak[1])))
+        return 0
+    rows: list[dict[str, Any]] = []
+    for part in (step_ratios, peers, batching, growth):
+        print(f"{part.__name__} ...", file=sys.stderr, flush=True)
+        rows += part(args.rounds)
+    content = {"machine": machine(), "rounds": args.rounds, "steps_a_run": STEPS, "rows": rows}
+    write_text(args.out, json.dumps(content, indent=1) + "\n")
+    print(table(content))
+    return 0
+
+
+def table(content: dict[str, Any]) -> str:
+    """A Markdown table of a results file."""
+    lines = ["| what | defence | s | ratio | range | against | bar |", "|---|---|---|---|---|---|---|"]
+    for r in content["rows"]:
+        span = f"{r['lowest']:.2f} to {r['highest']:.2f}" if "lowest" in r else ""
+        lines.append(
+            f"| {r['what']} | {r['defence']} | {r['seconds']:.3f} | {r['ratio']:.2f} | {span} | {r['against']} "
+            f"| {r['bar']} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,126 @@
+"""What our step is held against: the bare torch step, and the way that ART's DeepSpeech estimator computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.model import BatchRNN, Recognizer
+from armory_mdnf.vocoders import Vocoder
+
+
+def bare_step(
+    recognizer: Recognizer, x: Tensor, target: list[int], defend: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[], Tensor]:
+    """Gradient of the CTC loss with respect to one utterance (1, T), written straight down.
+
+    ``defend`` maps the audio (1, T) -> (1, T) in the graph. Weights get no gradients, nothing is masked, one stft.
+    """
+    config, network = recognizer.config, recognizer.network
+    rnns: Any = network.rnns
+    n_fft, hop = int(config.sample_rate_hz * config.window_s), int(config.sample_rate_hz * config.stride_s)
+    window = torch.hamming_window(n_fft, device=x.device)
+    targets, size = torch.tensor(target, device=x.device), torch.tensor([len(target)])
+    layers = network.conv.seq_module
+
+    def step() -> Tensor:
+        leaf = x.detach().requires_grad_()
+        audio = leaf if defend is None else defend(leaf)
+        log = torch.stft(audio, n_fft, hop, window=window, pad_mode="reflect", return_complex=True).abs().log1p()
+        h = layers(((log - log.mean()) / log.std())[:, None])
+        h = h.flatten(1, 2).permute(2, 0, 1)
+        for rnn in rnns:
+            if rnn.batch_norm is not None:
+                h = rnn.batch_norm(h)
+            h = rnn.rnn(h)[0].unflatten(2, (2, -1)).sum(2)
+        log_probs = network.fc(h).log_softmax(-1)
+        loss = nn.functional.ctc_loss(log_probs, targets, torch.tensor([log_probs.shape[0]]), size, reduction="sum")
+        return torch.autograd.grad(loss, leaf)[0]
+
+    return step
+
+
+def bare_resynthesis(
+    vocoder: Vocoder, curve: Tensor | None = None, noise_level: float = 0.0
+) -> Callable[[Tensor], Tensor]:
+    """Log mel and generator of one utterance (1, T) -> (1, T), written straight down, for the rate of the recogniser.
+
+    With a ``curve`` (n_mels,), MDNF's noise of that level, normalised over the utterance.
+    """
+    recipe, front_end, generator = vocoder.recipe, vocoder.front_end, vocoder.generator
+    context = int(getattr(generator, "aux_context_window", 0))
+
+    def defend(x: Tensor) -> Tensor:
+        padded = nn.functional.pad(x[:, None], (recipe.padding, recipe.padding), mode="reflect")[:, 0]
+        framed = padded.unfold(-1, recipe.n_fft, recipe.hop) * front_end.window
+        spectrum = torch.view_as_real(torch.fft.rfft(framed))
+        mel = ((spectrum.square().sum(-1) + recipe.power_floor).sqrt() @ front_end.filters).clamp(min=recipe.floor)
+        log_mel = mel.log10().transpose(1, 2)
+        if front_end.mean is not None and front_end.scale is not None:
+            log_mel = (log_mel - front_end.mean[:, None]) / front_end.scale[:, None]
+        if curve is not None:
+            n = torch.randn_like(log_mel) * curve[:, None]
+            log_mel = log_mel + noise_level * n / n.norm()
+        if not vocoder.needs_noise:
+            wave = generator(log_mel)
+        else:
+            z = torch.randn(1, 1, log_mel.shape[-1] * recipe.hop, device=x.device)
+            wave = generator(z, nn.functional.pad(log_mel, (context, context), mode="replicate"))
+        return wave[:, 0, : x.shape[1]]
+
+    return defend
+
+
+class ArtStyleEstimator(DeepSpeech2Estimator):
+    """The same network driven as ART's ``PyTorchDeepSpeech`` drives deepspeech.pytorch's.
+
+    One utterance after another through NumPy, gradients for all weights too, convolutions masked in a loop over the
+    batch, packed sequences. Only the way is theirs: weights, features and results are ours.
+    """
+
+    def loss_gradient(self, x: Any, y: Any, batch_mode: bool = False) -> Any:
+        self._model.requires_grad_(True)
+        gradients = []
+        for audio, text in zip(x, y, strict=True):
+            leaf = torch.tensor(np.asarray(audio, dtype=np.float32), requires_grad=True)
+            lengths = torch.tensor([len(audio)])
+            spectrogram, frames = self._model.features(leaf[None], lengths)
+            logits, frames = _packed(self._model, spectrogram, frames)
+            target = torch.tensor(self._model.alphabet.encode(str(text)))
+            log_probs = logits.transpose(0, 1).log_softmax(-1)
+            loss = nn.functional.ctc_loss(log_probs, target, frames, torch.tensor([len(target)]), reduction="sum")
+            loss.backward()
+            assert leaf.grad is not None
+            gradients.append(leaf.grad.numpy().copy())
+        self._model.requires_grad_(False).zero_grad()
+        return np.stack(gradients).astype(x.dtype)
+
+
+def _packed(recognizer: Recognizer, spectrogram: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    network: Any = recognizer.network
+    out_frames = network.conv.out_frames(frames)
+    h = spectrogram
+    for layer in network.conv.seq_module:
+        h = layer(h)
+        mask = torch.zeros_like(h, dtype=torch.bool)
+        for row, n in zip(mask, out_frames.tolist(), strict=True):
+            if row.shape[-1] > n:
+                row.narrow(-1, n, row.shape[-1] - n).fill_(1)
+        h = h.masked_fill(mask, 0)
+    h = h.flatten(1, 2).permute(2, 0, 1)
+    for rnn in network.rnns:
+        h = _packed_rnn(rnn, h, out_frames)
+    return network.fc(h).transpose(0, 1), out_frames
+
+
+def _packed_rnn(rnn: BatchRNN, h: Tensor, frames: Tensor) -> Tensor:
+    if rnn.batch_norm is not None:
+        h = rnn.batch_norm(h)
+    unpacked, _ = pad_packed_sequence(rnn.rnn(pack_padded_sequence(h, frames))[0])
+    return unpacked.unflatten(2, (2, -1)).sum(2)
