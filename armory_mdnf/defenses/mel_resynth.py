@@ -9,20 +9,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from armory_mdnf import bundles
 from armory_mdnf.audio import noise
 from armory_mdnf.audio.resample import fit_length, resample
 from armory_mdnf.defenses.base import WaveformDefense
 from armory_mdnf.errors import OptionError
-from armory_mdnf.vocoders import Vocoder, load_vocoder
+from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 
 
 class MelResynth(WaveformDefense):
     """Audio -> log mel -> vocoder -> audio (MG with MelGAN, WG with Parallel WaveGAN).
 
-    ``vocoder`` is the name of bundled weights, the path of a bundle, or a loaded vocoder; it brings its own mel
-    recipe. Audio at ``sample_rate_hz`` is resampled to the recipe's rate and back. ``resample_rate_hz`` overrides the
-    rate in between without the recipe knowing it: the published experiments ran a 22050 Hz model at 22000 Hz.
+    ``vocoder`` is a name that :func:`load_vocoder` knows, the path of a bundle, or a loaded vocoder; it brings its own
+    mel recipe. Audio at ``sample_rate_hz`` is resampled to the recipe's rate and back. ``resample_rate_hz`` overrides
+    the rate in between without the recipe knowing it: the published experiments ran a 22050 Hz model at 22000 Hz.
 
     An utterance is zero-padded where its frames would not reach its end and up to the vocoder's minimum, and cropped
     back: the output has its exact length. A vocoder that needs a noise input draws it from the utterance's own stream,
@@ -83,12 +82,13 @@ class MelResynth(WaveformDefense):
 
 
 def shared_vocoder(name_or_path: str | os.PathLike[str], device: torch.device) -> Vocoder:
-    """The vocoder of a bundle, loaded once a process: defences do not change it."""
-    path = bundles.resolve(name_or_path)
+    """The vocoder of that name or path, loaded once a process: defences do not change it."""
+    path = vocoder_file(name_or_path)
     status = path.stat()
-    return _load(str(path.resolve()), str(device), status.st_mtime_ns, status.st_size)
+    source = str(path.resolve()) if path.suffix == ".safetensors" else str(name_or_path)
+    return _load(source, str(device), status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(path: str, device: str, mtime_ns: int, size: int) -> Vocoder:
-    return load_vocoder(path, device=device)
+def _load(source: str, device: str, mtime_ns: int, size: int) -> Vocoder:
+    return load_vocoder(source, device=device)

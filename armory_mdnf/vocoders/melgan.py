@@ -30,6 +30,7 @@ MELGAN_DEFAULTS: dict[str, Any] = {
 # What parallel-wavegan's synthesis filters for sub-bands take.
 PQMF_PARAMS = ("taps", "cutoff_ratio", "beta")
 MAX_TAPS = 1024
+MAX_BANDS = 16
 
 
 class MelGAN(Vocoder):
@@ -52,8 +53,11 @@ class MelGAN(Vocoder):
                 f"expected pqmf_params ({', '.join(PQMF_PARAMS)}) with several out_channels and none with one, got "
                 f"{filters!r} with {bands!r}"
             )
-        if filters is not None and not 0 < filters["taps"] <= MAX_TAPS:
-            raise OptionError(f"expected between 1 and {MAX_TAPS} taps in pqmf_params, got {filters['taps']!r}")
+        if filters is not None and not (0 < filters["taps"] <= MAX_TAPS and 1 < bands <= MAX_BANDS):
+            raise OptionError(
+                f"expected between 1 and {MAX_TAPS} taps and 2 and {MAX_BANDS} out_channels, got {filters['taps']!r} "
+                f"and {bands!r}"
+            )
         return full["in_channels"], math.prod(full["upsample_scales"]) * bands
 
     @property

