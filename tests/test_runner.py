@@ -225,6 +225,22 @@ def test_a_check_takes_one_batch_and_one_iteration(config: dict[str, Any], run: 
     assert lines(folder)[INDEX[0]].l2 <= 0.3001
 
 
+def test_a_run_loads_neither_armory_nor_tensorflow(config: dict[str, Any], tmp_path: Path) -> None:
+    config["attack"] |= {"module": "armory_mdnf.attacks", "name": "CarliniWagner", "targeted_labels": TARGETED}
+    config["attack"]["kwargs"] = {"max_iter": 1}
+    config["defense"] = RS
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    options = ["run", str(tmp_path / "c.json"), "--check", "--output-dir", str(tmp_path / "out")]
+    code = f"""
+import sys
+from armory_mdnf import cli
+assert cli.main({options}) == 0
+assert not {{"armory", "tensorflow"}} & set(sys.modules)
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=environment)
+
+
 def test_the_first_batches(config: dict[str, Any], run: Callable[..., Path]) -> None:
     config["dataset"]["batch_size"] = 2
     assert set(lines(run(config, "--skip-attack", "--num-eval-batches", "1"))) == set(INDEX[:2])
