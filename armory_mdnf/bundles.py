@@ -55,6 +55,17 @@ def save(path: str | os.PathLike[str], kind: str, config: Mapping[str, Any], ten
         save_file(plain, str(partial), metadata=metadata)
 
 
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """The kind that a safetensors file says it is. Raises :class:`BundleError` if it is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="pt") as f:
+            return (f.metadata() or {}).get("kind")
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path} is not a readable safetensors file (truncated or corrupt?): {error}") from error
+
+
 def load(name_or_path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a bundle of the given kind. Returns its configuration and tensors.
 

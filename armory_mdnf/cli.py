@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from armory_mdnf.atomic import write_text
+from armory_mdnf.checkpoints.command import add_checkpoint_command
 from armory_mdnf.errors import ArmoryMdnfError
 
 RECIPES = ("corpus", "curve", "level", "recognizer", "resynthesis", "vocoder")
@@ -40,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument("--write", type=Path, metavar="FILE", help="replace the block between the markers of this file")
     table.add_argument("--check", type=Path, metavar="FILE", help="fail if the block of this file is out of date")
     table.set_defaults(run=_report_table)
+
+    add_checkpoint_command(commands)
 
     train = commands.add_parser("train", help="run a training recipe; `train RECIPE --help` tells its options")
     train.add_argument("recipe", choices=RECIPES)

@@ -120,14 +120,8 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _kind_of(path: os.PathLike[str]) -> str:
-    """The vocoder kind that a bundle says it is; the first of :data:`KINDS` if it does not say, for the refusal."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(os.fspath(path), framework="pt") as f:
-            kind = (f.metadata() or {}).get("kind")
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path} is not a readable safetensors file (truncated or corrupt?): {error}") from error
+    """The vocoder kind that a bundle says it is."""
+    kind = bundles.kind_of(path)
     if kind not in KINDS:
         raise BundleError(f"{path}: expected a bundle of kind {' or '.join(map(repr, KINDS))}, found {kind!r}")
     return str(kind)

@@ -1,0 +1,60 @@
+"""``armory-mdnf checkpoint``: inspect, convert, download."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_checkpoint_command(commands: Any) -> None:
+    """Add the command to an argument parser's sub-commands."""
+    checkpoint = commands.add_parser("checkpoint", help="inspect, convert or download checkpoints of other projects")
+    actions = checkpoint.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    inspect = actions.add_parser("inspect", help="say what a recogniser's or vocoder's checkpoint holds")
+    inspect.add_argument("file", type=Path)
+    _add_files(inspect)
+    inspect.set_defaults(run=_inspect)
+
+    convert = actions.add_parser("convert", help="write it as safetensors with the configuration inside")
+    convert.add_argument("file", type=Path)
+    convert.add_argument("out", type=Path, metavar="OUT.safetensors")
+    _add_files(convert)
+    convert.set_defaults(run=_convert)
+
+    download = actions.add_parser("download", help="fetch a published checkpoint of deepspeech.pytorch")
+    download.add_argument("name", help="librispeech, an4 or ted with _v3 or _v2: librispeech_v3")
+    download.add_argument("--sha256", metavar="HEX", help="refuse a file with another checksum")
+    download.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="(default: the current folder)")
+    download.set_defaults(run=_download)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sha256", metavar="HEX", help="refuse to open a file with another checksum")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a vocoder's config.yml or config.json")
+    parser.add_argument("--stats", type=Path, metavar="FILE", help="a vocoder's stats.h5 or stats.npy")
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from armory_mdnf.checkpoints.files import describe, open_checkpoint
+
+    print(describe(open_checkpoint(args.file, args.sha256, args.config, args.stats)))
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from armory_mdnf.checkpoints.files import convert, open_checkpoint
+
+    print(convert(open_checkpoint(args.file, args.sha256, args.config, args.stats), args.out))
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    from armory_mdnf.checkpoints.published import download
+    from armory_mdnf.foreign import sha256_of
+
+    path = download(args.name, args.out, args.sha256)
+    checked = "as expected" if args.sha256 else "not checked: pin it with --sha256"
+    print(f"{path}\nsha256  {sha256_of(path)} ({checked})")
+    return 0

@@ -1,0 +1,142 @@
+"""Any checkpoint that the package understands: what it holds, and the same as a safetensors bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf import bundles
+from armory_mdnf.asr.checkpoints import KIND, load_recognizer, save_recognizer
+from armory_mdnf.asr.deepspeech_pytorch import import_recognizer, is_deepspeech
+from armory_mdnf.asr.model import Recognizer
+from armory_mdnf.errors import BundleError
+from armory_mdnf.foreign import Imported, read_checkpoint, sha256_of
+from armory_mdnf.vocoders import KINDS, Vocoder, load_vocoder, save_vocoder
+from armory_mdnf.vocoders.importing import import_vocoder
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint that was read: where it came from, its checksum, and what was made of it."""
+
+    path: Path
+    sha256: str
+    imported: Imported[Any]
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str],
+    sha256: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    stats: str | os.PathLike[str] | None = None,
+) -> Opened:
+    """Read a recogniser or a vocoder of whatever format; the checksum first, if one is given.
+
+    ``config`` and ``stats`` are the files that a vocoder's format keeps beside the weights.
+    Raises :class:`BundleError` naming the file, the key, and what was expected and found.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BundleError(f"no checkpoint at {path}")
+    found = sha256_of(path)
+    if sha256 is not None and found != sha256.lower():
+        raise BundleError(f"{path}: expected SHA-256 {sha256.lower()}, found {found}; it was not opened")
+    if path.suffix == ".safetensors":
+        return Opened(path, found, _bundle(path))
+    content = read_checkpoint(path)
+    if is_deepspeech(content):
+        return Opened(path, found, import_recognizer(content, str(path)))
+    try:
+        return Opened(path, found, import_vocoder(content, path, config, stats))
+    except BundleError as error:
+        keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
+        hint = f"; or a recogniser of deepspeech.pytorch. Found: {keys}" if "expected a vocoder" in str(error) else ""
+        raise BundleError(f"{error}{hint}") from error
+
+
+def _bundle(path: Path) -> Imported[Any]:
+    kind = bundles.kind_of(path)
+    if kind == KIND:
+        return Imported(load_recognizer(path), f"armory-mdnf bundle, {kind}", (), ())
+    if kind in KINDS:
+        return Imported(load_vocoder(path), f"armory-mdnf bundle, {kind}", (), ())
+    known = ", ".join((KIND, *KINDS))
+    raise BundleError(f"{path}: expected a bundle of kind {known}, found {kind!r}")
+
+
+def describe(opened: Opened) -> str:
+    """What a checkpoint holds, a line a fact."""
+    model = opened.imported.module
+    facts = {
+        "file": str(opened.path),
+        "bytes": f"{opened.path.stat().st_size:,}",
+        "sha256": opened.sha256,
+        "format": opened.imported.format,
+        **(_recogniser_facts(model) if isinstance(model, Recognizer) else _vocoder_facts(model)),
+    }
+    width = max(map(len, facts))
+    return "\n".join([*(f"{key:<{width}}  {value}" for key, value in facts.items()), *_report(opened.imported)])
+
+
+def convert(opened: Opened, out: str | os.PathLike[str]) -> str:
+    """Write a bundle and read it back. Returns what was mapped and what was left, a line each.
+
+    Raises :class:`BundleError` if ``out`` is not named ``*.safetensors`` or is the checkpoint itself.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise BundleError(f"{out}: expected a name that ends in .safetensors")
+    if out.exists() and out.samefile(opened.path):
+        raise BundleError(f"{out} is the checkpoint itself: expected another file to write")
+    source = {"source": opened.path.name, "sha256": opened.sha256, "format": opened.imported.format}
+    model = opened.imported.module
+    if isinstance(model, Recognizer):
+        save_recognizer(out, model, source)
+    else:
+        save_vocoder(out, model, source)
+    _bundle(out)
+    lines = [f"{opened.path} -> {out}", f"format: {opened.imported.format}", *_report(opened.imported)]
+    return "\n".join([*lines, f"sha256 of the bundle: {sha256_of(out)}"])
+
+
+def _report(imported: Imported[Any]) -> Iterator[str]:
+    yield from (f"mapped: {line}" for line in imported.mapped)
+    yield from (f"left:   {line}" for line in imported.left)
+
+
+def _parameters(module: Any) -> str:
+    return f"{sum(p.numel() for p in module.parameters()):,}"
+
+
+def _recogniser_facts(recognizer: Recognizer) -> dict[str, str]:
+    config = recognizer.config
+    direction = "bidirectional" if config.bidirectional else f"with lookahead {config.lookahead_context}"
+    return {
+        "holds": "recogniser, DeepSpeech2",
+        "layers": f"{config.hidden_layers} x {config.hidden_size} {config.rnn_type.upper()}, {direction}; "
+        f"{config.conv_channels} convolution channels",
+        "alphabet": f"{config.labels!r}, {len(config.labels)} classes, the first is the blank",
+        "audio": f"{config.sample_rate_hz} Hz, {config.window} window of {config.window_s * 1000:g} ms every "
+        f"{config.stride_s * 1000:g} ms",
+        "parameters": _parameters(recognizer.network),
+    }
+
+
+def _vocoder_facts(vocoder: Vocoder) -> dict[str, str]:
+    recipe = vocoder.recipe
+    normalised = "each bin normalised" if vocoder.front_end.mean is not None else "not normalised"
+    return {
+        "holds": f"vocoder, {vocoder.kind}" + (", takes noise" if vocoder.needs_noise else ""),
+        "generator": _inline(vocoder.generator_config),
+        "audio": f"{recipe.sample_rate_hz} Hz",
+        "mel": f"{recipe.n_mels} bins from {recipe.f_min_hz:g} to {recipe.f_max_hz:g} Hz, n_fft {recipe.n_fft}, hop "
+        f"{recipe.hop}, window {recipe.win}, {recipe.framing}, floor {recipe.floor:g}, {normalised}",
+        "parameters": _parameters(vocoder.generator),
+    }
+
+
+def _inline(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
