@@ -17,6 +17,7 @@ from torch import Tensor
 
 from armory_mdnf.atomic import replacing
 from armory_mdnf.errors import BundleError, choices
+from armory_mdnf.locations import saved_model
 
 FORMAT = "armory_mdnf/1"
 
@@ -34,14 +35,19 @@ def bundled_names() -> list[str]:
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> Path:
-    """Find a weight file by the name of a bundled one or by path. Raises :class:`BundleError`."""
+    """Find a weight file by the name of a bundled one or by path.
+
+    A relative path is one in the working directory, else below Armory's folder of saved models, on the host and in its
+    containers alike. Raises :class:`BundleError`.
+    """
     text = os.fspath(name_or_path)
     is_path = os.sep in text or text.endswith(".safetensors")
-    found = Path(text) if is_path else bundled_path(text)
+    found = saved_model(Path(text)) if is_path else bundled_path(text)
     if found is not None and found.is_file():
         return found
     if is_path:
-        raise BundleError(f"no weight file at {text}")
+        where = "" if os.path.isabs(text) else ", neither from here nor in Armory's saved_model_dir"
+        raise BundleError(f"no weight file at {text}{where}")
     raise BundleError(f"{choices(text, bundled_names(), 'bundled weights')}; a path ends in .safetensors")
 
 

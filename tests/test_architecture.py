@@ -30,14 +30,15 @@ ALLOWED: dict[str, set[str]] = {
     "runner": {"asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics"},
     "benchmarks": {"asr", "attacks", "audio", "data", "defenses", "vocoders"},
     "checkpoints": {"asr", "audio", "vocoders"},
-    "cli": {"checkpoints", "evaluation", "runner"},
+    "cli": {"checkpoints", "data", "evaluation", "runner"},
     "errors": set(),
     "atomic": set(),
+    "locations": set(),
     "bundles": set(),
     "foreign": set(),
     "__init__": set(),
 }
-SHARED = {"atomic", "bundles", "errors", "foreign"}
+SHARED = {"atomic", "bundles", "errors", "foreign", "locations"}
 ONLY_IN_PLUGIN = {"armory", "tensorflow"}
 
 

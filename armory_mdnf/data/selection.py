@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from armory_mdnf.audio.files import read_audio
+from armory_mdnf.data import librispeech as openslr
 from armory_mdnf.data.bundled import Utterance, load_split
 from armory_mdnf.errors import AudioError, OptionError, choices
 
@@ -33,6 +34,25 @@ def bundled(split: str, index: Index = None) -> list[tuple[int, Utterance]]:
         raise OptionError(choices(split, SPLITS, "split"))
     utterances = load_split(*SPLITS[split])
     return [(i, utterances[i]) for i in positions(index, len(utterances))]
+
+
+def librispeech(split: str, index: Index = None) -> list[tuple[int, Utterance]]:
+    """The chosen utterances of a LibriSpeech split with their positions in it, in its order.
+
+    Raises :class:`OptionError` for an unknown split or an index that chooses nothing, :class:`BundleError` for a folder
+    or a file that is missing or damaged.
+    """
+    utterances = openslr.load_split(split)
+    return [(i, utterances[i]) for i in positions(index, len(utterances))]
+
+
+def any_split(name: str) -> list[Utterance]:
+    """All utterances of a split by the name that ``eval_split`` gives it, bundled or of LibriSpeech."""
+    if name in SPLITS:
+        return load_split(*SPLITS[name])
+    if openslr.split_name(name) is None:
+        raise OptionError(choices(name, [*SPLITS, *openslr.SPLITS], "split"))
+    return openslr.load_split(name)
 
 
 def positions(index: Index, size: int) -> list[int]:

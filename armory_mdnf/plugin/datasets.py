@@ -1,4 +1,4 @@
-"""The bundled corpora as Armory datasets."""
+"""The bundled corpora and a local LibriSpeech as Armory datasets."""
 
 from __future__ import annotations
 
@@ -41,15 +41,51 @@ def bundled(
     array of transcripts. Raises :class:`OptionError` for what the corpora cannot give, :class:`BundleError` for a file
     that is missing or whose checksum differs.
     """
+    _refuse(framework, shuffle_files, class_ids)
+    return _generator(selection.bundled(split, index), epochs, batch_size, preprocessing_fn)
+
+
+def librispeech(
+    split: str = "test_clean",
+    epochs: int = 1,
+    batch_size: int = 1,
+    framework: str = "numpy",
+    shuffle_files: bool = False,
+    index: str | Sequence[int] | None = None,
+    class_ids: object = None,
+    preprocessing_fn: Callable[[NDArray], NDArray] | None = canonical_preprocessing,
+) -> ArmoryDataGenerator:
+    """Utterances of a LibriSpeech split from a local folder in OpenSLR's layout; nothing is downloaded.
+
+    ``split``: dev-clean, dev-other, test-clean, test-other, train-clean-100, train-clean-360 or train-other-500, in
+    this spelling or Armory's (``test_clean``). The rest as for :func:`bundled`. The order is fixed, and the first N
+    utterances are a sample of the split's speakers: see :mod:`armory_mdnf.data.librispeech`, which also says where the
+    folder is. Armory's own route through TensorFlow is ``armory.data.datasets.librispeech``.
+
+    Raises :class:`OptionError` for what the split cannot give, :class:`BundleError` for a folder or file that is
+    missing or damaged, :class:`AudioError` for audio that cannot be decoded.
+    """
+    _refuse(framework, shuffle_files, class_ids)
+    return _generator(selection.librispeech(split, index), epochs, batch_size, preprocessing_fn)
+
+
+def _refuse(framework: str, shuffle_files: bool, class_ids: object) -> None:
     if framework != "numpy":
         raise OptionError(f"expected framework 'numpy', got {framework!r}: the corpora come as arrays only")
     if shuffle_files:
-        raise OptionError("the bundled splits are evaluated in their order: shuffle_files and fitting are not for them")
+        raise OptionError("the splits are evaluated in their order: shuffle_files and fitting are not for them")
     if class_ids is not None:
         raise OptionError(f"expected no class_ids, got {class_ids!r}: transcripts have no classes")
-    chosen = [utterance for _, utterance in selection.bundled(split, index)]
+
+
+def _generator(
+    chosen: Sequence[tuple[int, Utterance]],
+    epochs: int,
+    batch_size: int,
+    preprocessing_fn: Callable[[NDArray], NDArray] | None,
+) -> ArmoryDataGenerator:
     return ArmoryDataGenerator(
-        _repeated(chosen, epochs),
+        _repeated([utterance for _, utterance in chosen], epochs),
         size=len(chosen),
         epochs=epochs,
         batch_size=batch_size,

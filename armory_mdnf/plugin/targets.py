@@ -14,7 +14,7 @@ import numpy as np
 from armory_mdnf.asr.ctc import frames_needed
 from armory_mdnf.attacks.targets import candidate_pool, matched_length, normalise
 from armory_mdnf.data.bundled import CORPORA, load_split
-from armory_mdnf.data.selection import SPLITS
+from armory_mdnf.data.selection import any_split
 from armory_mdnf.errors import BundleError, OptionError, TranscriptError, choices
 
 FRAME_S = 0.02
@@ -33,28 +33,27 @@ class _Place:
 
 
 class MatchedLengthTargeter:
-    """Targets of matched length for a bundled split, chosen by the utterance's position in it.
+    """Targets of matched length for a split, bundled or of LibriSpeech, chosen by the utterance's position in it.
 
     ``candidates``: ``"bundled"``, the transcripts of the bundled dev splits, or ``"librispeech"``, the target lists
-    that come with Armory. ``split``: the configuration's ``dataset.eval_split``.
+    that come with Armory. ``split``: the configuration's ``dataset.eval_split``; one of LibriSpeech is read from the
+    folder of :mod:`armory_mdnf.data.librispeech`.
 
     Armory hands a targeter nothing but references, so the position is looked up: ``--index``, shards and batches do not
     change the targets. Recordings of one text share one target: the first one's position decides, and the shortest
     one's duration bounds the target.
 
-    Raises :class:`OptionError` for unknown names, :class:`BundleError` if Armory's lists are not there.
+    Raises :class:`OptionError` for unknown names, :class:`BundleError` if Armory's lists or the split are not there.
     """
 
     def __init__(self, candidates: str = "bundled", split: str = "human") -> None:
         if candidates not in CANDIDATES:
             raise OptionError(choices(candidates, CANDIDATES, "candidates"))
-        if split not in SPLITS:
-            raise OptionError(choices(split, SPLITS, "split"))
         self.split = split
         self.candidates = candidate_pool(CANDIDATES[candidates]())
         self._transcripts: list[str] = []
         self._places: dict[str, _Place] = {}
-        for index, utterance in enumerate(load_split(*SPLITS[split])):
+        for index, utterance in enumerate(any_split(split)):
             text, frames = normalise(utterance.transcript), int(utterance.duration_s / FRAME_S)
             first = self._places.get(text, _Place(index, frames))
             self._places[text] = _Place(first.index, min(first.frames, frames))

@@ -24,12 +24,14 @@ USER_INIT = "armory_mdnf.plugin.seeding.seed_everything"
 TARGETER = "armory_mdnf.plugin.targets.MatchedLengthTargeter"
 ART_PREPROCESSORS = ("art.defences.preprocessor", "art.preprocessing")
 DEFAULT_SPLIT = "test_clean"  # Armory's, for a configuration that names none
+TFDS = "armory.data.datasets.librispeech"
 
 Chosen = list[tuple[int, Utterance]]
 """Utterances with their positions in their split."""
 
 DATASETS: dict[str, Callable[[str, selection.Index], Chosen]] = {
     "armory_mdnf.plugin.datasets.bundled": selection.bundled,
+    "armory_mdnf.plugin.datasets.librispeech": selection.librispeech,
 }
 """Datasets by the name that a configuration gives them; a function of the split and the index."""
 
@@ -44,6 +46,11 @@ class Targeter(Protocol):
 def load_dataset(block: Config) -> Chosen:
     """The utterances that the dataset block chooses, in the order of the split."""
     name = component(block)
+    if name == TFDS:
+        raise OptionError(
+            f"dataset {name} downloads through TensorFlow, in `armory run` alone; "
+            "armory_mdnf.plugin.datasets.librispeech reads a local folder"
+        )
     if name not in DATASETS:
         raise OptionError(choices(name, DATASETS, "dataset"))
     return DATASETS[name](block.get("eval_split", DEFAULT_SPLIT), block.get("index"))

@@ -1,0 +1,211 @@
+"""LibriSpeech as OpenSLR packs it: ``SPLIT/SPEAKER/CHAPTER/*.flac`` beside the words in ``*.trans.txt``.
+
+The folder is the one that the environment variable ``ARMORY_MDNF_LIBRISPEECH`` names, else ``LibriSpeech`` in Armory's
+folder of data sets (``dataset_dir`` of ``~/.armory/config.json``, ``/armory/datasets`` in its containers, which see no
+environment variables). Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.errors import AudioError, BundleError, OptionError, choices
+from armory_mdnf.locations import armory_folders
+
+SAMPLE_RATE_HZ = 16000
+VARIABLE = "ARMORY_MDNF_LIBRISPEECH"
+FOLDER = "LibriSpeech"
+SOURCE = "https://www.openslr.org/12"
+SPLITS = {
+    "dev-clean": 2703,
+    "dev-other": 2864,
+    "test-clean": 2620,
+    "test-other": 2939,
+    "train-clean-100": 28539,
+    "train-clean-360": 104014,
+    "train-other-500": 148688,
+}
+"""The splits and how many utterances each has when it is complete."""
+
+WORDS = re.compile(r"[A-Z']+( [A-Z']+)*")
+
+
+@dataclass(frozen=True)
+class FlacHeader:
+    """What a FLAC file says of itself: rate, channels, samples a channel, bits a sample, MD5 of the decoded audio."""
+
+    sample_rate_hz: int
+    channels: int
+    samples: int
+    bits: int
+    md5: str
+
+
+def split_name(name: str) -> str | None:
+    """OpenSLR's name of a split, also for the spellings of TensorFlow (``test_clean``, ``train_clean100``); or None."""
+    bare = re.sub("[-_]", "", name)
+    return next((split for split in SPLITS if split.replace("-", "") == bare), None)
+
+
+def find_root(given: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that holds the splits: ``given`` or the one found as this module says.
+
+    Raises :class:`BundleError` naming where it was looked for, and where to get the data.
+    """
+    named = given if given is not None else os.environ.get(VARIABLE) or None
+    places = [Path(named)] if named is not None else [folder / FOLDER for folder in armory_folders("datasets")]
+    for place in places:
+        for folder in (place, place / FOLDER):
+            if any((folder / split).is_dir() for split in SPLITS):
+                return folder
+    looked = " and ".join(str(place) for place in places)
+    raise BundleError(
+        f"no LibriSpeech in {looked}: expected a folder with {', '.join(SPLITS)} or some of them; "
+        f"unpack the splits from {SOURCE} into {places[0]}, or set {VARIABLE} to the folder that has them"
+    )
+
+
+def load_split(
+    split: str, folder: str | os.PathLike[str] | None = None, *, transcribed: bool = True
+) -> list[Utterance]:
+    """The utterances of a split, in a fixed order.
+
+    The order is that of the SHA-256 of their names, so that the first N are a sample of the speakers and chapters. An
+    incomplete split keeps that order, not the positions: that is warned of.
+
+    ``transcribed`` False takes recordings without transcripts too, with empty ones. Only the headers are read.
+    Raises :class:`OptionError` for an unknown split, :class:`BundleError` naming the first file that is missing,
+    damaged, or not what the layout says.
+    """
+    name = split_name(split)
+    if name is None:
+        raise OptionError(choices(split, SPLITS, "split of LibriSpeech"))
+    root = find_root(folder)
+    if not (root / name).is_dir():
+        there = ", ".join(s for s in SPLITS if (root / s).is_dir())
+        raise BundleError(f"no {name} in {root}, which has {there}; get {archive(name)} and unpack it there")
+    utterances: list[Utterance] = []
+    for chapter in chapters(root / name):
+        found, problems = read_chapter(chapter, transcribed)
+        if problems:
+            more = f" (and {len(problems) - 1} more there)" if len(problems) > 1 else ""
+            raise BundleError(f"{problems[0]}{more}; `armory-mdnf data check {root}` lists all")
+        utterances += found
+    if not utterances:
+        raise BundleError(f"{root / name} has no recordings; get {archive(name)}")
+    if len(utterances) != SPLITS[name]:
+        warnings.warn(
+            f"{root / name} has {len(utterances)} of the {SPLITS[name]} utterances of {name}: positions are other than "
+            "in the whole split",
+            stacklevel=2,
+        )
+    return sorted(utterances, key=lambda u: hashlib.sha256(u.id.encode()).digest())
+
+
+def archive(split: str) -> str:
+    """Address of a split."""
+    return f"https://www.openslr.org/resources/12/{split}.tar.gz"
+
+
+def chapters(folder: Path) -> list[Path]:
+    """The chapters below the folder of a split: those of numbered speakers with numbers of their own."""
+    speakers = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    found = [path for speaker in speakers for path in speaker.iterdir() if path.name.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: (int(path.parent.name), int(path.name)))
+
+
+def read_chapter(folder: Path, transcribed: bool = True) -> tuple[list[Utterance], list[str]]:
+    """The sound utterances of a chapter, and a sentence on everything else."""
+    speaker = folder.parent.name
+    stem = f"{speaker}-{folder.name}"
+    words: dict[str, str] = {}
+    problems: list[str] = []
+    listing = folder / f"{stem}.trans.txt"
+    if listing.is_file():
+        words, problems = read_transcripts(listing, stem)
+    audio = {path.stem: path for path in sorted(folder.glob("*.flac"))}
+    if not listing.is_file() and transcribed and audio:
+        return [], [f"{folder}: expected the transcripts {listing.name}, found none"]
+    utterances = []
+    for name in sorted(audio.keys() | words.keys()):
+        if name not in audio:
+            problems.append(f"{listing} names {name}.flac, which is not there")
+        elif not _names(stem, name):
+            problems.append(f"{audio[name]}: expected a name such as {stem}-0000.flac")
+        elif name not in words and transcribed:
+            problems.append(f"{audio[name]} has no transcript in {listing.name}")
+        else:
+            try:
+                duration_s = _checked_header(audio[name]).samples / SAMPLE_RATE_HZ
+            except AudioError as error:
+                problems.append(str(error))
+            else:
+                utterances.append(Utterance(name, audio[name], words.get(name, ""), speaker, duration_s))
+    return utterances, problems
+
+
+def read_transcripts(path: Path, stem: str) -> tuple[dict[str, str], list[str]]:
+    """Words by utterance from a list of transcripts, whose utterances are ``stem`` and four digits; and the problems.
+
+    A name of another form is a problem, not a path: no line reaches a file outside the chapter.
+    """
+    words: dict[str, str] = {}
+    problems = []
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return {}, [f"{path} is not a readable list of transcripts: {error}"]
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, *spoken = line.split()
+        text = " ".join(spoken)
+        if not _names(stem, name) or not WORDS.fullmatch(text):
+            problems.append(f"{path}, line {number}: expected {stem}-0000 (or so) and its words, found {line[:80]!r}")
+        elif name in words:
+            problems.append(f"{path}, line {number}: {name} is there twice")
+        else:
+            words[name] = text
+    return words, problems
+
+
+def flac_header(path: Path) -> FlacHeader:
+    """Read the stream information of a FLAC file, which is its first 42 bytes. Raises :class:`AudioError`.
+
+    libsndfile would look for the end of the file too, which takes minutes over a training split.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(42)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read: {error}") from error
+    if len(head) < 42 or head[:4] != b"fLaC" or head[4] & 0x7F:
+        raise AudioError(f"{path} is not a FLAC file (truncated or corrupt?)")
+    # 20 bits of rate, 3 of channels - 1, 5 of bits - 1, 36 of samples
+    packed = int.from_bytes(head[18:26], "big")
+    channels, bits = (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
+    return FlacHeader(packed >> 44, channels, packed & (1 << 36) - 1, bits, head[26:42].hex())
+
+
+def _checked_header(path: Path) -> FlacHeader:
+    header = flac_header(path)
+    for what, found, expected in (
+        ("Hz", header.sample_rate_hz, SAMPLE_RATE_HZ),
+        ("channel(s)", header.channels, 1),
+        ("bits a sample", header.bits, 16),
+    ):
+        if found != expected:
+            raise AudioError(f"{path}: expected {expected} {what}, found {found}")
+    if header.samples == 0:
+        raise AudioError(f"{path}: expected audio, found no samples")
+    return header
+
+
+def _names(stem: str, name: str) -> bool:
+    return re.fullmatch(rf"{re.escape(stem)}-[0-9]{{4}}", name) is not None
