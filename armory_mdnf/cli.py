@@ -10,6 +10,7 @@ from pathlib import Path
 
 from armory_mdnf.atomic import write_text
 from armory_mdnf.checkpoints.command import add_checkpoint_command
+from armory_mdnf.data.check import add_data_command
 from armory_mdnf.errors import ArmoryMdnfError
 
 RECIPES = ("corpus", "curve", "level", "recognizer", "resynthesis", "vocoder")
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     table.set_defaults(run=_report_table)
 
     add_checkpoint_command(commands)
+    add_data_command(commands)
 
     train = commands.add_parser("train", help="run a training recipe; `train RECIPE --help` tells its options")
     train.add_argument("recipe", choices=RECIPES)
