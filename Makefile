@@ -12,7 +12,7 @@ CONFIG ?= scenario_configs/mg_mdnf_pgd_l2.json
 ARMORY_FLAGS ?=
 LOG := --log-level armory:METRIC
 SPLIT ?= human
-CONFIGS ?= none rs mg mg_mdnf wg wg_mdnf
+CONFIGS ?= $(addsuffix _pgd_l2,none rs mg mg_mdnf wg wg_mdnf)
 
 # TensorFlow's start-up notes, and the plotting and Qt back ends that nothing here shows a window with.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -21,7 +21,7 @@ export MPLBACKEND ?= Agg
 export KMP_WARNINGS ?= 0
 export PIP_DEFAULT_TIMEOUT ?= 120
 
-.PHONY: help install configure demo test lint results bench tables clean distclean
+.PHONY: help install configure demo test lint results configs bench tables clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,13 +38,16 @@ lint: install  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-results: install configure  ## run every configuration on SPLIT=human or synthetic and record it in results/
+results: install configure  ## run CONFIGS (file stems) on SPLIT=human or synthetic and record them in results/
 	@for name in $(CONFIGS); do \
 	  touch $(STARTED); \
-	  sed 's/"eval_split": "[a-z_]*"/"eval_split": "$(SPLIT)"/' "scenario_configs/$${name}_pgd_l2.json" \
+	  sed -E 's/"(eval_)?split": "[a-z_]*"/"\1split": "$(SPLIT)"/' "scenario_configs/$$name.json" \
 	    | $(BIN)/armory run - $(LOG) $(ARMORY_FLAGS); \
-	  $(BIN)/armory-mdnf record --newer-than $(STARTED) "results/$(SPLIT)/$${name}_pgd_l2.json"; \
+	  $(BIN)/armory-mdnf record --newer-than $(STARTED) "results/$(SPLIT)/$$name.json"; \
 	done
+
+configs:  ## write scenario_configs/ from the tables of tools/make_configs.py
+	python3 tools/make_configs.py
 
 bench: install  ## measure the attacks' speed on this machine: results/bench/attack.json
 	$(BIN)/python -W ignore -m armory_mdnf.benchmarks.attack

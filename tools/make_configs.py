@@ -1,0 +1,289 @@
+"""Write every file of scenario_configs/ from the tables below, or with --check say which are not what they say.
+
+    python tools/make_configs.py [--check]
+
+A configuration is a defence (column) against a threat (row) at a scale (folder). To change one for good, change the
+tables and run this; to try something, edit the file's one block. tests/test_configs.py holds files and tables together.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parents[1] / "scenario_configs"
+Block = dict[str, Any]
+
+# Where each cell stands in the paper: T2, T3, T4 its tables, "text" its text, "own" nowhere; "." is no file.
+# none_100 is the undefended recogniser over the 100 utterances of Table 4.
+BUNDLED = """
+                      none  rs    mg    mg_mdnf  mg_mdnf_flat  wg    wg_mdnf
+benign                T2    T2    T2    T2       .             T4    T4
+pgd_l2                T2    T2    T2    T2       text          T4    T4
+pgd_l2_1.0            T2    T2    T2    T2       .             T4    T4
+pgd_l2_0.5            T2    T2    T2    T2       .             T4    T4
+pgd_linf              T2    T2    T2    T2       text          T4    T4
+pgd_linf_0.005        T2    T2    T2    T2       .             T4    T4
+pgd_l2_250_steps      .     .     .     text     .             .     .
+pgd_l2_500_steps      .     .     .     text     .             .     .
+eot_l2                .     own   .     text     .             own   own
+snr20                 T3    T3    T3    T3       .             own   own
+snr30                 T3    T3    T3    T3       .             own   own
+snr40                 T3    T3    T3    T3       .             own   own
+cw                    T3    T3    T3    T3       .             own   own
+"""
+LIBRISPEECH = """
+                      none  rs    mg    mg_mdnf  mg_mdnf_flat  none_100  wg    wg_mdnf
+benign                T2    T2    T2    T2       .             T4        T4    T4
+pgd_l2                T2    T2    T2    T2       text          T4        T4    T4
+pgd_l2_1.0            T2    T2    T2    T2       .             T4        T4    T4
+pgd_l2_0.5            T2    T2    T2    T2       .             T4        T4    T4
+pgd_linf              T2    T2    T2    T2       text          T4        T4    T4
+pgd_linf_0.005        T2    T2    T2    T2       .             T4        T4    T4
+pgd_l2_ours           .     .     .     T2       .             .         .     .
+pgd_l2_250_steps      .     .     .     text     .             .         .     .
+pgd_l2_500_steps      .     .     .     text     .             .         .     .
+eot_l2                .     .     .     text     .             .         .     .
+snr20                 T3    T3    T3    T3       .             .         .     .
+snr30                 T3    T3    T3    T3       .             .         .     .
+snr40                 T3    T3    T3    T3       .             .         .     .
+snr20_armory          .     .     .     T3       .             .         .     .
+snr_linear20          T3    T3    T3    T3       .             .         .     .
+snr_linear30          T3    T3    T3    T3       .             .         .     .
+snr_linear40          T3    T3    T3    T3       .             .         .     .
+cw                    T3    T3    T3    T3       .             .         .     .
+cw_art                .     .     .     T3       .             .         .     .
+"""
+
+# Columns: what the description calls it, its row in the paper, recogniser, defence and its options.
+NOISE = {"normalize": "utterance", "noise_level": 20.0}
+SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
+    "none": ("Undefended recogniser", "none", "ds2_base", None, {}),
+    "rs": (
+        "RS (randomised smoothing)", "RS", "ds2_base", "RandomizedSmoothing", {"snr_db": 15.0, "passes": 5},
+    ),
+    "mg": ("MG (MelGAN resynthesis)", "MG", "ds2_mg", "MelResynth", {"vocoder": "melgan"}),
+    "mg_mdnf": (
+        "MG-MDNF (mel noise flooding, MelGAN resynthesis)", "MG-MDNF", "ds2_mg",
+        "MDNF", {"vocoder": "melgan", "curve": "bundled_l2"} | NOISE,
+    ),
+    "mg_mdnf_flat": (
+        "MG-MDNF with flat noise in place of the curve", "MG-MDNF with flat noise", "ds2_mg",
+        "MDNF", {"vocoder": "melgan", "curve": None} | NOISE,
+    ),
+    "none_100": ("Undefended recogniser", "none", "ds2_base", None, {}),
+    "wg": ("WG (Parallel WaveGAN resynthesis)", "WG", "ds2_wg", "MelResynth", {"vocoder": "pwg"}),
+    "wg_mdnf": (
+        "WG-MDNF (mel noise flooding, Parallel WaveGAN resynthesis)", "WG-MDNF", "ds2_wg",
+        "MDNF", {"vocoder": "pwg", "curve": "bundled_l2"} | NOISE,
+    ),
+}  # fmt: skip
+
+# Rows: the attack.
+ART, OURS = "art.attacks.evasion", "armory_mdnf.attacks"
+ARMORYS_SNR = "armory.art_experimental.attacks.snr_pgd"
+DECIBELS = "(decibels, not Armory's linear ratio)"
+
+
+def art_pgd(norm: Any, eps: float, steps: int = 100) -> tuple[str, str, Block]:
+    """ART's PGD, as any Armory configuration names it."""
+    kwargs = {"norm": norm, "eps": eps, "eps_step": eps / 5, "max_iter": steps, "targeted": False}
+    return ART, "ProjectedGradientDescent", kwargs | {"batch_size": 1, "num_random_init": 0, "verbose": False}
+
+
+def our_pgd(**kwargs: Any) -> tuple[str, str, Block]:
+    """This package's PGD."""
+    return OURS, "PGD", {"max_iter": 100, "seed": 0} | kwargs
+
+
+def our_snr(snr_db: float) -> tuple[str, str, Block]:
+    """This package's targeted PGD, its bound in decibels."""
+    return our_pgd(norm="snr", snr_db=snr_db, step_fraction=0.5, targeted=True)
+
+
+def armory_snr(norm: str, eps: float, steps: int) -> tuple[str, str, Block]:
+    """Armory's targeted PGD: norm "snr" has a linear power ratio as eps, "snr_db" decibels."""
+    kwargs = {"norm": norm, "eps": eps, "eps_step": 0.5, "max_iter": steps, "targeted": True}
+    return ARMORYS_SNR, "SNR_PGD_Numpy", kwargs | {"batch_size": 1, "num_random_init": 0, "verbose": False}
+
+
+CW = {
+    "eps": 0.01, "learning_rate": 1e-4, "max_iter": 400, "decrease_factor_eps": 0.8, "num_iter_decrease_eps": 10,
+    "targeted": True,
+}  # fmt: skip
+EOT = "white-box untargeted l2 PGD, eps 1.5, 100 iterations, mean gradient of 5 draws (EOT)"
+CARLINI_WAGNER = "white-box targeted Carlini-Wagner, linf bound 0.01, 400 iterations"
+
+
+def untargeted(norm: str, eps: float, steps: int = 100) -> str:
+    """Description of PGD."""
+    return f"white-box untargeted {norm} PGD, eps {eps}, {steps} iterations"
+
+
+def targeted(bound: str, steps: int = 100) -> str:
+    """Description of PGD under a bound of the signal-to-noise ratio."""
+    return f"white-box targeted PGD, SNR of at least {bound}, {steps} iterations"
+
+
+# What the description calls it, its column in the paper, and the attack.
+THREATS: dict[str, tuple[str, str, tuple[str, str, Block]]] = {
+    "benign": ("", "benign", art_pgd(2, 1.5, steps=0)),
+    "pgd_l2": (untargeted("l2", 1.5), "l2 1.5", art_pgd(2, 1.5)),
+    "pgd_l2_1.0": (untargeted("l2", 1.0), "l2 1.0", art_pgd(2, 1.0)),
+    "pgd_l2_0.5": (untargeted("l2", 0.5), "l2 0.5", art_pgd(2, 0.5)),
+    "pgd_linf": (untargeted("linf", 0.01), "linf 0.01", art_pgd("inf", 0.01)),
+    "pgd_linf_0.005": (untargeted("linf", 0.005), "linf 0.005", art_pgd("inf", 0.005)),
+    "pgd_l2_ours": (
+        untargeted("l2", 1.5) + ", this package's attack in place of ART's", "l2 1.5",
+        our_pgd(norm="l2", eps=1.5, eps_step=0.3, targeted=False),
+    ),
+    "pgd_l2_250_steps": (untargeted("l2", 1.5, 250), "250 iterations at l2 1.5", art_pgd(2, 1.5, 250)),
+    "pgd_l2_500_steps": (untargeted("l2", 1.5, 500), "500 iterations at l2 1.5", art_pgd(2, 1.5, 500)),
+    "eot_l2": (EOT, "EOT-5 at l2 1.5", our_pgd(norm="l2", eps=1.5, eps_step=0.3, eot_draws=5, targeted=False)),
+    **{
+        f"snr{db}": (targeted(f"{db} dB {DECIBELS}"), f"{db} dB", our_snr(float(db))) for db in (20, 30, 40)
+    },
+    "snr20_armory": (
+        targeted(f"20 dB {DECIBELS}") + ", Armory's attack in place of this package's", "20 dB",
+        armory_snr("snr_db", 20.0, 100),
+    ),
+    **{
+        f"snr_linear{ratio}": (
+            targeted(f"the power ratio {ratio}, which is {db} dB; the authors' files call it {ratio} dB", 500),
+            f"{ratio} dB as in the authors' files", armory_snr("snr", float(ratio), 500),
+        )
+        for ratio, db in ((20, "13.0"), (30, "14.8"), (40, "16.0"))
+    },
+    "cw": (CARLINI_WAGNER, "CW 0.01", (OURS, "CarliniWagner", CW | {"seed": 0})),
+    "cw_art": (
+        CARLINI_WAGNER + ", ART's attack in place of this package's", "CW 0.01",
+        ("armory_mdnf.plugin.attacks", "CarliniWagnerASR", CW),
+    ),
+}  # fmt: skip
+
+# Folder -> its table, data, targets' candidates, image, whether on a GPU, and the seeding's options.
+SCALES: dict[str, tuple[str, Block, str, str | None, bool, Block]] = {
+    "": (
+        BUNDLED, {"name": "bundled", "eval_split": "human", "index": "[:10]"}, "bundled", None, False, {"threads": 2},
+    ),
+    "librispeech": (
+        LIBRISPEECH, {"name": "librispeech", "eval_split": "test_clean", "index": "[:500]"}, "librispeech",
+        "armory-mdnf", True, {},
+    ),
+}  # fmt: skip
+TABLE_4 = "[:100]"
+
+
+def cells(table: str) -> Iterator[tuple[str, str, str]]:
+    """System, threat and place in the paper of every cell that has a file."""
+    header, *rows = [line.split() for line in table.strip().splitlines()]
+    for threat, *places in rows:
+        yield from ((s, threat, place) for s, place in zip(header, places, strict=True) if place != ".")
+
+
+def weights(name: str, scale: str) -> str:
+    """Bundled weights by name; those of the paper's scale by their path below Armory's folder of saved models."""
+    return f"{scale}/{name}.safetensors" if scale else name
+
+
+def describe(system: str, threat: str, place: str, scale: str) -> str:
+    """What it is, and which cell of the paper."""
+    (title, row, *_), (attack, column, _) = SYSTEMS[system], THREATS[threat]
+    against = f" against {attack}" if attack else ", no attack (sysconfig.skip_attack; the attack block takes no step)"
+    cell = {"text": f"text, {row}, {column}", "own": f"not in the paper, {row}, {column}"}.get(
+        place, f"Table {place[1:]}, row {row}, column {column}"
+    )
+    if scale:
+        cell += f", {100 if place == 'T4' else 500} utterances of LibriSpeech test-clean"
+    return f"{title}{against}: {cell}"
+
+
+def make(system: str, threat: str, place: str, scale: str) -> Block:
+    """The configuration of a cell."""
+    _, data, candidates, image, use_gpu, seeding = SCALES[scale]
+    _, _, recogniser, defence, options = SYSTEMS[system]
+    module, name, kwargs = THREATS[threat][2]
+    data = data | {"module": "armory_mdnf.plugin.datasets", "framework": "numpy", "batch_size": 1}
+    if scale and place == "T4":
+        data["index"] = TABLE_4
+    attack: Block = {"module": module, "name": name, "knowledge": "white", "use_label": False, "kwargs": kwargs}
+    if kwargs["targeted"]:
+        attack["targeted_labels"] = {
+            "module": "armory_mdnf.plugin.targets",
+            "name": "MatchedLengthTargeter",
+            "kwargs": {"candidates": candidates, "split": data["eval_split"]},
+        }
+    if defence is not None:
+        options = options | {"seed": 0}
+        if "vocoder" in options:
+            options["vocoder"] = weights(options["vocoder"], scale)
+        if scale and options.get("curve") is not None:
+            options["curve"] = "published_linear"
+    sysconfig = {"docker_image": image, "external_github_repo": None, "gpus": "all", "use_gpu": use_gpu}
+    sysconfig |= {"output_dir": None, "output_filename": None} | ({"skip_attack": True} if threat == "benign" else {})
+    return {
+        "_description": describe(system, threat, place, scale),
+        "adhoc": {},
+        "attack": attack,
+        "dataset": data,
+        "defense": defence
+        and {"module": "armory_mdnf.defenses", "name": defence, "type": "Preprocessor", "kwargs": options},
+        "metric": {
+            "means": True,
+            "perturbation": ["snr_db", "l2", "linf"],
+            "profiler_type": "basic",
+            "record_metric_per_sample": True,
+            "task": ["word_error_rate", "armory_mdnf.plugin.metrics.transcripts"],
+        },
+        "model": {
+            "module": "armory_mdnf.plugin.model",
+            "name": "get_art_model",
+            "model_kwargs": {"weights": weights(recogniser, scale)},
+            "wrapper_kwargs": {},
+            "weights_file": None,
+            "fit": False,
+            "fit_kwargs": {},
+        },
+        "scenario": {"module": "armory.scenarios.audio_asr", "name": "AutomaticSpeechRecognition", "kwargs": {}},
+        "sysconfig": sysconfig,
+        "user_init": {
+            "module": "armory_mdnf.plugin.seeding",
+            "name": "seed_everything",
+            "kwargs": {"seed": 0} | seeding,
+        },
+    }
+
+
+def files() -> dict[Path, str]:
+    """Text of every file below scenario_configs/, by its path there."""
+    made = {}
+    for scale, (table, *_) in SCALES.items():
+        for system, threat, place in cells(table):
+            config = make(system, threat, place, scale)
+            made[Path(scale, f"{system}_{threat}.json")] = json.dumps(config, indent=4, sort_keys=True) + "\n"
+    return made
+
+
+def main() -> int:
+    """Write, or check."""
+    made, there = files(), {path.relative_to(FOLDER) for path in FOLDER.rglob("*.json")}
+    wrong = [p for p in sorted(made) if p not in there or (FOLDER / p).read_text(encoding="utf-8") != made[p]]
+    strangers = sorted(there - made.keys())
+    if "--check" in sys.argv[1:]:
+        for path in [*wrong, *strangers]:
+            print(f"{path} is not what the tables say: run python tools/make_configs.py", file=sys.stderr)
+        return 1 if wrong or strangers else 0
+    for path in wrong:
+        (FOLDER / path).parent.mkdir(exist_ok=True)
+        (FOLDER / path).write_text(made[path], encoding="utf-8")
+    for path in strangers:
+        (FOLDER / path).unlink()
+    print(f"{len(made)} configurations, {len(wrong)} written, {len(strangers)} removed")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
