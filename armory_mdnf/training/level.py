@@ -22,7 +22,8 @@ from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 from armory_mdnf.atomic import write_text
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.files import read_audio
-from armory_mdnf.data.bundled import load_split
+from armory_mdnf.data.librispeech import split_name
+from armory_mdnf.data.selection import any_split
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.metrics.wer import word_error_rate
 
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--curve", default="bundled_l2")
     parser.add_argument("--normalize", default="utterance")
     parser.add_argument("--levels", type=float, nargs="+", required=True)
-    parser.add_argument("--corpus", default="human")
+    parser.add_argument("--corpus", default="human", help="human, synthetic, or a split of LibriSpeech: dev-clean")
     parser.add_argument("--utterances", type=int, default=16)
     parser.add_argument("--eps", type=float, default=1.5)
     parser.add_argument("--iterations", type=int, default=30)
@@ -75,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    chosen = load_split(args.corpus, "dev")[: args.utterances]
+    split = args.corpus if split_name(args.corpus) else f"{args.corpus}_dev"
+    chosen = any_split(split)[: args.utterances]
     utterances = [(read_audio(u.path)[0], u.transcript) for u in chosen]
     curve = None if args.curve == "flat" else args.curve
     options = {"vocoder": args.vocoder, "curve": curve, "normalize": args.normalize, "seed": args.seed}

@@ -3,7 +3,8 @@
     armory-mdnf train recognizer RECIPE.json --data-dir DIR --out FILE.safetensors
 
 A recipe fixes the model, the sources and their weights, the augmentation, the schedule and the seed. A batch depends on
-the seed and its step alone, so a run that was stopped goes on from its last checkpoint as if it had not been.
+the seed and its step alone, so a run that was stopped goes on from its last checkpoint as if it had not been. On
+several GPUs: ``torchrun --nproc-per-node N -m armory_mdnf.training.recognizer RECIPE.json --device cuda ...``.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,15 +31,18 @@ from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
 from armory_mdnf.atomic import replacing
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.files import read_audio
-from armory_mdnf.data.bundled import load_split
+from armory_mdnf.data.librispeech import FOLDER, split_name
+from armory_mdnf.data.selection import any_split
 from armory_mdnf.errors import BundleError, OptionError, refuse_unknown
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.training.augmentation import Augmentation
 from armory_mdnf.training.corpus import held_out_sentences
+from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.sentences import HeldOut
 from armory_mdnf.training.sources import (
     SAMPLE_RATE_HZ,
     Joined,
+    LibriSpeech,
     Recordings,
     Shards,
     Source,
@@ -45,16 +50,20 @@ from armory_mdnf.training.sources import (
     read_recordings,
 )
 
-SPLITS = [("human", "dev"), ("synthetic", "dev")]
+DEV_SPLITS = ("human_dev", "synthetic_dev")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All that determines a run.
 
-    ``init`` is the name of bundled weights, or a bundle in the data directory, to start from instead of ``model``.
+    ``init`` is the name of bundled weights, or a bundle in the data directory or among Armory's saved models, to start
+    from instead of ``model``.
     ``sources`` maps a source's name to its share at the start and at the end of the run; shares move linearly.
-    Names: ``human``, ``joined``, ``spliced``, or the name of a folder of shards in the data directory.
+    Names: ``human``, ``joined``, ``spliced``, a split of LibriSpeech (``train-clean-100``), or the name of a folder of
+    shards in the data directory. ``max_duration_s`` bounds the utterances of the last two (by default 9 s in shards,
+    17 s in LibriSpeech). ``dev`` names the splits that are watched, as ``dataset.eval_split`` does, ``dev_utterances``
+    how many of each.
     """
 
     name: str
@@ -71,6 +80,9 @@ class Recipe:
     clip_norm: float = 5.0
     short_first_steps: int = 0
     augmentation: Mapping[str, Any] = field(default_factory=dict)
+    max_duration_s: float | None = None
+    dev: Sequence[str] = DEV_SPLITS
+    dev_utterances: int | None = None
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
@@ -80,8 +92,12 @@ class Recipe:
         return cls(**values)
 
 
-def build_sources(names: list[str], data_dir: Path) -> dict[str, Source]:
-    """Open the sources that a recipe names."""
+def build_sources(names: list[str], data_dir: Path, max_duration_s: float | None = None) -> dict[str, Source]:
+    """Open the sources that a recipe names.
+
+    LibriSpeech is the folder of that name in the data directory, or where :mod:`armory_mdnf.data.librispeech` finds it.
+    """
+    bound = {} if max_duration_s is None else {"max_duration_s": max_duration_s}
     sources: dict[str, Source] = {}
     recordings = (
         read_recordings(data_dir / "human" / "train.jsonl") if {"human", "joined", "spliced"} & set(names) else []
@@ -93,8 +109,11 @@ def build_sources(names: list[str], data_dir: Path) -> dict[str, Source]:
             sources[name] = Joined(recordings)
         elif name == "spliced":
             sources[name] = Spliced(recordings, HeldOut(held_out_sentences()).is_in)
+        elif split_name(name) is not None:
+            local = data_dir / FOLDER
+            sources[name] = LibriSpeech(name, local if local.is_dir() else None, **bound)
         else:
-            sources[name] = Shards(data_dir / name)
+            sources[name] = Shards(data_dir / name, **bound)
     return sources
 
 
@@ -103,11 +122,12 @@ class Batches:
 
     CHUNK_STEPS = 8
 
-    def __init__(self, recipe: Recipe, recognizer: Recognizer, data_dir: Path) -> None:
+    def __init__(self, recipe: Recipe, recognizer: Recognizer, data_dir: Path, workers: Workers | None = None) -> None:
+        self.workers = workers or Workers()
         self.recipe = recipe
         self.recognizer = recognizer
         self.names = list(recipe.sources)
-        self.sources = build_sources(self.names, data_dir)
+        self.sources = build_sources(self.names, data_dir, recipe.max_duration_s)
         self.augmentation = Augmentation(**{k: _tuple(v) for k, v in recipe.augmentation.items()})
 
     def sizes(self) -> dict[str, int]:
@@ -116,7 +136,7 @@ class Batches:
 
     def chunk(self, number: int) -> Iterator[list[tuple[np.ndarray, list[int]]]]:
         """The batches of steps ``number * CHUNK_STEPS`` and following."""
-        rng = np.random.default_rng([self.recipe.seed, number])
+        rng = np.random.default_rng(self.workers.key(self.recipe.seed, number))
         progress = number * self.CHUNK_STEPS / self.recipe.steps
         shares = np.array([a + (b - a) * progress for a, b in self.recipe.sources.values()])
         limit = 3.0 if number * self.CHUNK_STEPS < self.recipe.short_first_steps else math.inf
@@ -170,13 +190,15 @@ def loss_of(recognizer: Recognizer, batch: list[tuple[np.ndarray, list[int]]], m
 
 
 @torch.no_grad()
-def evaluate(recognizer: Recognizer, batch_size: int = 12) -> dict[str, float]:
-    """Benign WER in percent on the dev splits. The evaluation splits are not touched here."""
+def evaluate(
+    recognizer: Recognizer, splits: Sequence[str] = DEV_SPLITS, limit: int | None = None, batch_size: int = 12
+) -> dict[str, float]:
+    """Benign WER in percent on the dev splits, or the first ``limit`` utterances of each."""
     recognizer.eval()
     device = next(recognizer.parameters()).device
     result = {}
-    for corpus, split in SPLITS:
-        utterances = sorted(load_split(corpus, split), key=lambda u: u.duration_s)
+    for split in splits:
+        utterances = sorted(any_split(split)[:limit], key=lambda u: u.duration_s)
         hypotheses: list[str] = []
         for start in range(0, len(utterances), batch_size):
             audio = [torch.from_numpy(read_audio(u.path)[0]) for u in utterances[start : start + batch_size]]
@@ -184,7 +206,7 @@ def evaluate(recognizer: Recognizer, batch_size: int = 12) -> dict[str, float]:
             logits, frames = recognizer(x.to(device), lengths.to(device))
             hypotheses += greedy_decode(logits, frames, recognizer.alphabet)
         references = [u.transcript for u in utterances]
-        result[f"{corpus}_{split}"] = round(100 * word_error_rate(references, hypotheses), 2)
+        result[split] = round(100 * word_error_rate(references, hypotheses), 2)
     return result
 
 
@@ -200,6 +222,7 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
 
     run_dir = data_dir / "runs" / recipe.name
     run_dir.mkdir(parents=True, exist_ok=True)
+    workers, device = Workers.join(device)
     torch.manual_seed(recipe.seed)
     recognizer = _start(recipe, data_dir).to(device)
     optimizer = torch.optim.AdamW(recognizer.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -209,20 +232,21 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
         fill(recognizer.network, state["network"], str(checkpoint))
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    batches = Batches(recipe, recognizer, data_dir)
-    log = open(run_dir / "log.jsonl", "a", buffering=1)  # noqa: SIM115
+    batches = Batches(recipe, recognizer, data_dir, workers)
+    log = open(run_dir / "log.jsonl" if workers.first else os.devnull, "a", buffering=1)  # noqa: SIM115
     log.write(json.dumps({"step": step, "utterances": batches.sizes()}) + "\n")
-    bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=not sys.stderr.isatty())
+    bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=not (workers.first and sys.stderr.isatty()))
     running, began, seconds = 0.0, time.monotonic(), 0.0
     while step < recipe.steps:
         for batch in list(batches.chunk(step // Batches.CHUNK_STEPS))[step % Batches.CHUNK_STEPS :]:
             recognizer.train()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, step)
-            rng = np.random.default_rng([recipe.seed, step, 1])
+            rng = np.random.default_rng(workers.key(recipe.seed, step, 1))
             loss = loss_of(recognizer, batch, lambda s, f, rng=rng: batches.augmentation.mask(s, f, rng))
             optimizer.zero_grad()
             loss.backward()
+            workers.average_gradients(recognizer)
             norm = torch.nn.utils.clip_grad_norm_(recognizer.parameters(), recipe.clip_norm)
             if not math.isfinite(float(norm)):
                 raise ArithmeticError(f"{recipe.name}: the gradient is not finite at step {step}")
@@ -231,10 +255,10 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
             seconds += sum(len(a) for a, _ in batch) / SAMPLE_RATE_HZ
             step += 1
             bar.update()
-            if step % every == 0 or step == recipe.steps:
+            if workers.first and (step % every == 0 or step == recipe.steps):
                 line = {"step": step, "loss": round(running / (step % every or every), 4)}
                 line |= {"audio_h": round(seconds / 3600, 3), "elapsed_s": round(time.monotonic() - began, 1)}
-                line |= evaluate(recognizer)
+                line |= evaluate(recognizer, recipe.dev, recipe.dev_utterances)
                 log.write(json.dumps(line) + "\n")
                 bar.set_postfix(line)
                 running = 0.0
@@ -245,7 +269,9 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
     bar.close()
     log.close()
     about = {"name": recipe.name, "steps": recipe.steps, "seed": recipe.seed}
-    save_recognizer(out, recognizer.eval(), about, half=True)
+    if workers.first:
+        save_recognizer(out, recognizer.eval(), about, half=True)
+    workers.leave()
 
 
 def _start(recipe: Recipe, data_dir: Path) -> Recognizer:
@@ -253,8 +279,8 @@ def _start(recipe: Recipe, data_dir: Path) -> Recognizer:
         return Recognizer(DeepSpeech2Config.from_dict(dict(recipe.model)))
     if recipe.model:
         raise OptionError(f"recipe {recipe.name}: give 'model' or 'init', not both: the sizes come with the weights")
-    init = data_dir / recipe.init if recipe.init.endswith(".safetensors") else recipe.init
-    return load_recognizer(init).requires_grad_(True)
+    local = data_dir / recipe.init
+    return load_recognizer(local if local.is_file() else recipe.init).requires_grad_(True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,13 +2,15 @@
 
     armory-mdnf train resynthesis --vocoder melgan --sources human=1 spliced=0.5 synthetic=1 --data-dir DIR
 
-Each source gives the named hours of speech (``human`` is taken whole, as often as the hours hold it). The shards are
-called ``VOCODER_SOURCE``. Nothing held out is touched: the sources are those of training.
+Each source gives the named hours of speech (``human`` is taken whole; ``inf`` takes all of a LibriSpeech split). The
+shards are called ``VOCODER_SOURCE``. A vocoder of another rate than 16 kHz gets the audio resampled and back, as in the
+defence. Nothing held out is touched: the sources are those of training.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -16,10 +18,11 @@ import numpy as np
 import torch
 
 from armory_mdnf.audio import noise, ragged
+from armory_mdnf.defenses import MelResynth
 from armory_mdnf.errors import OptionError
 from armory_mdnf.training.corpus_files import write_shard
 from armory_mdnf.training.recognizer import build_sources
-from armory_mdnf.training.sources import SAMPLE_RATE_HZ, Recordings, Source
+from armory_mdnf.training.sources import SAMPLE_RATE_HZ, LibriSpeech, OnDisk, Recordings, Source
 from armory_mdnf.vocoders import Vocoder, load_vocoder
 
 SHARD_HOURS = 0.25
@@ -29,16 +32,29 @@ SHARD_HOURS = 0.25
 def resynthesize(vocoder: Vocoder, audio: np.ndarray, generator: torch.Generator) -> np.ndarray:
     """One utterance through mel and vocoder, float32 (T,) -> (T,)."""
     x, lengths = ragged.pad([torch.from_numpy(audio)])
-    log_mel, frames = vocoder.mel(x, lengths)
-    z = noise.normal([generator], [int(frames[0]) * vocoder.recipe.hop], x, rows=1) if vocoder.needs_noise else None
-    return vocoder.synthesize(log_mel, frames, z)[0, : len(audio)].numpy()
+    device = next(vocoder.parameters()).device
+    defense = MelResynth(vocoder, device_type="gpu" if device.type == "cuda" else "cpu")
+    return defense.defend(x.to(device), lengths.to(device), [generator])[0].cpu().numpy()
 
 
-def draw(source: Source, hours: float, rng: np.random.Generator) -> list[tuple[np.ndarray, str]]:
-    """Utterances of a source: every recording in turn, or as many draws as fill the hours."""
+Drawn = list[tuple[np.ndarray | OnDisk, str]]
+
+
+def draw(source: Source, hours: float, rng: np.random.Generator) -> Drawn:
+    """Utterances of a source: every recording in turn, or as many as fill the hours, of LibriSpeech each once."""
     if isinstance(source, Recordings):
         return [(r.audio, r.transcript) for r in source.recordings]
-    drawn, room = [], hours * 3600 * SAMPLE_RATE_HZ
+    drawn: Drawn = []
+    room = hours * 3600 * SAMPLE_RATE_HZ
+    if isinstance(source, LibriSpeech):
+        for utterance in source.utterances:
+            if room <= 0:
+                break
+            drawn.append((OnDisk(utterance), utterance.transcript))
+            room -= len(drawn[-1][0])
+        return drawn
+    if math.isinf(hours):
+        raise OptionError("expected a number of hours: only LibriSpeech and the human recordings have an end")
     while room > 0:
         audio, transcript = source.sample(rng)
         drawn.append((audio, transcript))
@@ -46,7 +62,7 @@ def draw(source: Source, hours: float, rng: np.random.Generator) -> list[tuple[n
     return drawn
 
 
-def write_shards(folder: Path, vocoder: Vocoder, drawn: list[tuple[np.ndarray, str]], seed: int) -> None:
+def write_shards(folder: Path, vocoder: Vocoder, drawn: Drawn, seed: int) -> None:
     """Resynthesise and write, shard by shard; a shard that exists is kept, so a stopped run goes on."""
     from tqdm import tqdm
 
@@ -58,7 +74,8 @@ def write_shards(folder: Path, vocoder: Vocoder, drawn: list[tuple[np.ndarray, s
         bar.update(len(members))
         if (folder / f"{name}.jsonl").exists():
             continue
-        spoken = ((resynthesize(vocoder, drawn[i][0], noise.stream(seed, i)), drawn[i][1]) for i in members)
+        audio_of = ((np.asarray(drawn[i][0], np.float32), drawn[i][1], noise.stream(seed, i)) for i in members)
+        spoken = ((resynthesize(vocoder, x, generator), text) for x, text, generator in audio_of)
         write_shard(folder, name, ((audio, {"transcript": transcript}) for audio, transcript in spoken))
     bar.close()
 
@@ -70,11 +87,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sources", nargs="+", required=True, metavar="NAME=HOURS")
     parser.add_argument("--data-dir", type=Path, default=Path("training_runs"))
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--max-duration-s", type=float, help="leave longer utterances of LibriSpeech out (default 17)")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    vocoder = load_vocoder(args.vocoder)
+    vocoder = load_vocoder(args.vocoder, args.device)
     hours: dict[str, float] = {}
     for text in args.sources:
         name, _, value = text.partition("=")
@@ -82,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
             hours[name] = float(value)
         except ValueError:
             raise OptionError(f"--sources: expected NAME=HOURS, got {text!r}") from None
-    sources = build_sources(list(hours), args.data_dir)
+    sources = build_sources(list(hours), args.data_dir, args.max_duration_s)
     for k, (name, source) in enumerate(sources.items()):
         drawn = draw(source, hours[name], np.random.default_rng([args.seed, k]))
         folder = args.data_dir / f"{Path(args.vocoder).stem}_{name}"

@@ -12,6 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from armory_mdnf.audio.files import read_audio
+from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.data.librispeech import load_split
+from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import BundleError
 
 SAMPLE_RATE_HZ = 16000
@@ -71,6 +74,35 @@ class Recordings:
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         r = self.recordings[rng.integers(len(self.recordings))]
         return r.audio, r.transcript
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """The audio of an utterance, read whenever it is asked for as an array."""
+
+    utterance: Utterance
+
+    def __len__(self) -> int:
+        return round(self.utterance.duration_s * SAMPLE_RATE_HZ)
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        return read_samples(self.utterance)
+
+
+class LibriSpeech:
+    """A split of LibriSpeech, each recording as often as the others, read from the disk when it is drawn."""
+
+    def __init__(self, split: str, folder: Path | None = None, max_duration_s: float = 17.0) -> None:
+        self.utterances = [u for u in load_split(split, folder) if u.duration_s <= max_duration_s]
+        if not self.utterances:
+            raise BundleError(f"{split} has no utterance of at most {max_duration_s:g} s")
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        utterance = self.utterances[rng.integers(len(self.utterances))]
+        return read_samples(utterance), utterance.transcript
 
 
 class Joined:

@@ -1,0 +1,208 @@
+"""The recipes on LibriSpeech: a step or two of each, on real recordings where there are some, with tiny modules."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import RECIPE, speechlike, tiny_recognizer
+from librispeech_folder import REAL, TEXTS, make_librispeech, needs_real
+
+import armory_mdnf
+from armory_mdnf import cli
+from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
+from armory_mdnf.audio import ragged
+from armory_mdnf.data.librispeech import VARIABLE
+from armory_mdnf.data.selection import any_split, read_samples
+from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.training.parallel import Workers
+from armory_mdnf.training.recognizer import Recipe, build_sources
+from armory_mdnf.training.resynthesis import draw, resynthesize
+from armory_mdnf.training.sources import LibriSpeech, OnDisk, Shards
+from armory_mdnf.vocoders import Vocoder
+from armory_mdnf.vocoders.storage import save_vocoder
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
+SPLIT = "test-other"
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, melgan: Vocoder, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny recogniser and a tiny vocoder, and LibriSpeech through the environment."""
+    save_recognizer(tmp_path / "tiny.safetensors", tiny_recognizer(), {})
+    save_vocoder(tmp_path / "vocoder.safetensors", melgan)
+    monkeypatch.setenv(VARIABLE, str(REAL))
+    return tmp_path
+
+
+def test_the_folder_in_the_data_directory_comes_first(tmp_path: Path) -> None:
+    make_librispeech(tmp_path / "LibriSpeech")
+    source = build_sources(["test-clean"], tmp_path)["test-clean"]
+    assert len(source) == 5
+    audio, text = source.sample(np.random.default_rng(0))
+    assert text in TEXTS.values()
+    assert 19_200 <= len(audio) <= 19_600
+    with pytest.raises(BundleError, match="no utterance of at most 1 s"):
+        build_sources(["test-clean"], tmp_path, max_duration_s=1.0)
+
+
+def test_an_utterance_on_disk_is_its_samples(tmp_path: Path) -> None:
+    utterance = LibriSpeech("test-clean", make_librispeech(tmp_path)).utterances[0]
+    np.testing.assert_array_equal(np.asarray(OnDisk(utterance)), read_samples(utterance))
+    assert len(OnDisk(utterance)) == len(read_samples(utterance))
+
+
+def test_hours_of_librispeech_are_taken_without_repetition(tmp_path: Path) -> None:
+    source = LibriSpeech("test-clean", make_librispeech(tmp_path))
+    rng = np.random.default_rng(0)
+    assert len(draw(source, 2.5 / 3600, rng)) == 3
+    assert [text for _, text in draw(source, np.inf, rng)] == [u.transcript for u in source.utterances]
+
+
+def test_resynthesis_is_that_of_the_vocoder_at_any_rate(melgan: Vocoder) -> None:
+    x = speechlike(64 * 100 - 1)
+    padded, lengths = ragged.pad([torch.from_numpy(x)])
+    alone = melgan.synthesize(*melgan.mel(padded, lengths), None)[0, : len(x)]
+    np.testing.assert_allclose(resynthesize(melgan, x, torch.Generator()), alone.numpy(), atol=1e-6)
+    other = dataclasses.replace(RECIPE, sample_rate_hz=22050)
+    melgan.recipe = melgan.front_end.recipe = other
+    assert resynthesize(melgan, x, torch.Generator()).shape == x.shape
+
+
+@pytest.mark.parametrize("name", ["librispeech_mg", "librispeech_wg"])
+def test_the_shipped_recipes_are_read(name: str) -> None:
+    recipe = Recipe.read(Path(armory_mdnf.__file__).parent / "training" / "recipes" / f"{name}.json")
+    shares = {source: share for source, (share, _) in recipe.sources.items()}
+    vocoder = {"mg": "melgan", "wg": "pwg"}[name.removeprefix("librispeech_")]
+    assert shares == {f"{vocoder}_train-clean-100": 0.7, "train-clean-100": 0.3}
+
+
+@needs_real
+def test_resynthesis_then_fine_tuning(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--vocoder", str(data_dir / "vocoder.safetensors"), "--data-dir", str(data_dir), "--threads", "1"]
+    assert cli.main(["train", "resynthesis", *options, "--sources", f"{SPLIT}=0.005"]) == 0
+    shards = Shards(data_dir / f"vocoder_{SPLIT}", max_duration_s=17.0)
+    real = {u.transcript: u for u in any_split(SPLIT)}
+    assert len(shards.lines) >= 1
+    for line in shards.lines:
+        assert line["length"] == round(16000 * real[line["transcript"]].duration_s)
+    recipe = {
+        "name": "t",
+        "init": "tiny.safetensors",
+        "sources": {f"vocoder_{SPLIT}": [0.7, 0.7], SPLIT: [0.3, 0.3]},
+        "max_duration_s": 17.0,
+        "dev": [SPLIT],
+        "dev_utterances": 2,
+        "steps": 2,
+        "seed": 1,
+        "batch_seconds": 8.0,
+        "augmentation": {"noise_probability": 1.0},
+    }
+    (data_dir / "t.json").write_text(json.dumps(recipe))
+    out = data_dir / "tuned.safetensors"
+    command = ["train", "recognizer", str(data_dir / "t.json"), "--data-dir", str(data_dir), "--out", str(out)]
+    assert cli.main([*command, "--threads", "1"]) == 0
+    log = [json.loads(line) for line in (data_dir / "runs" / "t" / "log.jsonl").read_text().splitlines()]
+    assert log[0]["utterances"][SPLIT] > 40
+    assert log[1]["step"] == 2
+    assert log[1][SPLIT] > 0
+    before, after = (load_recognizer(data_dir / n).network.state_dict() for n in ("tiny.safetensors", out.name))
+    assert any(not torch.allclose(before[key].float(), after[key].float(), atol=1e-3) for key in before)
+
+
+@needs_real
+def test_the_curve_of_recordings_without_transcripts(data_dir: Path) -> None:
+    out = data_dir / "curve.json"
+    models = ["--recognizer", str(data_dir / "tiny.safetensors"), "--vocoder", str(data_dir / "vocoder.safetensors")]
+    size = ["--pairs", "2", "--iterations", "2", "--max-duration-s", "6", "--threads", "1"]
+    assert cli.main(["train", "curve", *models, "--corpus", "train-clean-100", *size, "--out", str(out)]) == 0
+    content = json.loads(out.read_text())
+    assert max(content["curve"]) == 1
+    assert content["recipe"]["data"] == "LibriSpeech train-clean-100, 1.5 to 6 s"
+    assert content["recipe"]["pairs"] == 2
+
+
+@needs_real
+def test_the_level_on_a_split_of_librispeech(data_dir: Path) -> None:
+    out = data_dir / "level.json"
+    models = ["--recognizer", str(data_dir / "tiny.safetensors"), "--vocoder", str(data_dir / "vocoder.safetensors")]
+    size = ["--curve", "flat", "--levels", "0", "1", "--utterances", "1", "--iterations", "1", "--threads", "1"]
+    assert cli.main(["train", "level", *models, "--corpus", "test_other", *size, "--out", str(out)]) == 0
+    assert [row["noise_level"] for row in json.loads(out.read_text())["grid"]] == [0.0, 1.0]
+
+
+def test_an_unknown_corpus_is_refused(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--recognizer", "x", "--vocoder", "x", "--levels", "1", "--out", str(data_dir / "o.json")]
+    assert cli.main(["train", "level", *options, "--corpus", "dev-clear"]) == 2
+    assert "unknown split 'dev-clear_dev'" in capsys.readouterr().err
+
+
+# Several processes.
+
+
+def test_one_process_draws_as_it_always_did() -> None:
+    assert Workers().key(3, 5) == [3, 5]
+    drawn = {tuple(np.random.default_rng(Workers(rank, 4).key(3, 5)).integers(1 << 30, size=2)) for rank in range(4)}
+    assert len(drawn) == 4
+    assert Workers.join("cpu") == (Workers(), "cpu")
+
+
+def torchrun(*command: str, **environment: str) -> str:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(launch, env=env, check=True, timeout=500, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+def test_gradients_are_averaged_over_the_processes(tmp_path: Path) -> None:
+    (tmp_path / "average.py").write_text(
+        "import torch\n"
+        "from armory_mdnf.training.parallel import Workers\n"
+        "workers, device = Workers.join('cpu')\n"
+        "layer = torch.nn.Linear(1, 1, bias=False)\n"
+        "layer.weight.grad = torch.full((1, 1), 1.0 + workers.rank)\n"
+        "workers.average_gradients(layer)\n"
+        "print(f'{workers.size} {device} {float(layer.weight.grad)}\\n', end='', flush=True)\n"
+        "workers.leave()\n"
+    )
+    assert torchrun(str(tmp_path / "average.py")).splitlines() == ["2 cpu 1.5"] * 2
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    root = make_librispeech(tmp_path / "LibriSpeech")
+    recipe = {
+        "name": "two",
+        "sources": {"test-clean": [1, 1]},
+        "dev": ["test-clean"],
+        "model": {"hidden_size": 16, "hidden_layers": 1, "conv_channels": 2},
+        "steps": 3,
+        "seed": 3,
+        "batch_seconds": 3.0,
+        "warmup_steps": 1,
+    }
+    (tmp_path / "two.json").write_text(json.dumps(recipe))
+    options = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "two.safetensors"), "--threads", "1"]
+    torchrun("-m", "armory_mdnf.training.recognizer", str(tmp_path / "two.json"), *options, **{VARIABLE: str(root)})
+    lines = (tmp_path / "runs" / "two" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 3]  # the first process alone writes
+    load_recognizer(tmp_path / "two.safetensors")
+
+
+def test_endless_sources_need_hours(tmp_path: Path) -> None:
+    class Endless:
+        def __len__(self) -> int:
+            return 1
+
+        def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+            return np.zeros(16000, np.float32), "A"
+
+    with pytest.raises(OptionError, match="expected a number of hours"):
+        draw(Endless(), np.inf, np.random.default_rng(0))
