@@ -16,8 +16,8 @@ HEADER = ("split", "configuration", "recogniser", "benign WER %", "WER under att
 
 
 def read_folder(folder: Path) -> list[RunRecord]:
-    """Every record below a folder, in the order of the paper's tables."""
-    files = sorted(folder.rglob("*.json"))
+    """Every record below a folder, in the order of the paper's tables; ``bench/`` holds speeds, not records."""
+    files = sorted(path for path in folder.rglob("*.json") if path.parent != folder / "bench")
     if not files:
         raise ResultsError(f"no result files in {folder}")
     return sorted((read_record(path) for path in files), key=_place)
