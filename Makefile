@@ -7,7 +7,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STARTED := $(VENV)/.run-started
-PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONFIG ?= scenario_configs/mg_mdnf_pgd_l2.json
 ARMORY_FLAGS ?=
 LOG := --log-level armory:METRIC
@@ -57,20 +56,9 @@ tables: install  ## write the table of the recorded results in README.md
 
 install: $(INSTALLED)  ## make .venv and install the package in it, with Armory
 
-# The order matters. torch and torchaudio go in together: their builds must match. parallel-wavegan's set-up imports pip
-# and an old distutils, so it builds only outside pip's isolation, where setuptools < 82 and wheel are installed. tidecv
-# pulls in opencv-python, which needs a display's libraries; the headless build of the same module goes over it. Armory
-# imports cairosvg, which needs a library that a bare system lacks; nothing here draws, so a stub takes its place there.
-$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt tools/install.sh
 	@rm -f $@
-	@[ -x $(BIN)/python ] && $(BIN)/python -m pip --version >/dev/null 2>&1 || tools/make_venv.sh $(VENV)
-	$(PIP) install -q -c constraints.txt pip setuptools wheel
-	$(PIP) install -q -c constraints.txt torch torchaudio
-	$(PIP) install -q -c constraints.txt --no-build-isolation parallel-wavegan
-	PYTHONWARNINGS=ignore $(PIP) install -q -c constraints.txt -e '.[armory,dev]'
-	$(PIP) install -q -c constraints.txt --no-deps --force-reinstall opencv-python-headless
-	@$(BIN)/python -c 'import cairocffi' 2>/dev/null \
-	  || { echo "no libcairo here: installing a stub of cairosvg"; $(PIP) install -q --no-deps ./tools/cairosvg_stub; }
+	tools/install.sh $(VENV) -e '.[armory,dev]'
 	@touch $@
 
 # Armory keeps its folders in ~/.armory/config.json. One that is there already is left as it is.

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"metrics"},
     "training": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
     "plugin": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
-    "runner": {"asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics"},
+    "runner": {"asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics", "vocoders"},
     "benchmarks": {"asr", "attacks", "audio", "data", "defenses", "vocoders"},
     "checkpoints": {"asr", "audio", "vocoders"},
     "cli": {"checkpoints", "data", "evaluation", "runner"},

@@ -53,6 +53,7 @@ CELLS = {
 SYSTEMS = {
     "none": (None, "ds2_base"),
     "none_100": (None, "ds2_base"),
+    "none_mg": (None, "ds2_mg"),
     "rs": ("RandomizedSmoothing", "ds2_base"),
     "mg": ("MelResynth", "ds2_mg"),
     "mg_mdnf": ("MDNF", "ds2_mg"),
@@ -206,7 +207,7 @@ def test_the_attack_is_the_papers(name: str) -> None:
 def test_the_name_and_the_description_say_the_numbers(name: str) -> None:
     scale, system, threat, place = CELLS[name]
     description, (kind, kwargs) = load(name)["_description"], THREATS[threat]
-    rows = {"none_100": "none", "mg_mdnf_flat": "MG-MDNF with flat noise"}
+    rows = {"none_100": "none", "none_mg": "none-MG", "mg_mdnf_flat": "MG-MDNF with flat noise"}
     row = rows.get(system, "none" if system == "none" else system.upper().replace("_", "-"))
     where = {"text": "text, ", "own": "not in the paper, "}.get(place, f"Table {place[1:]}, row ")
     assert f": {where}{row}, " in description

@@ -22,15 +22,17 @@ from armory_mdnf.audio import ragged
 from armory_mdnf.data.librispeech import VARIABLE
 from armory_mdnf.data.selection import any_split, read_samples
 from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.training.curve import choose
 from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.recognizer import Recipe, build_sources
-from armory_mdnf.training.resynthesis import draw, resynthesize
+from armory_mdnf.training.resynthesis import draw, noisy, resynthesize
 from armory_mdnf.training.sources import LibriSpeech, OnDisk, Shards
 from armory_mdnf.vocoders import Vocoder
 from armory_mdnf.vocoders.storage import save_vocoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
-SPLIT = "test-other"
+# The recordings with transcripts are of test-other; under these names they may be trained on, and chosen on.
+SPLIT, DEV = "train-clean-360", "dev-other"
 
 
 @pytest.fixture
@@ -38,19 +40,23 @@ def data_dir(tmp_path: Path, melgan: Vocoder, monkeypatch: pytest.MonkeyPatch) -
     """A tiny recogniser and a tiny vocoder, and LibriSpeech through the environment."""
     save_recognizer(tmp_path / "tiny.safetensors", tiny_recognizer(), {})
     save_vocoder(tmp_path / "vocoder.safetensors", melgan)
-    monkeypatch.setenv(VARIABLE, str(REAL))
+    links = tmp_path / "links"
+    links.mkdir()
+    for name, target in ((SPLIT, "test-other"), (DEV, "test-other"), ("train-clean-100", "train-clean-100")):
+        (links / name).symlink_to(REAL / target)
+    monkeypatch.setenv(VARIABLE, str(links))
     return tmp_path
 
 
 def test_the_folder_in_the_data_directory_comes_first(tmp_path: Path) -> None:
-    make_librispeech(tmp_path / "LibriSpeech")
-    source = build_sources(["test-clean"], tmp_path)["test-clean"]
+    make_librispeech(tmp_path / "LibriSpeech", "train-clean-100")
+    source = build_sources(["train-clean-100"], tmp_path)["train-clean-100"]
     assert len(source) == 5
     audio, text = source.sample(np.random.default_rng(0))
     assert text in TEXTS.values()
     assert 19_200 <= len(audio) <= 19_600
     with pytest.raises(BundleError, match="no utterance of at most 1 s"):
-        build_sources(["test-clean"], tmp_path, max_duration_s=1.0)
+        build_sources(["train-clean-100"], tmp_path, max_duration_s=1.0)
 
 
 def test_an_utterance_on_disk_is_its_samples(tmp_path: Path) -> None:
@@ -76,6 +82,15 @@ def test_resynthesis_is_that_of_the_vocoder_at_any_rate(melgan: Vocoder) -> None
     assert resynthesize(melgan, x, torch.Generator()).shape == x.shape
 
 
+def test_noise_before_the_vocoder_is_of_the_ratio_and_the_key() -> None:
+    x = speechlike(16000)
+    y = noisy(x, (20.0, 20.0), [1, 2])
+    assert 10 * np.log10(np.mean(x**2) / np.mean((y - x) ** 2)) == pytest.approx(20.0, abs=0.2)
+    np.testing.assert_array_equal(y, noisy(x, (20.0, 20.0), [1, 2]))
+    assert not np.array_equal(y, noisy(x, (20.0, 20.0), [1, 3]))
+    assert noisy(x, None, [1, 2]) is x
+
+
 @pytest.mark.parametrize("name", ["librispeech_mg", "librispeech_wg"])
 def test_the_shipped_recipes_are_read(name: str) -> None:
     recipe = Recipe.read(Path(armory_mdnf.__file__).parent / "training" / "recipes" / f"{name}.json")
@@ -98,7 +113,7 @@ def test_resynthesis_then_fine_tuning(data_dir: Path, capsys: pytest.CaptureFixt
         "init": "tiny.safetensors",
         "sources": {f"vocoder_{SPLIT}": [0.7, 0.7], SPLIT: [0.3, 0.3]},
         "max_duration_s": 17.0,
-        "dev": [SPLIT],
+        "dev": [DEV],
         "dev_utterances": 2,
         "steps": 2,
         "seed": 1,
@@ -112,7 +127,7 @@ def test_resynthesis_then_fine_tuning(data_dir: Path, capsys: pytest.CaptureFixt
     log = [json.loads(line) for line in (data_dir / "runs" / "t" / "log.jsonl").read_text().splitlines()]
     assert log[0]["utterances"][SPLIT] > 40
     assert log[1]["step"] == 2
-    assert log[1][SPLIT] > 0
+    assert log[1][DEV] > 0
     before, after = (load_recognizer(data_dir / n).network.state_dict() for n in ("tiny.safetensors", out.name))
     assert any(not torch.allclose(before[key].float(), after[key].float(), atol=1e-3) for key in before)
 
@@ -134,7 +149,7 @@ def test_the_level_on_a_split_of_librispeech(data_dir: Path) -> None:
     out = data_dir / "level.json"
     models = ["--recognizer", str(data_dir / "tiny.safetensors"), "--vocoder", str(data_dir / "vocoder.safetensors")]
     size = ["--curve", "flat", "--levels", "0", "1", "--utterances", "1", "--iterations", "1", "--threads", "1"]
-    assert cli.main(["train", "level", *models, "--corpus", "test_other", *size, "--out", str(out)]) == 0
+    assert cli.main(["train", "level", *models, "--corpus", "dev_other", *size, "--out", str(out)]) == 0
     assert [row["noise_level"] for row in json.loads(out.read_text())["grid"]] == [0.0, 1.0]
 
 
@@ -142,6 +157,21 @@ def test_an_unknown_corpus_is_refused(data_dir: Path, capsys: pytest.CaptureFixt
     options = ["--recognizer", "x", "--vocoder", "x", "--levels", "1", "--out", str(data_dir / "o.json")]
     assert cli.main(["train", "level", *options, "--corpus", "dev-clear"]) == 2
     assert "unknown split 'dev-clear_dev'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["test-clean", "test_other", "dev-clean"])
+def test_nothing_is_learned_from_what_is_evaluated(split: str, tmp_path: Path) -> None:
+    make_librispeech(tmp_path / "LibriSpeech", split)
+    with pytest.raises(OptionError, match=f"{split}: expected a training split"):
+        build_sources([split], tmp_path)
+    with pytest.raises(OptionError, match=f"{split}: expected a training split"):
+        choose(split, tmp_path, 1, None, 0)
+
+
+def test_no_level_is_chosen_on_a_test_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--recognizer", "ds2_base", "--levels", "1", "--out", str(tmp_path / "o.json")]
+    assert cli.main(["train", "level", *options, "--corpus", "test-clean"]) == 2
+    assert "expected a dev split" in capsys.readouterr().err
 
 
 # Several processes.
@@ -177,11 +207,11 @@ def test_gradients_are_averaged_over_the_processes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    root = make_librispeech(tmp_path / "LibriSpeech")
+    root = make_librispeech(tmp_path / "LibriSpeech", "train-clean-100")
     recipe = {
         "name": "two",
-        "sources": {"test-clean": [1, 1]},
-        "dev": ["test-clean"],
+        "sources": {"train-clean-100": [1, 1]},
+        "dev": ["train-clean-100"],
         "model": {"hidden_size": 16, "hidden_layers": 1, "conv_channels": 2},
         "steps": 3,
         "seed": 3,

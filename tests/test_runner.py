@@ -32,7 +32,7 @@ from armory_mdnf.errors import OptionError
 from armory_mdnf.evaluation.armory_results import newest_results, read_armory_results
 from armory_mdnf.evaluation.records import read_record
 from armory_mdnf.runner import evaluate, journal, progress
-from armory_mdnf.runner.components import load_dataset
+from armory_mdnf.runner.components import fingerprints, load_dataset
 from armory_mdnf.runner.config import check_config, read_config
 from armory_mdnf.runner.evaluate import Evaluation
 from armory_mdnf.runner.lines import Line, parse_line
@@ -360,6 +360,15 @@ def test_other_weights_do_not_go_on(interrupted: Path, weights: str, capsys: pyt
     assert "is of another run: weights." in capsys.readouterr().err
 
 
+def test_a_run_is_known_by_the_weights_that_are_its_defaults(config: dict[str, Any], weights: str) -> None:
+    config["defense"] = {"module": "armory_mdnf.defenses", "name": "MDNF", "type": "Preprocessor", "kwargs": {}}
+    assert set(fingerprints(config)) == {weights, "melgan", "bundled_l2"}
+    config["defense"]["kwargs"] = {"vocoder": "pwg", "curve": None}
+    assert set(fingerprints(config)) == {weights, "pwg"}
+    config["defense"] = RS
+    assert set(fingerprints(config)) == {weights}
+
+
 @pytest.mark.parametrize("damage", ["not JSON\n", '{"index": 1, "words": {}}\n', "twice", "counts"])
 def test_damaged_lines_are_named(interrupted: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = interrupted / "utterances.jsonl"
@@ -540,7 +549,6 @@ def test_files_that_are_no_configuration(
     ("given", "message"),
     [
         (Overrides(num_eval_batches=1, index=[1]), "cannot go together"),
-        (Overrides(num_eval_batches=1, check=True), "cannot go together"),
         (Overrides(num_eval_batches=-1), "expected a whole number >= 0"),
         (Overrides(skip_attack=True, skip_benign=True), "leave nothing to do"),
         (Overrides(batch_seconds=0.0), "expected a finite number > 0"),

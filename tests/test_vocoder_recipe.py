@@ -59,6 +59,19 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
     assert not torch.equal(a, c)
 
 
+def test_the_noisy_share_of_segments_is_under_noise_of_the_ratio() -> None:
+    x = torch.from_numpy(0.3 * np.sin(np.arange(20000) / 7)).float()
+    plain, noisy, some = (
+        Segments([[x]], [1.0], recipe.RECIPE, 12288, (0.0, 0.0), share, (10.0, 10.0)) for share in (0.0, 1.0, 0.5)
+    )
+    (_, clean), (context, under) = plain.batch(0, 0, 1), noisy.batch(0, 0, 1)
+    assert 10 * torch.log10(clean.square().mean() / (under - clean).square().mean()) == pytest.approx(10.0, abs=0.2)
+    half = recipe.RECIPE.n_fft // 2
+    assert torch.equal(context[:, half : half + 12288], under)  # what the mel hears is what is to be said
+    power = torch.cat([some.batch(0, step, 4)[1] for step in range(8)]).square().mean(1)
+    assert 8 <= int((power > 0.0468).sum()) <= 24
+
+
 def test_the_stft_loss_is_zero_for_equals_and_knows_level_and_silence() -> None:
     loss, x = MultiResolutionSTFTLoss(), torch.from_numpy(chirp(8000, 0)).float()[None]
     assert all(term == 0 for term in loss(x, x))
@@ -112,12 +125,16 @@ def test_parallel_wavegan_starts_from_a_melgans_waveform(recordings: Path, tmp_p
     with pytest.raises(OptionError, match="--conditioning goes with"):
         recipe.main([*common, "--out", str(tmp_path / "run")])
     common += ["--conditioning", str(tmp_path / "m.safetensors"), "--evaluate-every", "100", "--steps", "2"]
+    log_mel, frames, noise = torch.randn(1, 80, 9), torch.tensor([9]), torch.randn(1, 1, 9 * 256)
+    begun: Any = recipe.build("parallel_wavegan_on_melgan")
+    recipe.condition_on(begun, melgan)
+    with torch.no_grad():
+        waveform = torch.tanh(begun.upsample_net(log_mel)[:, 0] / 5)
+    torch.testing.assert_close(waveform, melgan.synthesize(log_mel, frames))
     assert recipe.main([*common, "--out", str(tmp_path / "run"), "--export", str(tmp_path / "p.safetensors")]) == 0
     trained: Any = load_vocoder(tmp_path / "p.safetensors")
-    log_mel, frames, noise = torch.randn(1, 80, 9), torch.tensor([9]), torch.randn(1, 1, 9 * 256)
-    features = trained.generator.upsample_net(log_mel)
-    waveform = torch.tanh(features[:, 0] / 5)
-    torch.testing.assert_close(waveform, melgan.synthesize(log_mel, frames))
+    own, start = trained.generator.upsample_net.state_dict(), begun.upsample_net.state_dict()
+    assert any(not torch.equal(own[key], start[key]) for key in own)  # the features learn on
     assert trained.needs_noise
     assert trained.synthesize(log_mel, frames, noise).std() > 0
 

@@ -18,50 +18,52 @@ FOLDER = Path(__file__).resolve().parents[1] / "scenario_configs"
 Block = dict[str, Any]
 
 # Where each cell stands in the paper: T2, T3, T4 its tables, "text" its text, "own" nowhere; "." is no file.
-# none_100 is the undefended recogniser over the 100 utterances of Table 4.
+# none_mg is the control that the paper lacks: what fine-tuning does without the vocoder. none_100 is the undefended
+# recogniser over the 100 utterances of Table 4.
 BUNDLED = """
-                      none  rs    mg    mg_mdnf  mg_mdnf_flat  wg    wg_mdnf
-benign                T2    T2    T2    T2       .             T4    T4
-pgd_l2                T2    T2    T2    T2       text          T4    T4
-pgd_l2_1.0            T2    T2    T2    T2       .             T4    T4
-pgd_l2_0.5            T2    T2    T2    T2       .             T4    T4
-pgd_linf              T2    T2    T2    T2       text          T4    T4
-pgd_linf_0.005        T2    T2    T2    T2       .             T4    T4
-pgd_l2_250_steps      .     .     .     text     .             .     .
-pgd_l2_500_steps      .     .     .     text     .             .     .
-eot_l2                .     own   .     text     .             own   own
-snr20                 T3    T3    T3    T3       .             own   own
-snr30                 T3    T3    T3    T3       .             own   own
-snr40                 T3    T3    T3    T3       .             own   own
-cw                    T3    T3    T3    T3       .             own   own
+                      none  none_mg  rs    mg    mg_mdnf  mg_mdnf_flat  wg    wg_mdnf
+benign                T2    own      T2    T2    T2       .             T4    T4
+pgd_l2                T2    own      T2    T2    T2       text          T4    T4
+pgd_l2_1.0            T2    .        T2    T2    T2       .             T4    T4
+pgd_l2_0.5            T2    .        T2    T2    T2       .             T4    T4
+pgd_linf              T2    own      T2    T2    T2       text          T4    T4
+pgd_linf_0.005        T2    .        T2    T2    T2       .             T4    T4
+pgd_l2_250_steps      .     .        .     .     text     .             .     .
+pgd_l2_500_steps      .     .        .     .     text     .             .     .
+eot_l2                .     .        own   .     text     .             own   own
+snr20                 T3    .        T3    T3    T3       .             own   own
+snr30                 T3    .        T3    T3    T3       .             own   own
+snr40                 T3    .        T3    T3    T3       .             own   own
+cw                    T3    .        T3    T3    T3       .             own   own
 """
 LIBRISPEECH = """
-                      none  rs    mg    mg_mdnf  mg_mdnf_flat  none_100  wg    wg_mdnf
-benign                T2    T2    T2    T2       .             T4        T4    T4
-pgd_l2                T2    T2    T2    T2       text          T4        T4    T4
-pgd_l2_1.0            T2    T2    T2    T2       .             T4        T4    T4
-pgd_l2_0.5            T2    T2    T2    T2       .             T4        T4    T4
-pgd_linf              T2    T2    T2    T2       text          T4        T4    T4
-pgd_linf_0.005        T2    T2    T2    T2       .             T4        T4    T4
-pgd_l2_ours           .     .     .     T2       .             .         .     .
-pgd_l2_250_steps      .     .     .     text     .             .         .     .
-pgd_l2_500_steps      .     .     .     text     .             .         .     .
-eot_l2                .     .     .     text     .             .         .     .
-snr20                 T3    T3    T3    T3       .             .         .     .
-snr30                 T3    T3    T3    T3       .             .         .     .
-snr40                 T3    T3    T3    T3       .             .         .     .
-snr20_armory          .     .     .     T3       .             .         .     .
-snr_linear20          T3    T3    T3    T3       .             .         .     .
-snr_linear30          T3    T3    T3    T3       .             .         .     .
-snr_linear40          T3    T3    T3    T3       .             .         .     .
-cw                    T3    T3    T3    T3       .             .         .     .
-cw_art                .     .     .     T3       .             .         .     .
+                      none  none_mg  rs    mg    mg_mdnf  mg_mdnf_flat  none_100  wg    wg_mdnf
+benign                T2    own      T2    T2    T2       .             T4        T4    T4
+pgd_l2                T2    own      T2    T2    T2       text          T4        T4    T4
+pgd_l2_1.0            T2    .        T2    T2    T2       .             T4        T4    T4
+pgd_l2_0.5            T2    .        T2    T2    T2       .             T4        T4    T4
+pgd_linf              T2    own      T2    T2    T2       text          T4        T4    T4
+pgd_linf_0.005        T2    .        T2    T2    T2       .             T4        T4    T4
+pgd_l2_ours           .     .        .     .     T2       .             .         .     .
+pgd_l2_250_steps      .     .        .     .     text     .             .         .     .
+pgd_l2_500_steps      .     .        .     .     text     .             .         .     .
+eot_l2                .     .        .     .     text     .             .         .     .
+snr20                 T3    .        T3    T3    T3       .             .         .     .
+snr30                 T3    .        T3    T3    T3       .             .         .     .
+snr40                 T3    .        T3    T3    T3       .             .         .     .
+snr20_armory          .     .        .     .     T3       .             .         .     .
+snr_linear20          T3    .        T3    T3    T3       .             .         .     .
+snr_linear30          T3    .        T3    T3    T3       .             .         .     .
+snr_linear40          T3    .        T3    T3    T3       .             .         .     .
+cw                    T3    .        T3    T3    T3       .             .         .     .
+cw_art                .     .        .     .     T3       .             .         .     .
 """
 
 # Columns: what the description calls it, its row in the paper, recogniser, defence and its options.
 NOISE = {"normalize": "utterance", "noise_level": 20.0}
 SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
     "none": ("Undefended recogniser", "none", "ds2_base", None, {}),
+    "none_mg": ("Control: the recogniser fine-tuned for MG, no vocoder before it", "none-MG", "ds2_mg", None, {}),
     "rs": (
         "RS (randomised smoothing)", "RS", "ds2_base", "RandomizedSmoothing", {"snr_db": 15.0, "passes": 5},
     ),

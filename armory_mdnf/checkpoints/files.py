@@ -60,11 +60,18 @@ def open_checkpoint(
 def _bundle(path: Path) -> Imported[Any]:
     kind = bundles.kind_of(path)
     if kind == KIND:
-        return Imported(load_recognizer(path), f"armory-mdnf bundle, {kind}", (), ())
+        return Imported(load_recognizer(path), _format(path, kind, "recipe"), (), ())
     if kind in KINDS:
-        return Imported(load_vocoder(path), f"armory-mdnf bundle, {kind}", (), ())
+        return Imported(load_vocoder(path), _format(path, kind, "extra"), (), ())
     known = ", ".join((KIND, *KINDS))
     raise BundleError(f"{path}: expected a bundle of kind {known}, found {kind!r}")
+
+
+def _format(path: Path, kind: str, origin: str) -> str:
+    """A bundle's kind, and how it says that its weights came about."""
+    config, _ = bundles.load(path, kind)
+    made = _inline(config.get(origin) or {})
+    return f"armory-mdnf bundle, {kind}" + (f" ({made})" if made else "")
 
 
 def describe(opened: Opened) -> str:

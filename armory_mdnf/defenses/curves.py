@@ -31,7 +31,7 @@ def load_curve(curve: str | os.PathLike[str] | None, n_mels: int) -> Tensor:
     """
     if curve is None:
         return torch.ones(n_mels)
-    path = _resolve(curve)
+    path = curve_file(curve)
     if path.stat().st_size > MAX_BYTES:
         raise BundleError(f"{path}: expected a curve of {n_mels} numbers, found {path.stat().st_size} bytes")
     values = _read_npy(path) if path.suffix == ".npy" else _read_json(path)
@@ -50,7 +50,8 @@ def _folder() -> Path:
     return Path(str(resources.files("armory_mdnf"))) / "defenses" / "curves"
 
 
-def _resolve(curve: str | os.PathLike[str]) -> Path:
+def curve_file(curve: str | os.PathLike[str]) -> Path:
+    """The file that :func:`load_curve` reads. Raises :class:`BundleError` if there is none."""
     if not isinstance(curve, (str, os.PathLike)):
         raise BundleError(f"expected a curve's name or path or None, got {type(curve).__name__}")
     text = os.fspath(curve)

@@ -140,6 +140,8 @@ def _ignored(config: Config) -> list[str]:
     notes = []
     if sysconfig["docker_image"]:
         notes.append(f"sysconfig.docker_image {sysconfig['docker_image']!r} is ignored: the run is on this machine")
+    if sysconfig.get("check") and sysconfig.get("num_eval_batches"):
+        notes.append("num_eval_batches is ignored: a check takes one batch")
     if sysconfig["gpus"] not in ("", "all") and sysconfig["use_gpu"]:
         notes.append(f"sysconfig.gpus {sysconfig['gpus']!r} is ignored: CUDA_VISIBLE_DEVICES chooses the GPU")
     return notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,10 +14,12 @@ from art.defences.preprocessor.preprocessor import Preprocessor
 from armory_mdnf import attacks, bundles, defenses
 from armory_mdnf.data import selection
 from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.defenses.curves import curve_file
 from armory_mdnf.errors import ArmoryMdnfError, OptionError, choices, refuse_unknown
 from armory_mdnf.runner.config import Config, component
 from armory_mdnf.runner.equivalents import is_translated, translate
 from armory_mdnf.runner.overrides import run_seed
+from armory_mdnf.vocoders import vocoder_file
 
 MODEL = "armory_mdnf.plugin.model.get_art_model"
 USER_INIT = "armory_mdnf.plugin.seeding.seed_everything"
@@ -164,10 +166,15 @@ def choose_device(config: Config) -> tuple[str, list[str]]:
 
 
 def fingerprints(config: Config) -> dict[str, str]:
-    """SHA-256 of the weights that a configuration names, by their names."""
-    kwargs = (config["defense"] or {}).get("kwargs", {})
-    names = [config["model"]["model_kwargs"].get("weights"), config["model"]["weights_file"], kwargs.get("vocoder")]
-    files = {name: bundles.resolve(name) for name in names if isinstance(name, str)}
+    """SHA-256 of the weights and the noise curve that a configuration uses, by their names, defaults included."""
+    named = [config["model"]["model_kwargs"].get("weights"), config["model"]["weights_file"]]
+    files = {name: bundles.resolve(name) for name in named if isinstance(name, str)}
+    block = config["defense"]
+    if block and is_native(config):
+        defaults = {name: p.default for name, p in _parameters(_find(block, "defense")).items()}
+        for option, file_of in (("vocoder", vocoder_file), ("curve", curve_file)):
+            if isinstance(name := block["kwargs"].get(option, defaults.get(option)), str):
+                files[name] = file_of(name)
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
@@ -199,6 +206,6 @@ def _check_kwargs(function: Any, kwargs: Config, name: str, but: Sequence[str] =
     refuse_unknown(kwargs, [p for p in _parameters(function) if p not in but], name)
 
 
-def _parameters(function: Any) -> list[str]:
+def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
     # Of __init__, for a metaclass may stand in front of it.
-    return list(inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters)
+    return inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters

@@ -83,8 +83,6 @@ def _check_options(sysconfig: Config) -> None:
         raise OptionError(f"num_eval_batches: expected a whole number >= 0 (0: all), got {batches}")
     if batches and sysconfig.get("index") is not None:
         raise OptionError("num_eval_batches and index cannot go together, as in Armory")
-    if batches and sysconfig.get("check"):
-        raise OptionError("check and num_eval_batches cannot go together, as in Armory")
     if not 0 < limit < math.inf:
         raise OptionError(f"batch_seconds: expected a finite number > 0, got {limit}")
     if sysconfig.get("device", "cpu") not in DEVICES:

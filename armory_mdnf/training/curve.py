@@ -23,9 +23,10 @@ from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 from armory_mdnf.atomic import write_text
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.resample import resample
-from armory_mdnf.data.librispeech import FOLDER, load_split
+from armory_mdnf.data.librispeech import FOLDER, SPLITS, load_split
 from armory_mdnf.data.selection import read_samples
-from armory_mdnf.training.sources import SAMPLE_RATE_HZ, read_recordings
+from armory_mdnf.errors import OptionError, choices
+from armory_mdnf.training.sources import SAMPLE_RATE_HZ, is_training_split, read_recordings
 from armory_mdnf.vocoders import Vocoder, load_vocoder
 
 
@@ -67,6 +68,8 @@ def choose(
         recordings = [r for r in recordings if 1.5 <= len(r.audio) / SAMPLE_RATE_HZ <= longest]
         chosen = [recordings[i].audio for i in rng.permutation(len(recordings))[:number]]
         return chosen, f"training recordings of the human corpus, 1.5 to {longest:g} s"
+    if not is_training_split(corpus):
+        raise OptionError(choices(corpus, ("human", *(s for s in SPLITS if s.startswith("train"))), "corpus"))
     longest = max_duration_s or 17.0
     local = data_dir / FOLDER
     utterances = load_split(corpus, local if local.is_dir() else None, transcribed=False)

@@ -25,6 +25,7 @@ from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.librispeech import split_name
 from armory_mdnf.data.selection import any_split
 from armory_mdnf.defenses import MDNF
+from armory_mdnf.errors import OptionError
 from armory_mdnf.metrics.wer import word_error_rate
 
 
@@ -76,7 +77,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    split = args.corpus if split_name(args.corpus) else f"{args.corpus}_dev"
+    known = split_name(args.corpus)
+    if known is not None and not known.startswith("dev"):
+        raise OptionError(f"--corpus {args.corpus}: expected a dev split, a level is chosen on nothing else")
+    split = args.corpus if known else f"{args.corpus}_dev"
     chosen = any_split(split)[: args.utterances]
     utterances = [(read_audio(u.path)[0], u.transcript) for u in chosen]
     curve = None if args.curve == "flat" else args.curve

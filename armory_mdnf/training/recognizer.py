@@ -31,7 +31,7 @@ from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
 from armory_mdnf.atomic import replacing
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.files import read_audio
-from armory_mdnf.data.librispeech import FOLDER, split_name
+from armory_mdnf.data.librispeech import FOLDER
 from armory_mdnf.data.selection import any_split
 from armory_mdnf.errors import BundleError, OptionError, refuse_unknown
 from armory_mdnf.metrics.wer import word_error_rate
@@ -47,6 +47,7 @@ from armory_mdnf.training.sources import (
     Shards,
     Source,
     Spliced,
+    is_training_split,
     read_recordings,
 )
 
@@ -109,7 +110,7 @@ def build_sources(names: list[str], data_dir: Path, max_duration_s: float | None
             sources[name] = Joined(recordings)
         elif name == "spliced":
             sources[name] = Spliced(recordings, HeldOut(held_out_sentences()).is_in)
-        elif split_name(name) is not None:
+        elif is_training_split(name):
             local = data_dir / FOLDER
             sources[name] = LibriSpeech(name, local if local.is_dir() else None, **bound)
         else:

@@ -3,7 +3,8 @@
     armory-mdnf train resynthesis --vocoder melgan --sources human=1 spliced=0.5 synthetic=1 --data-dir DIR
 
 Each source gives the named hours of speech (``human`` is taken whole; ``inf`` takes all of a LibriSpeech split). The
-shards are called ``VOCODER_SOURCE``. A vocoder of another rate than 16 kHz gets the audio resampled and back, as in the
+shards are called ``VOCODER_SOURCE``. With ``--noise-snr-db`` white noise goes on what the vocoder hears, where an
+attacker's perturbation will be. A vocoder of another rate than 16 kHz gets the audio resampled and back, as in the
 defence. Nothing held out is touched: the sources are those of training.
 """
 
@@ -20,6 +21,7 @@ import torch
 from armory_mdnf.audio import noise, ragged
 from armory_mdnf.defenses import MelResynth
 from armory_mdnf.errors import OptionError
+from armory_mdnf.training.augmentation import with_noise
 from armory_mdnf.training.corpus_files import write_shard
 from armory_mdnf.training.recognizer import build_sources
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, LibriSpeech, OnDisk, Recordings, Source
@@ -62,8 +64,13 @@ def draw(source: Source, hours: float, rng: np.random.Generator) -> Drawn:
     return drawn
 
 
-def write_shards(folder: Path, vocoder: Vocoder, drawn: Drawn, seed: int) -> None:
-    """Resynthesise and write, shard by shard; a shard that exists is kept, so a stopped run goes on."""
+def write_shards(
+    folder: Path, vocoder: Vocoder, drawn: Drawn, seed: int, noise_snr_db: tuple[float, float] | None = None
+) -> None:
+    """Resynthesise and write, shard by shard; a shard that exists is kept, so a stopped run goes on.
+
+    ``noise_snr_db``: range of the ratio at which white noise goes before the vocoder, None for no noise.
+    """
     from tqdm import tqdm
 
     bounds = np.cumsum([len(a) for a, _ in drawn]) // int(SHARD_HOURS * 3600 * SAMPLE_RATE_HZ)
@@ -74,10 +81,21 @@ def write_shards(folder: Path, vocoder: Vocoder, drawn: Drawn, seed: int) -> Non
         bar.update(len(members))
         if (folder / f"{name}.jsonl").exists():
             continue
-        audio_of = ((np.asarray(drawn[i][0], np.float32), drawn[i][1], noise.stream(seed, i)) for i in members)
+        audio_of = (
+            (noisy(np.asarray(drawn[i][0], np.float32), noise_snr_db, [seed, i]), drawn[i][1], noise.stream(seed, i))
+            for i in members
+        )
         spoken = ((resynthesize(vocoder, x, generator), text) for x, text, generator in audio_of)
         write_shard(folder, name, ((audio, {"transcript": transcript}) for audio, transcript in spoken))
     bar.close()
+
+
+def noisy(x: np.ndarray, snr_db: tuple[float, float] | None, key: list[int]) -> np.ndarray:
+    """Under white noise at a ratio drawn from the range, by a key of the draw; float32 (T,) -> (T,)."""
+    if snr_db is None:
+        return x
+    rng = np.random.default_rng(key)
+    return with_noise(x, rng.standard_normal(len(x), dtype=np.float32), rng.uniform(*snr_db))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sources", nargs="+", required=True, metavar="NAME=HOURS")
     parser.add_argument("--data-dir", type=Path, default=Path("training_runs"))
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--noise-snr-db", type=float, nargs=2, metavar=("LOW", "HIGH"), help="white noise before it")
     parser.add_argument("--max-duration-s", type=float, help="leave longer utterances of LibriSpeech out (default 17)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
@@ -105,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     for k, (name, source) in enumerate(sources.items()):
         drawn = draw(source, hours[name], np.random.default_rng([args.seed, k]))
         folder = args.data_dir / f"{Path(args.vocoder).stem}_{name}"
-        write_shards(folder, vocoder, drawn, args.seed + k)
+        write_shards(folder, vocoder, drawn, args.seed + k, args.noise_snr_db)
         print(f"{folder}: {len(drawn)} utterances")
     return 0
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.data.librispeech import load_split
+from armory_mdnf.data.librispeech import load_split, split_name
 from armory_mdnf.data.selection import read_samples
-from armory_mdnf.errors import BundleError
+from armory_mdnf.errors import BundleError, OptionError
 
 SAMPLE_RATE_HZ = 16000
 
@@ -87,6 +87,14 @@ class OnDisk:
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
         return read_samples(self.utterance)
+
+
+def is_training_split(name: str) -> bool:
+    """Whether it is a split of LibriSpeech. Raises :class:`OptionError` if nothing may be learned from that one."""
+    split = split_name(name)
+    if split is not None and not split.startswith("train"):
+        raise OptionError(f"{name}: expected a training split, this one is for evaluation")
+    return split is not None
 
 
 class LibriSpeech:

@@ -65,7 +65,7 @@ class Run:
         sources = [text.rsplit("=", 1) for text in args.source]
         groups = [read_all(find_recordings(Path(s[0])), RECIPE.sample_rate_hz) for s in sources]
         weights = [float(s[1]) if len(s) == 2 else 1.0 for s in sources]
-        self.segments = Segments(groups, weights, RECIPE, SEGMENT)
+        self.segments = Segments(groups, weights, RECIPE, SEGMENT, noisy=args.noisy, snr_db=args.noise_snr_db)
         self.held_out = {
             Path(text).name.removesuffix(".jsonl"): read_all(
                 find_recordings(Path(text))[:: args.evaluate_stride][: args.evaluate_limit], RECIPE.sample_rate_hz
@@ -77,7 +77,7 @@ class Run:
         torch.manual_seed(args.seed)
         self.generator = build(args.kind)
         self.discriminator = MelGANMultiScaleDiscriminator(max_downsample_channels=256)
-        self.optimizer = torch.optim.AdamW(self.learning(), args.lr, (0.8, 0.99), weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(self.generator.parameters(), args.lr, (0.8, 0.99), weight_decay=1e-4)
         self.critic = torch.optim.AdamW(self.discriminator.parameters(), args.lr / 2, (0.5, 0.9), weight_decay=1e-4)
         if self.checkpoint.is_file():
             self.resume()
@@ -91,9 +91,6 @@ class Run:
             self.mean, self.scale = mel_statistics([u for group in groups for u in group], RECIPE)
         self.front_end = LogMel(RECIPE, self.mean, self.scale)
         self.stft_loss = MultiResolutionSTFTLoss()
-
-    def learning(self) -> list[nn.Parameter]:
-        return [p for p in self.generator.parameters() if p.requires_grad]
 
     @property
     def checkpoint(self) -> Path:
@@ -152,7 +149,7 @@ class Run:
             report |= {"critic": critic_loss.item(), "verdict": verdict.item(), "matching": matching.item()}
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.learning(), 10.0)
+        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), 10.0)
         if bool(norm.isfinite()):
             self.optimizer.step()
         self.step += 1
@@ -221,6 +218,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mel-weight", type=float, default=1.0)
     parser.add_argument("--discriminator-from", type=int, help="step at which the discriminator joins (default: never)")
     parser.add_argument("--adversarial-weight", type=float, default=0.5)
+    parser.add_argument("--noisy", type=float, default=0.0, help="share of segments under white noise")
+    parser.add_argument("--noise-snr-db", type=float, nargs=2, default=(0.0, 40.0), metavar=("LOW", "HIGH"))
     parser.add_argument("--bfloat16", action="store_true", help="run the generator in bfloat16 where it is quicker")
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
@@ -228,6 +227,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.steps < 1 or args.batch < 1:
         raise OptionError(f"expected --steps and --batch >= 1, got {args.steps} and {args.batch}")
+    if not 0 <= args.noisy <= 1:
+        raise OptionError(f"expected --noisy between 0 and 1, got {args.noisy:g}")
     if args.threads:
         torch.set_num_threads(args.threads)
     if not args.export_only:

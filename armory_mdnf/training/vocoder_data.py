@@ -14,6 +14,7 @@ from torch import Tensor
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.mel import LogMel, MelRecipe
 from armory_mdnf.errors import AudioError, BundleError
+from armory_mdnf.training.augmentation import with_noise
 
 
 def find_recordings(source: Path) -> list[Path]:
@@ -46,7 +47,9 @@ class Segments:
     """Seeded random segments; a step's batch depends on the seed and the step alone, so a run can be resumed.
 
     ``sources`` are lists of utterances, drawn from by ``weights``, then by duration. A segment's audio carries the
-    reflected padding at an utterance's ends, so that its mel equals that of the whole utterance there.
+    reflected padding at an utterance's ends, so that its mel equals that of the whole utterance there. The share
+    ``noisy`` of them is under white noise, at a ratio to the segment's own power drawn from ``snr_db``: the vocoder has
+    to say noise as well as speech, or what perturbs its input comes out enlarged.
     """
 
     sources: list[list[Tensor]]
@@ -54,6 +57,8 @@ class Segments:
     recipe: MelRecipe
     segment: int
     gain_db: tuple[float, float] = (-12.0, 4.0)
+    noisy: float = 0.0
+    snr_db: tuple[float, float] = (0.0, 40.0)
 
     def __post_init__(self) -> None:
         if self.recipe.framing != "centered":
@@ -80,8 +85,12 @@ class Segments:
             index = torch.arange(start - half, start + self.segment - hop + half).abs()
             last = x.shape[0] - 1
             index = last - (last - index).abs()
-            contexts.append(gain * x[index])
-            targets.append(gain * x[start : start + self.segment])
+            context = gain * x[index]
+            if self.noisy and rng.random() < self.noisy:
+                noise = rng.standard_normal(context.shape[0], dtype=np.float32)
+                context = torch.from_numpy(with_noise(context.numpy(), noise, rng.uniform(*self.snr_db)))
+            contexts.append(context)
+            targets.append(context[half : half + self.segment])
         return torch.stack(contexts), torch.stack(targets)
 
 
