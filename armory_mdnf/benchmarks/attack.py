@@ -43,9 +43,11 @@ def speech(seconds: float) -> np.ndarray:
 
 def defence(name: str) -> list[Any]:
     """A defence by its name in the paper."""
-    if name == "none":
+    made = {"MG": (MelResynth, "melgan"), "MG-MDNF": (MDNF, "melgan"), "WG": (MelResynth, "pwg")}
+    if name not in made:
         return []
-    return [{"MG": MelResynth("melgan"), "MG-MDNF": MDNF("melgan"), "WG": MelResynth("pwg")}[name]]
+    kind, vocoder = made[name]
+    return [kind(vocoder)]
 
 
 def estimator(name: str) -> DeepSpeech2Estimator:

@@ -62,49 +62,16 @@ class CarliniWagnerASR(_AnyBatch, evasion.CarliniWagnerASR):
 class ImperceptibleASR(_AnyBatch, evasion.ImperceptibleASR):
     """ART's attack of Qin et al. (2019), any framework, with the psychoacoustic masker that JSON cannot give it.
 
-    ``window_size`` and ``hop_size`` of the masker are in samples at the estimator's sample rate.
+    ``window_size`` and ``hop_size`` of the masker are in samples at the estimator's sample rate; ``options`` are ART's.
     """
 
     def __init__(
-        self,
-        estimator: Any,
-        eps: float = 2000 / 2**15,
-        learning_rate_1: float = 100 / 2**15,
-        max_iter_1: int = 1000,
-        alpha: float = 0.05,
-        learning_rate_2: float = 1 / 2**15,
-        max_iter_2: int = 4000,
-        loss_theta_min: float = 0.05,
-        decrease_factor_eps: float = 0.8,
-        num_iter_decrease_eps: int = 10,
-        increase_factor_alpha: float = 1.2,
-        num_iter_increase_alpha: int = 20,
-        decrease_factor_alpha: float = 0.8,
-        num_iter_decrease_alpha: int = 50,
-        window_size: int = 2048,
-        hop_size: int = 512,
-        batch_size: int = 1,
-        targeted: bool = True,
+        self, estimator: Any, window_size: int = 2048, hop_size: int = 512, targeted: bool = True, **options: Any
     ) -> None:
         _check_targeted(targeted, type(self).__name__)
-        super().__init__(
-            estimator,
-            PsychoacousticMasker(window_size, hop_size, estimator.sample_rate),
-            eps,
-            learning_rate_1,
-            max_iter_1,
-            alpha,
-            learning_rate_2,
-            max_iter_2,
-            loss_theta_min,
-            decrease_factor_eps,
-            num_iter_decrease_eps,
-            increase_factor_alpha,
-            num_iter_increase_alpha,
-            decrease_factor_alpha,
-            num_iter_decrease_alpha,
-            batch_size,
-        )
+        masker = PsychoacousticMasker(window_size, hop_size, estimator.sample_rate)
+        of_audio = {"eps": 2000 / 2**15, "learning_rate_1": 100 / 2**15, "learning_rate_2": 1 / 2**15}
+        super().__init__(estimator, masker, **of_audio | options)
 
 
 class ImperceptibleASRPyTorch(_AnyBatch, evasion.ImperceptibleASRPyTorch):
@@ -113,45 +80,10 @@ class ImperceptibleASRPyTorch(_AnyBatch, evasion.ImperceptibleASRPyTorch):
     def __init__(
         self,
         estimator: Any,
-        eps: float = 0.05,
-        max_iter_1: int = 10,
-        max_iter_2: int = 4000,
-        learning_rate_1: float = 0.001,
-        learning_rate_2: float = 5e-4,
         global_max_length: int = 35 * 16000,
-        initial_rescale: float = 1.0,
-        decrease_factor_eps: float = 0.8,
-        num_iter_decrease_eps: int = 1,
-        alpha: float = 1.2,
-        increase_factor_alpha: float = 1.2,
-        num_iter_increase_alpha: int = 20,
-        decrease_factor_alpha: float = 0.8,
-        num_iter_decrease_alpha: int = 20,
-        win_length: int = 2048,
-        hop_length: int = 512,
-        n_fft: int = 2048,
         batch_size: int = 1,
         targeted: bool = True,
+        **options: Any,
     ) -> None:
         _check_targeted(targeted, type(self).__name__)
-        super().__init__(
-            estimator,
-            eps,
-            max_iter_1,
-            max_iter_2,
-            learning_rate_1,
-            learning_rate_2,
-            global_max_length=global_max_length,
-            initial_rescale=initial_rescale,
-            decrease_factor_eps=decrease_factor_eps,
-            num_iter_decrease_eps=num_iter_decrease_eps,
-            alpha=alpha,
-            increase_factor_alpha=increase_factor_alpha,
-            num_iter_increase_alpha=num_iter_increase_alpha,
-            decrease_factor_alpha=decrease_factor_alpha,
-            num_iter_decrease_alpha=num_iter_decrease_alpha,
-            win_length=win_length,
-            hop_length=hop_length,
-            n_fft=n_fft,
-            batch_size=batch_size,
-        )
+        super().__init__(estimator, global_max_length=global_max_length, batch_size=batch_size, **options)
