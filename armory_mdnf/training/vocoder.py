@@ -77,7 +77,7 @@ class Run:
         torch.manual_seed(args.seed)
         self.generator = build(args.kind)
         self.discriminator = MelGANMultiScaleDiscriminator(max_downsample_channels=256)
-        self.optimizer = torch.optim.AdamW(self.generator.parameters(), args.lr, (0.8, 0.99), weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(self.learning(), args.lr, (0.8, 0.99), weight_decay=1e-4)
         self.critic = torch.optim.AdamW(self.discriminator.parameters(), args.lr / 2, (0.5, 0.9), weight_decay=1e-4)
         if self.checkpoint.is_file():
             self.resume()
@@ -91,6 +91,9 @@ class Run:
             self.mean, self.scale = mel_statistics([u for group in groups for u in group], RECIPE)
         self.front_end = LogMel(RECIPE, self.mean, self.scale)
         self.stft_loss = MultiResolutionSTFTLoss()
+
+    def learning(self) -> list[nn.Parameter]:
+        return [p for p in self.generator.parameters() if p.requires_grad]
 
     @property
     def checkpoint(self) -> Path:
@@ -149,7 +152,7 @@ class Run:
             report |= {"critic": critic_loss.item(), "verdict": verdict.item(), "matching": matching.item()}
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), 10.0)
+        norm = nn.utils.clip_grad_norm_(self.learning(), 10.0)
         if bool(norm.isfinite()):
             self.optimizer.step()
         self.step += 1

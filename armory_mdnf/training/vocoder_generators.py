@@ -22,8 +22,7 @@ GENERATORS: dict[str, dict[str, Any]] = {
         "aux_context_window": 0,
         "upsample_params": {"upsample_scales": [4, 4, 4, 4]},
     },
-    # Starts from a trained MelGAN's features and learns on with them: cheaper (16 channels at the audio's rate, not 80)
-    # and quicker to learn.
+    # On a trained MelGAN's features: cheaper (16 channels at the audio's rate, not 80) and quicker to learn.
     "parallel_wavegan_on_melgan": {
         "layers": 10,
         "stacks": 1,
@@ -50,8 +49,9 @@ def build(kind: str) -> nn.Module:
     if kind == "melgan":
         return MelGANGenerator(**arguments)
     generator = ParallelWaveGANGenerator(**arguments)
-    if kind == "parallel_wavegan_on_melgan":  # a bundle's weights, which it starts from, have no weight norm
+    if kind == "parallel_wavegan_on_melgan":  # it stays as it was trained
         generator.upsample_net.remove_weight_norm()
+        generator.upsample_net.requires_grad_(False)
     return generator
 
 
