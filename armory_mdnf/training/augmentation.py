@@ -65,3 +65,8 @@ def with_noise(x: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     """Add ``noise`` at the given ratio to the utterance's own power; a silent utterance stays silent."""
     power, noise_power = float(np.mean(x**2)), float(np.mean(noise**2))
     return x + noise * np.float32(np.sqrt(power / max(noise_power, 1e-12) * 10 ** (-snr_db / 10)))
+
+
+def under_white_noise(x: np.ndarray, snr_db: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+    """Add white noise at a ratio drawn from the range; float32 (T,) -> (T,)."""
+    return with_noise(x, rng.standard_normal(len(x), dtype=np.float32), rng.uniform(*snr_db))

@@ -21,7 +21,7 @@ import torch
 from armory_mdnf.audio import noise, ragged
 from armory_mdnf.defenses import MelResynth
 from armory_mdnf.errors import OptionError
-from armory_mdnf.training.augmentation import with_noise
+from armory_mdnf.training.augmentation import under_white_noise
 from armory_mdnf.training.corpus_files import write_shard
 from armory_mdnf.training.recognizer import build_sources
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, LibriSpeech, OnDisk, Recordings, Source
@@ -94,8 +94,7 @@ def noisy(x: np.ndarray, snr_db: tuple[float, float] | None, key: list[int]) -> 
     """Under white noise at a ratio drawn from the range, by a key of the draw; float32 (T,) -> (T,)."""
     if snr_db is None:
         return x
-    rng = np.random.default_rng(key)
-    return with_noise(x, rng.standard_normal(len(x), dtype=np.float32), rng.uniform(*snr_db))
+    return under_white_noise(x, snr_db, np.random.default_rng(key))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.mel import LogMel, MelRecipe
 from armory_mdnf.errors import AudioError, BundleError
-from armory_mdnf.training.augmentation import with_noise
+from armory_mdnf.training.augmentation import under_white_noise
 
 
 def find_recordings(source: Path) -> list[Path]:
@@ -87,8 +87,7 @@ class Segments:
             index = last - (last - index).abs()
             context = gain * x[index]
             if self.noisy and rng.random() < self.noisy:
-                noise = rng.standard_normal(context.shape[0], dtype=np.float32)
-                context = torch.from_numpy(with_noise(context.numpy(), noise, rng.uniform(*self.snr_db)))
+                context = torch.from_numpy(under_white_noise(context.numpy(), self.snr_db, rng))
             contexts.append(context)
             targets.append(context[half : half + self.segment])
         return torch.stack(contexts), torch.stack(targets)
