@@ -18,14 +18,16 @@ from librispeech_folder import REAL, TEXTS, make_librispeech, needs_real
 import armory_mdnf
 from armory_mdnf import cli
 from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
-from armory_mdnf.audio import ragged
+from armory_mdnf.audio import noise, ragged
 from armory_mdnf.data.librispeech import VARIABLE
 from armory_mdnf.data.selection import any_split, read_samples
+from armory_mdnf.defenses import MDNF
 from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.training.augmentation import under_white_noise
 from armory_mdnf.training.curve import choose
 from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.recognizer import Recipe, build_sources
-from armory_mdnf.training.resynthesis import draw, noisy, resynthesize
+from armory_mdnf.training.resynthesis import Resynthesis, draw
 from armory_mdnf.training.sources import LibriSpeech, OnDisk, Shards
 from armory_mdnf.vocoders import Vocoder
 from armory_mdnf.vocoders.storage import save_vocoder
@@ -76,19 +78,32 @@ def test_resynthesis_is_that_of_the_vocoder_at_any_rate(melgan: Vocoder) -> None
     x = speechlike(64 * 100 - 1)
     padded, lengths = ragged.pad([torch.from_numpy(x)])
     alone = melgan.synthesize(*melgan.mel(padded, lengths), None)[0, : len(x)]
-    np.testing.assert_allclose(resynthesize(melgan, x, torch.Generator()), alone.numpy(), atol=1e-6)
+    np.testing.assert_allclose(Resynthesis(melgan)(x, 0, 0), alone.numpy(), atol=1e-6)
     other = dataclasses.replace(RECIPE, sample_rate_hz=22050)
     melgan.recipe = melgan.front_end.recipe = other
-    assert resynthesize(melgan, x, torch.Generator()).shape == x.shape
+    assert Resynthesis(melgan)(x, 0, 0).shape == x.shape
 
 
-def test_noise_before_the_vocoder_is_of_the_ratio_and_the_key() -> None:
-    x = speechlike(16000)
-    y = noisy(x, (20.0, 20.0), [1, 2])
-    assert 10 * np.log10(np.mean(x**2) / np.mean((y - x) ** 2)) == pytest.approx(20.0, abs=0.2)
-    np.testing.assert_array_equal(y, noisy(x, (20.0, 20.0), [1, 2]))
-    assert not np.array_equal(y, noisy(x, (20.0, 20.0), [1, 3]))
-    assert noisy(x, None, [1, 2]) is x
+def test_noise_before_the_vocoder_is_that_of_the_key(melgan: Vocoder) -> None:
+    x = speechlike(64 * 100)
+    noisy = Resynthesis(melgan, noise_snr_db=(20.0, 20.0))
+    expected = Resynthesis(melgan)(under_white_noise(x, (20.0, 20.0), np.random.default_rng([1, 2])), 1, 2)
+    np.testing.assert_array_equal(noisy(x, 1, 2), expected)
+    np.testing.assert_array_equal(noisy(x, 1, 2), noisy(x, 1, 2))
+    assert not np.array_equal(noisy(x, 1, 2), noisy(x, 1, 3))
+
+
+def test_flooded_resynthesis_is_mdnf_at_a_level_of_the_range(melgan: Vocoder) -> None:
+    x = speechlike(64 * 100)
+    flooded = Resynthesis(melgan, mel_noise_level=(5.0, 10.0), curve=None)
+    y = flooded(x, 1, 2)
+    level = flooded.defense.noise_level
+    assert 5 <= level <= 10
+    defense = MDNF(melgan, noise_level=level, curve=None, device_type="cpu")
+    alone = defense.defend(*ragged.pad([torch.from_numpy(x)]), [noise.stream(1, 2)])
+    np.testing.assert_allclose(y, alone[0].detach().numpy(), atol=1e-6)
+    flooded(x, 1, 3)
+    assert flooded.defense.noise_level != level
 
 
 @pytest.mark.parametrize("name", ["librispeech_mg", "librispeech_wg"])

@@ -13,7 +13,7 @@ from conftest import speechlike, tiny_recognizer
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 from armory_mdnf.training import level
 from armory_mdnf.training.curve import estimate, mel_difference, plot
-from armory_mdnf.training.resynthesis import draw, resynthesize, write_shards
+from armory_mdnf.training.resynthesis import Resynthesis, draw, write_shards
 from armory_mdnf.training.sources import Recording, Recordings, Shards
 from armory_mdnf.vocoders import Vocoder
 
@@ -26,18 +26,18 @@ def recordings() -> Recordings:
 
 def test_shards_of_resynthesised_speech_keep_lengths_and_transcripts(tmp_path: Path, melgan: Vocoder) -> None:
     drawn = draw(recordings(), 0.0, np.random.default_rng(0))
-    write_shards(tmp_path / "out", melgan, drawn, seed=0)
+    write_shards(tmp_path / "out", Resynthesis(melgan), drawn, seed=0)
     shards = Shards(tmp_path / "out")
     assert [(line["length"], line["transcript"]) for line in shards.lines] == [(6000, "HOLD"), (9000, "PRESS ONE")]
-    expected = resynthesize(melgan, drawn[1][0], torch.Generator())
+    expected = Resynthesis(melgan)(drawn[1][0], 0, 1)
     np.testing.assert_allclose(shards.read(shards.lines[1]), expected.clip(-1, 1), atol=2 / 32767)
 
 
 def test_a_shard_that_is_there_is_kept(tmp_path: Path, melgan: Vocoder) -> None:
     drawn = draw(recordings(), 0.0, np.random.default_rng(0))
-    write_shards(tmp_path, melgan, drawn, seed=0)
+    write_shards(tmp_path, Resynthesis(melgan), drawn, seed=0)
     before = (tmp_path / "0000.npy").stat().st_mtime_ns
-    write_shards(tmp_path, melgan, drawn, seed=1)
+    write_shards(tmp_path, Resynthesis(melgan), drawn, seed=1)
     assert (tmp_path / "0000.npy").stat().st_mtime_ns == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0000.jsonl", "0000.npy"]
 

@@ -4,8 +4,9 @@
 
 Each source gives the named hours of speech (``human`` is taken whole; ``inf`` takes all of a LibriSpeech split). The
 shards are called ``VOCODER_SOURCE``. With ``--noise-snr-db`` white noise goes on what the vocoder hears, where an
-attacker's perturbation will be. A vocoder of another rate than 16 kHz gets the audio resampled and back, as in the
-defence. Nothing held out is touched: the sources are those of training.
+attacker's perturbation will be; with ``--mel-noise-level`` MDNF's noise goes on the log mel. A vocoder of another rate
+than 16 kHz gets the audio resampled and back, as in the defence. Nothing held out is touched: the sources are those of
+training.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from armory_mdnf.audio import noise, ragged
-from armory_mdnf.defenses import MelResynth
+from armory_mdnf.defenses import MDNF, MelResynth
 from armory_mdnf.errors import OptionError
 from armory_mdnf.training.augmentation import under_white_noise
 from armory_mdnf.training.corpus_files import write_shard
@@ -30,13 +32,40 @@ from armory_mdnf.vocoders import Vocoder, load_vocoder
 SHARD_HOURS = 0.25
 
 
-@torch.no_grad()
-def resynthesize(vocoder: Vocoder, audio: np.ndarray, generator: torch.Generator) -> np.ndarray:
-    """One utterance through mel and vocoder, float32 (T,) -> (T,)."""
-    x, lengths = ragged.pad([torch.from_numpy(audio)])
-    device = next(vocoder.parameters()).device
-    defense = MelResynth(vocoder, device_type="gpu" if device.type == "cuda" else "cpu")
-    return defense.defend(x.to(device), lengths.to(device), [generator])[0].cpu().numpy()
+@dataclass
+class Resynthesis:
+    """The way of one training utterance: white noise where an attacker's perturbation will be, mel, vocoder.
+
+    ``noise_snr_db``: range of the ratio of white noise before the mel; ``mel_noise_level``: range of the level of
+    MDNF's noise, shaped by ``curve`` (None: flat). Without a range, without that noise.
+    """
+
+    vocoder: Vocoder
+    noise_snr_db: tuple[float, float] | None = None
+    mel_noise_level: tuple[float, float] | None = None
+    curve: str | None = "bundled_l2"
+
+    def __post_init__(self) -> None:
+        device = next(self.vocoder.parameters()).device
+        device_type = "gpu" if device.type == "cuda" else "cpu"
+        self.defense = (
+            MelResynth(self.vocoder, device_type=device_type)
+            if self.mel_noise_level is None
+            else MDNF(self.vocoder, curve=self.curve, device_type=device_type)
+        )
+
+    @torch.no_grad()
+    def __call__(self, audio: np.ndarray, seed: int, index: int) -> np.ndarray:
+        """One utterance, its draws fixed by seed and index, float32 (T,) -> (T,)."""
+        rng = np.random.default_rng([seed, index])
+        if self.noise_snr_db is not None:
+            audio = under_white_noise(audio, self.noise_snr_db, rng)
+        if isinstance(self.defense, MDNF) and self.mel_noise_level is not None:
+            self.defense.noise_level = rng.uniform(*self.mel_noise_level)
+        x, lengths = ragged.pad([torch.from_numpy(audio)])
+        device = self.defense.device
+        spoken = self.defense.defend(x.to(device), lengths.to(device), [noise.stream(seed, index)])
+        return spoken[0].cpu().numpy()
 
 
 Drawn = list[tuple[np.ndarray | OnDisk, str]]
@@ -64,13 +93,8 @@ def draw(source: Source, hours: float, rng: np.random.Generator) -> Drawn:
     return drawn
 
 
-def write_shards(
-    folder: Path, vocoder: Vocoder, drawn: Drawn, seed: int, noise_snr_db: tuple[float, float] | None = None
-) -> None:
-    """Resynthesise and write, shard by shard; a shard that exists is kept, so a stopped run goes on.
-
-    ``noise_snr_db``: range of the ratio at which white noise goes before the vocoder, None for no noise.
-    """
+def write_shards(folder: Path, resynthesis: Resynthesis, drawn: Drawn, seed: int) -> None:
+    """Resynthesise and write, shard by shard; a shard that exists is kept, so a stopped run goes on."""
     from tqdm import tqdm
 
     bounds = np.cumsum([len(a) for a, _ in drawn]) // int(SHARD_HOURS * 3600 * SAMPLE_RATE_HZ)
@@ -81,20 +105,11 @@ def write_shards(
         bar.update(len(members))
         if (folder / f"{name}.jsonl").exists():
             continue
-        audio_of = (
-            (noisy(np.asarray(drawn[i][0], np.float32), noise_snr_db, [seed, i]), drawn[i][1], noise.stream(seed, i))
-            for i in members
+        spoken = (
+            (resynthesis(np.asarray(drawn[i][0], np.float32), seed, i), {"transcript": drawn[i][1]}) for i in members
         )
-        spoken = ((resynthesize(vocoder, x, generator), text) for x, text, generator in audio_of)
-        write_shard(folder, name, ((audio, {"transcript": transcript}) for audio, transcript in spoken))
+        write_shard(folder, name, spoken)
     bar.close()
-
-
-def noisy(x: np.ndarray, snr_db: tuple[float, float] | None, key: list[int]) -> np.ndarray:
-    """Under white noise at a ratio drawn from the range, by a key of the draw; float32 (T,) -> (T,)."""
-    if snr_db is None:
-        return x
-    return under_white_noise(x, snr_db, np.random.default_rng(key))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,6 +120,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("training_runs"))
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--noise-snr-db", type=float, nargs=2, metavar=("LOW", "HIGH"), help="white noise before it")
+    parser.add_argument(
+        "--mel-noise-level", type=float, nargs=2, metavar=("LOW", "HIGH"), help="MDNF's, into VOCODER_mdnf_SOURCE"
+    )
+    parser.add_argument("--curve", default="bundled_l2", help="of MDNF's noise: a name, a file or flat")
     parser.add_argument("--max-duration-s", type=float, help="leave longer utterances of LibriSpeech out (default 17)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
@@ -112,6 +131,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     vocoder = load_vocoder(args.vocoder, args.device)
+    curve = None if args.curve == "flat" else args.curve
+    resynthesis = Resynthesis(vocoder, args.noise_snr_db, args.mel_noise_level, curve)
+    prefix = Path(args.vocoder).stem + ("" if args.mel_noise_level is None else "_mdnf")
     hours: dict[str, float] = {}
     for text in args.sources:
         name, _, value = text.partition("=")
@@ -122,8 +144,8 @@ def main(argv: list[str] | None = None) -> int:
     sources = build_sources(list(hours), args.data_dir, args.max_duration_s)
     for k, (name, source) in enumerate(sources.items()):
         drawn = draw(source, hours[name], np.random.default_rng([args.seed, k]))
-        folder = args.data_dir / f"{Path(args.vocoder).stem}_{name}"
-        write_shards(folder, vocoder, drawn, args.seed + k, args.noise_snr_db)
+        folder = args.data_dir / f"{prefix}_{name}"
+        write_shards(folder, resynthesis, drawn, args.seed + k)
         print(f"{folder}: {len(drawn)} utterances")
     return 0
 
