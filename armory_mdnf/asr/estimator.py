@@ -22,6 +22,7 @@ from armory_mdnf.asr.ctc import ctc_loss
 from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.asr.model import Recognizer
 from armory_mdnf.asr.preprocessing import Chain, Draws, select
+from armory_mdnf.asr.threads import even_parts, side_by_side
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.errors import AudioError, OptionError, TranscriptError, choices, refuse_unknown
@@ -147,6 +148,28 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
         chain = self._chain()
         logits, frames = self._logits(x, lengths, chain, chain.draw(len(keys), keys))
         return ctc_loss(logits, frames, targets)
+
+    def gradients(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
+        """Gradient of each utterance's :meth:`losses` in its own audio, zero beyond its end.
+
+        Shape: x (N, T), lengths (N,), N targets, N keys -> (N, T). On a CPU, parts of the batch run side by side.
+        """
+        chain = self._chain()
+        draws = chain.draw(len(keys), keys)
+        result = torch.zeros_like(x)
+
+        def gradient(rows: list[int]) -> None:
+            width = int(lengths[rows].max())
+            leaf = x[rows, :width].detach().requires_grad_()
+            with torch.enable_grad():
+                logits, frames = self._model(*chain(leaf, lengths[rows], select(draws, rows)))
+                loss = ctc_loss(logits, frames, [targets[i] for i in rows]).sum()
+                result[rows, :width] = torch.autograd.grad(loss, leaf)[0]
+
+        parts = torch.get_num_threads() if x.device.type == "cpu" and chain.independent else 1
+        with torch.enable_grad(), self._evaluation_mode():
+            side_by_side(gradient, even_parts(lengths.tolist(), min(parts, len(x))))
+        return result
 
     def transcribe(self, x: Tensor, lengths: Tensor, keys: Sequence[Key]) -> list[str]:
         """What :meth:`predict` gives for a padded batch with these keys. Shape: x (N, T), lengths (N,)."""

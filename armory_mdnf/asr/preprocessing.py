@@ -56,6 +56,11 @@ class Chain:
         """Whether two draws differ. Other preprocessors are taken for deterministic: their noise is their own."""
         return any(op.stochastic for op in self.operations if isinstance(op, Defense))
 
+    @property
+    def independent(self) -> bool:
+        """Whether parts of a batch may run at the same time: of other preprocessors that is not known."""
+        return all(isinstance(op, Defense) for op in self.operations)
+
     def draw(self, n: int, keys: Sequence[Key] | None = None) -> Draws:
         """Noise for the next ``n`` utterances of every defence, or that which their keys fix."""
         return [op.draw(n, keys) if isinstance(op, Defense) else None for op in self.operations]

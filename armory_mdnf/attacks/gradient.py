@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from armory_mdnf.attacks.recognizer import AttackedRecognizer, Purpose
@@ -39,17 +38,14 @@ class LossGradient:
         ``indices`` (N) and ``step`` fix the draws. Raises :class:`AttackError` for a gradient that is not finite.
         """
         k = self.draws if recognizer.stochastic else 1
-        leaf = x.detach().requires_grad_()
         keys = [
             (index, Purpose.ATTACK, *(step if self.fresh else (0,) * len(step)), draw)
             for index in indices
             for draw in range(k)
         ]
-        with torch.enable_grad():
-            rows = leaf if k == 1 else leaf.repeat_interleave(k, 0)
-            row_targets = [target for target in targets for _ in range(k)]
-            losses = recognizer.losses(rows, lengths.repeat_interleave(k), row_targets, keys)
-            (gradient,) = torch.autograd.grad(losses.sum() / k, leaf)
+        row_targets = [target for target in targets for _ in range(k)]
+        rows, row_lengths = (x, lengths) if k == 1 else (x.repeat_interleave(k, 0), lengths.repeat_interleave(k))
+        gradient = recognizer.gradients(rows, row_lengths, row_targets, keys).unflatten(0, (-1, k)).mean(1)
         # One reduction for the whole batch; which utterance it was matters only when it happens.
         if not bool(gradient.isfinite().all()):
             wrong = [i for i, row in zip(indices, gradient, strict=True) if not bool(row.isfinite().all())]

@@ -41,5 +41,8 @@ class AttackedRecognizer(Protocol):
     def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
         """Shape: x (N, T), zero beyond lengths (N,), N targets, N keys -> (N,), differentiable in x."""
 
+    def gradients(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
+        """Gradient of each utterance's own loss, zero beyond its end. Shape: as :meth:`losses` -> (N, T)."""
+
     def transcribe(self, x: Tensor, lengths: Tensor, keys: Sequence[Key]) -> list[str]:
         """Shape: x (N, T), lengths (N,), N keys -> N transcripts, averaged over the passes that a defence asks for."""

@@ -1,0 +1,81 @@
+"""Parts of a batch side by side: the same numbers, and torch's settings as they were."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from conftest import speechlike, tiny_recognizer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.threads import even_parts, side_by_side
+from armory_mdnf.audio import ragged
+from armory_mdnf.defenses import RandomizedSmoothing
+from armory_mdnf.errors import TranscriptError
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=40), st.integers(1, 9))
+def test_parts_hold_every_utterance_once_in_order_of_length(lengths: list[int], count: int) -> None:
+    parts = even_parts(lengths, count)
+    assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
+    assert 1 <= len(parts) <= count
+    in_turn = [lengths[i] for part in parts for i in part]
+    assert in_turn == sorted(in_turn)
+
+
+def test_parts_are_about_even() -> None:
+    assert [len(part) for part in even_parts([7] * 8, 4)] == [2, 2, 2, 2]
+    sums = [sum([30, 10, 20, 60, 40, 50][i] for i in part) for part in even_parts([30, 10, 20, 60, 40, 50], 2)]
+    assert max(sums) - min(sums) <= 60
+
+
+def test_parts_run_at_the_same_time_each_with_its_share_of_the_threads(three_threads: None) -> None:
+    everyone = threading.Barrier(3, timeout=30)
+
+    def threads(part: int) -> int:
+        everyone.wait()
+        torch.ones(10**6).add_(1).sum()  # what uses threads may not change how many there are
+        return torch.get_num_threads()
+
+    assert side_by_side(threads, [0, 1, 2]) == [1, 1, 1]
+    assert torch.get_num_threads() == 3
+    found: list[int] = []
+    fresh = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    fresh.start()
+    fresh.join()
+    assert found == [3]
+
+
+def test_gradients_side_by_side_are_those_one_by_one(three_threads: None) -> None:
+    estimator = DeepSpeech2Estimator(
+        tiny_recognizer(), preprocessing_defences=RandomizedSmoothing(seed=3), device_type="cpu"
+    )
+    estimator.to_training_mode()
+    x, lengths = ragged.pad([torch.from_numpy(speechlike(n, n)) for n in (9000, 4000, 16000, 7000, 8000)])
+    keys = [(i, 3) for i in range(5)]
+    together = estimator.gradients(x, lengths, [[2, 3]] * 5, keys)
+    assert all(m.training for m in estimator.model.modules())
+    for i, n in enumerate(lengths.tolist()):
+        alone = estimator.gradients(x[i : i + 1, :n], lengths[i : i + 1], [[2, 3]], keys[i : i + 1])[0]
+        torch.testing.assert_close(together[i, :n], alone, rtol=1e-4, atol=1e-5 * float(alone.abs().max()))
+        assert not bool(together[i, n:].any())
+
+
+def test_an_error_in_a_part_is_the_caller_s(three_threads: None) -> None:
+    estimator = DeepSpeech2Estimator(tiny_recognizer(), device_type="cpu")
+    x, lengths = ragged.pad([torch.from_numpy(speechlike(n, n)) for n in (4000, 4000)])
+    with pytest.raises(TranscriptError):
+        estimator.gradients(x, lengths, [[2], list(np.tile([2, 3], 400))], [(0, 0), (1, 0)])
