@@ -58,6 +58,8 @@ def reflect_pad(x: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
         )
     size = x.shape[-1]
     if is_uniform(lengths, size):
+        if x.dim() == 4:
+            return torch.nn.functional.pad(x, (left, right, 0, 0), mode="reflect")
         flat = x.reshape(-1, 1, size)
         return torch.nn.functional.pad(flat, (left, right), mode="reflect").reshape(*x.shape[:-1], -1)
     position = torch.arange(-left, size + right, device=x.device).abs()
