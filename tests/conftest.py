@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from runner_folder import CONFIGS, INDEX
 
+from armory_mdnf import cli
+from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.vocoders import Vocoder, make_vocoder
@@ -105,3 +112,36 @@ def pwg(_vocoders: dict[str, Vocoder]) -> Vocoder:
 def utterances() -> list[np.ndarray]:
     """Three lengths, none a multiple of a hop."""
     return [speechlike(n, seed=n) for n in (6401, 3333, 5200)]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_recognizer(path, tiny_recognizer(), {})
+    return str(path)
+
+
+@pytest.fixture
+def config(weights: str) -> dict[str, Any]:
+    """Three utterances, none defended, two steps of the configurations' l2 PGD, a tiny recogniser."""
+    config = json.loads((CONFIGS / "none_pgd_l2.json").read_text())
+    config["model"]["model_kwargs"]["weights"] = weights
+    config["attack"]["kwargs"]["max_iter"] = 2
+    config["dataset"]["index"] = INDEX
+    config["user_init"]["kwargs"]["threads"] = 1
+    return config
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Path]:
+    """Run a configuration from the command line. Returns the new folder."""
+
+    def run(config: dict[str, Any], *options: str, code: int = 0) -> Path:
+        path = tmp_path / "tiny.json"
+        path.write_text(json.dumps(config))
+        before = set(tmp_path.glob("out/*"))
+        assert cli.main(["run", str(path), "--output-dir", str(tmp_path / "out"), *options]) == code
+        (folder,) = set(tmp_path.glob("out/*")) - before
+        return folder
+
+    return run

@@ -1,0 +1,58 @@
+"""What the tests of the native runner share: a configuration's parts, and what a run's folder holds."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from armory_mdnf.runner.lines import Line, parse_line
+
+CONFIGS = Path(__file__).parents[1] / "scenario_configs"
+INDEX = [13, 18, 41]
+RS = {
+    "module": "armory_mdnf.defenses",
+    "name": "RandomizedSmoothing",
+    "type": "Preprocessor",
+    "kwargs": {"snr_db": 10, "passes": 2, "seed": 3},
+}
+TARGETED = {
+    "module": "armory_mdnf.plugin.targets",
+    "name": "MatchedLengthTargeter",
+    "kwargs": {"candidates": "bundled", "split": "human"},
+}
+needs_armory = pytest.mark.skipif(find_spec("armory") is None, reason="Armory is not installed")
+
+
+def lines(folder: Path) -> dict[int, Line]:
+    texts = (folder / "utterances.jsonl").read_text().splitlines()
+    return {line.index: line for line in (parse_line(text, "here") for text in texts)}
+
+
+def strict(path: Path) -> Any:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{path} has {name}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def same(a: Line, b: Line) -> bool:
+    """Equal but for the time, and the last bits of the sizes."""
+    sizes = [(getattr(a, k), getattr(b, k)) for k in ("snr_db", "l2", "linf")]
+    texts = ("index", "id", "reference", "benign", "adversarial", "target", "seed")
+    return all(getattr(a, k) == getattr(b, k) for k in texts) and all(x == pytest.approx(y, rel=1e-3) for x, y in sizes)
+
+
+def change(config: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
+    *parents, key = where.split(".")
+    block = config
+    for parent in parents:
+        block = block[parent]
+    if value is ...:
+        del block[key]
+    else:
+        block[key] = value
+    return config
