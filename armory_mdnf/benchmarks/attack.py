@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -24,35 +23,16 @@ from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 from armory_mdnf.atomic import write_text
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.files import read_audio
+from armory_mdnf.audio.resample import resample
+from armory_mdnf.benchmarks import memory
 from armory_mdnf.benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
+from armory_mdnf.benchmarks.subjects import EPS, RECOGNIZERS, defence, estimator, speech
 from armory_mdnf.benchmarks.timing import Timing, interleaved
 from armory_mdnf.data.bundled import load_split
-from armory_mdnf.defenses import MDNF, MelResynth
+from armory_mdnf.defenses import MDNF
 
 STEPS = 4
-EPS = 1.5
-RECOGNIZERS = {"none": "ds2_base", "MG": "ds2_mg", "MG-MDNF": "ds2_mg", "WG": "ds2_wg"}
 LENGTHS_S = (2, 4, 8, 16, 32)
-
-
-def speech(seconds: float) -> np.ndarray:
-    """Recordings of the dev split one after another, float32 (T,)."""
-    joined = np.concatenate([read_audio(u.path)[0] for u in load_split("human", "dev")])
-    return joined[: int(seconds * 16000)]
-
-
-def defence(name: str) -> list[Any]:
-    """A defence by its name in the paper."""
-    made = {"MG": (MelResynth, "melgan"), "MG-MDNF": (MDNF, "melgan"), "WG": (MelResynth, "pwg")}
-    if name not in made:
-        return []
-    kind, vocoder = made[name]
-    return [kind(vocoder)]
-
-
-def estimator(name: str) -> DeepSpeech2Estimator:
-    """The recogniser that goes with a defence, behind it."""
-    return DeepSpeech2Estimator(RECOGNIZERS[name], preprocessing_defences=defence(name) or None)
 
 
 def bare_pgd(name: str, x: np.ndarray, text: str) -> Callable[[], Tensor]:
@@ -202,32 +182,27 @@ def growth(rounds: int) -> list[dict[str, Any]]:
                     "ratio": per_second[seconds] / middle,
                     "against": "median time a second of audio",
                     "bar": "0.8 to 1.2",
-                    "peak memory, MiB": peak_memory(name, seconds),
+                    "peak memory, MiB": memory.added(name, seconds),
                 }
             )
     return rows
 
 
-def peak_memory(name: str, seconds: float) -> float:
-    """Resident memory that three steps add in a fresh process, MiB."""
-    command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--peak", name, str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-    return float(done.stdout.split()[-1])
+def resampling(rounds: int) -> list[dict[str, Any]]:
+    """16 -> 22.05 -> 16 kHz, forward and backward, against a step through MelGAN at 16 kHz."""
+    x = torch.from_numpy(speech(4))[None]
+    lengths = torch.tensor([x.shape[1]])
+    model = estimator("MG")
+    text = str(model.predict(x.numpy())[0])
 
+    def there_and_back() -> Tensor:
+        leaf = x.clone().requires_grad_()
+        back, _ = resample(*resample(leaf, lengths, 16000, 22050), 22050, 16000)
+        return torch.autograd.grad(back.sum(), leaf)[0]
 
-def _peak(name: str, seconds: float) -> float:
-    x, model = speech(seconds), estimator(name)
-    attack = PGD(model, eps=EPS, max_iter=3)
-    attack.generate(speech(0.5), ["A"], indices=[0])
-    before = _most_resident()
-    attack.generate(x, ["A"], indices=[0])
-    return _most_resident() - before
-
-
-def _most_resident() -> float:
-    """The most memory that this process has held, MiB. getrusage would start from what the parent held."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    step = partial(PGD(model, eps=EPS, max_iter=1).generate, x.numpy(), [text], indices=[0])
+    times = interleaved({"resampling": there_and_back, "step": step}, rounds)
+    return [row("resampling to 22.05 kHz and back, 4 s", "MG", times["resampling"], times["step"], "a step", "cheap")]
 
 
 def row(what: str, name: str, ours: Timing, base: Timing, against: str, bar: str) -> dict[str, Any]:
@@ -264,15 +239,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results/bench/attack.json"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="torch threads, 0: as many as cores")
-    parser.add_argument("--peak", nargs=2, metavar=("DEFENCE", "SECONDS"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.peak:
-        print(_peak(args.peak[0], float(args.peak[1])))
-        return 0
     rows: list[dict[str, Any]] = []
-    for part in (step_ratios, peers, batching, growth):
+    for part in (step_ratios, peers, batching, growth, resampling):
         print(f"{part.__name__} ...", file=sys.stderr, flush=True)
         rows += part(args.rounds)
     content = {"machine": machine(), "rounds": args.rounds, "steps_a_run": STEPS, "rows": rows}
