@@ -86,7 +86,7 @@ def test_bfloat16_is_what_computes(estimator: DeepSpeech2Estimator, batch: Batch
     expected = losses(estimator, batch)
     seen = []
     with gpu_step.precision("bfloat16", *gpu_step.networks(estimator)) as (network, generator):
-        for layer in (network.rnns[0].rnn, network.conv.seq_module[3], network.fc[0].module[1], generator.melgan[1]):
+        for layer in (network.rnns[0].rnn, network.conv.seq_module[3], network.fc[0].module[1], generator.melgan[2]):
             layer.register_forward_hook(
                 lambda _, x, y: seen.append({x[0].dtype, (y[0] if type(y) is tuple else y).dtype})
             )

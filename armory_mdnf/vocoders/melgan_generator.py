@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from armory_mdnf.audio import ragged
 from armory_mdnf.vocoders._parallel_wavegan import PQMF, ResidualStack
 
 
@@ -69,8 +71,46 @@ class MelGANLayers(nn.Module):
         self.pqmf = None if out_channels == 1 else PQMF(subbands=out_channels, **(pqmf_params or {}))
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        return self.join_bands(self.melgan(log_mel))
+        if log_mel.device.type != "cpu":
+            return self.join_bands(self.melgan(log_mel))
+        # A CPU is faster with the channels of a sample side by side, which torch's 1-D convolutions undo.
+        x = log_mel[:, :, None].contiguous(memory_format=torch.channels_last)
+        frames = torch.full(log_mel.shape[:1], log_mel.shape[-1])
+        return self.join_bands(walk_melgan(self.melgan, x, frames)[:, :, 0])
 
     def join_bands(self, x: Tensor) -> Tensor:
         """The wave of the sub-bands, if there are several. Shape: (N, bands, T) -> (N, 1, T * bands)."""
         return x if self.pqmf is None else self.pqmf.synthesis(x)
+
+
+def walk_melgan(layers: Iterable[nn.Module], x: Tensor, lengths: Tensor) -> Tensor:
+    """The layers in turn, reflecting each utterance about its own end and feeding transposed convolutions zeros there.
+
+    Shape: (N, C, T) or (N, C, 1, T), (N,) lengths of this layer's input -> likewise.
+    """
+    for layer in layers:
+        if isinstance(layer, nn.ReflectionPad1d):
+            left, right = layer.padding
+            x = ragged.reflect_pad(x, lengths, left, right)
+        elif isinstance(layer, nn.ConvTranspose1d):
+            x = convolve(layer, ragged.zero_beyond(x, lengths))
+            lengths = lengths * layer.stride[0]
+        elif isinstance(layer, nn.Conv1d):
+            x = convolve(layer, x)
+        elif isinstance(layer, ResidualStack):
+            x = walk_melgan(layer.stack, x, lengths) + convolve(layer.skip_layer, x)
+        else:
+            x = layer(x)
+    return x
+
+
+def convolve(layer: Any, x: Tensor) -> Tensor:
+    """A 1-D convolution of (N, C, T), or of (N, C, 1, T) in the memory format of x. Zeros at the ends."""
+    if x.dim() == 3:
+        return layer(x)
+    weight = layer.weight[:, :, None].contiguous(memory_format=torch.channels_last)
+    stride, padding, dilation = (1, *layer.stride), (0, *layer.padding), (1, *layer.dilation)
+    if isinstance(layer, nn.ConvTranspose1d):
+        more = (0, *layer.output_padding)
+        return nn.functional.conv_transpose2d(x, weight, layer.bias, stride, padding, more, 1, dilation)
+    return nn.functional.conv2d(x, weight, layer.bias, stride, padding, dilation)

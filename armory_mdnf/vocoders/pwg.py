@@ -14,7 +14,8 @@ from armory_mdnf.audio import ragged
 from armory_mdnf.errors import OptionError, choices, refuse_unknown
 from armory_mdnf.vocoders._parallel_wavegan import ParallelWaveGANGenerator
 from armory_mdnf.vocoders.base import Vocoder
-from armory_mdnf.vocoders.melgan import MELGAN_DEFAULTS, melgan_min_frames, melgan_waves
+from armory_mdnf.vocoders.melgan import MELGAN_DEFAULTS, melgan_min_frames
+from armory_mdnf.vocoders.melgan_generator import walk_melgan
 
 # Arguments of the generator that a bundle may set, with parallel-wavegan's own defaults.
 PARALLEL_WAVEGAN_DEFAULTS: dict[str, Any] = {
@@ -100,7 +101,7 @@ def _conditioning(full: Mapping[str, Any]) -> tuple[int, list[int]]:
 def _upsample(net: Any, log_mel: Tensor, frames: Tensor) -> Tensor:
     """The conditioning network. Shape: (N, n_mels, F), (N,) -> (N, aux_channels, F * hop)."""
     if hasattr(net.upsample_net, "melgan"):
-        return melgan_waves(net.upsample_net.melgan, log_mel, frames)
+        return walk_melgan(net.upsample_net.melgan, log_mel, frames)
     c = net.upsample_net.conv_in(_replicate(log_mel, frames, net.aux_context_window))[:, None]
     lengths = frames
     for layer in net.upsample_net.upsample.up_layers:
