@@ -62,7 +62,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--check", action="store_true", help="one batch and one iteration, to see whether everything runs")
     add("--seed", type=int, metavar="S", help="seed of the run, its defence and its attack")
     add("--device", choices=("cpu", "cuda"), help="(default: what sysconfig.use_gpu says)")
-    add("--batch-seconds", type=float, metavar="X", help="seconds of audio computed at once (default 8)")
+    add("--batch-seconds", type=float, metavar="X", help="seconds of audio computed at once (default 16)")
     add("--output-dir", metavar="FOLDER", help="where the run's new folder goes (default: outputs)")
     add("--resume", type=Path, metavar="FOLDER", help="go on with the run of this folder")
     add("--skip-attack", action="store_true", help="benign utterances only")

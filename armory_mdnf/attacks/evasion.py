@@ -150,7 +150,7 @@ class PGD(RecognizerAttack):
         eot_fresh: bool = True,
         selection_draws: int = 1,
         stop_on_success: bool = False,
-        batch_seconds: float = 8.0,
+        batch_seconds: float = 16.0,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -247,7 +247,7 @@ class CarliniWagner(RecognizerAttack):
         decrease_factor_eps: float = 0.8,
         num_iter_decrease_eps: int = 10,
         targeted: bool = True,
-        batch_seconds: float = 8.0,
+        batch_seconds: float = 16.0,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
