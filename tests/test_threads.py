@@ -76,6 +76,8 @@ def test_gradients_side_by_side_are_those_one_by_one(three_threads: None) -> Non
 
 def test_an_error_in_a_part_is_the_caller_s(three_threads: None) -> None:
     estimator = DeepSpeech2Estimator(tiny_recognizer(), device_type="cpu")
-    x, lengths = ragged.pad([torch.from_numpy(speechlike(n, n)) for n in (4000, 4000)])
-    with pytest.raises(TranscriptError):
-        estimator.gradients(x, lengths, [[2], list(np.tile([2, 3], 400))], [(0, 0), (1, 0)])
+    x, lengths = ragged.pad([torch.from_numpy(speechlike(n, n)) for n in (8000, 9000, 4000)])
+    with pytest.raises(TranscriptError, match="transcript 1 has 800"):
+        estimator.gradients(x, lengths, [[2], list(np.tile([2, 3], 400)), [2]], [(i, 0) for i in range(3)])
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda part: 1 // part, [1, 0, 2])

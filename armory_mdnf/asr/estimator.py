@@ -18,7 +18,7 @@ from art.estimators.speech_recognition.speech_recognizer import PytorchSpeechRec
 from torch import Tensor, nn
 
 from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
-from armory_mdnf.asr.ctc import ctc_loss
+from armory_mdnf.asr.ctc import check_targets, ctc_loss
 from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.asr.model import Recognizer
 from armory_mdnf.asr.preprocessing import Chain, Draws, select
@@ -155,7 +155,11 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
         Shape: x (N, T), lengths (N,), N targets, N keys -> (N, T). On a CPU, parts of the batch run side by side.
         """
         chain = self._chain()
-        draws = chain.draw(len(keys), keys)
+        return self._gradients(x, lengths, targets, chain, chain.draw(len(keys), keys))
+
+    def _gradients(
+        self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], chain: Chain, draws: Draws
+    ) -> Tensor:
         result = torch.zeros_like(x)
 
         def gradient(rows: list[int]) -> None:
@@ -166,9 +170,12 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
                 loss = ctc_loss(logits, frames, [targets[i] for i in rows]).sum()
                 result[rows, :width] = torch.autograd.grad(loss, leaf)[0]
 
-        parts = torch.get_num_threads() if x.device.type == "cpu" and chain.independent else 1
+        parts = [list(range(len(x)))]
+        if x.device.type == "cpu" and chain.independent:
+            check_targets(self._model.out_frames(lengths).tolist(), targets)  # named by position in the whole batch
+            parts = even_parts(lengths.tolist(), min(torch.get_num_threads(), len(x)))
         with torch.enable_grad(), self._evaluation_mode():
-            side_by_side(gradient, even_parts(lengths.tolist(), min(parts, len(x))))
+            side_by_side(gradient, parts)
         return result
 
     def transcribe(self, x: Tensor, lengths: Tensor, keys: Sequence[Key]) -> list[str]:
@@ -195,11 +202,7 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
         gradients: list[npt.NDArray[Any]] = []
         for rows in [everything] if batch_mode else [[i] for i in everything]:
             batch, lengths = self._batch([waveforms[i] for i in rows])
-            batch.requires_grad_()
-            with torch.enable_grad():
-                logits, frames = self._logits(batch, lengths, chain, select(draws, rows))
-                loss = ctc_loss(logits, frames, [targets[i] for i in rows]).sum()
-                (gradient,) = torch.autograd.grad(loss, batch)
+            gradient = self._gradients(batch, lengths, [targets[i] for i in rows], chain, select(draws, rows))
             gradients += [g.cpu().numpy() for g in ragged.unpad(gradient, lengths)]
         return checks.restore(gradients, x)
 
