@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
-from armory_mdnf.asr.threads import even_parts, side_by_side
+from armory_mdnf.asr.threads import even_parts, rounds, side_by_side
 from armory_mdnf.audio import ragged
 from armory_mdnf.defenses import RandomizedSmoothing
 from armory_mdnf.errors import TranscriptError
@@ -40,6 +40,13 @@ def test_parts_are_about_even() -> None:
     assert [len(part) for part in even_parts([7] * 8, 4)] == [2, 2, 2, 2]
     sums = [sum([30, 10, 20, 60, 40, 50][i] for i in part) for part in even_parts([30, 10, 20, 60, 40, 50], 2)]
     assert max(sums) - min(sums) <= 60
+
+
+def test_equal_utterances_that_do_not_divide_wait_for_a_round_of_their_own() -> None:
+    assert rounds([7] * 5, 2) == [[[0, 1], [2, 3]], [[4]]]
+    assert rounds([7] * 4, 2) == [[[0, 1], [2, 3]]]
+    assert rounds([7] * 2, 3) == [[[0], [1]]]
+    assert rounds([7, 7, 8], 2) == [even_parts([7, 7, 8], 2)]
 
 
 def test_parts_run_at_the_same_time_each_with_its_share_of_the_threads(three_threads: None) -> None:

@@ -22,7 +22,7 @@ from armory_mdnf.asr.ctc import check_targets, ctc_loss
 from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.asr.model import Recognizer
 from armory_mdnf.asr.preprocessing import Chain, Draws, select
-from armory_mdnf.asr.threads import even_parts, side_by_side
+from armory_mdnf.asr.threads import rounds, side_by_side
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.errors import AudioError, OptionError, TranscriptError, choices, refuse_unknown
@@ -170,12 +170,13 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
                 loss = ctc_loss(logits, frames, [targets[i] for i in rows]).sum()
                 result[rows, :width] = torch.autograd.grad(loss, leaf)[0]
 
-        parts = [list(range(len(x)))]
+        turns = [[list(range(len(x)))]]
         if x.device.type == "cpu" and chain.independent:
             check_targets(self._model.out_frames(lengths).tolist(), targets)  # named by position in the whole batch
-            parts = even_parts(lengths.tolist(), min(torch.get_num_threads(), len(x)))
+            turns = rounds(lengths.tolist(), torch.get_num_threads())
         with torch.enable_grad(), self._evaluation_mode():
-            side_by_side(gradient, parts)
+            for parts in turns:
+                side_by_side(gradient, parts)
         return result
 
     def transcribe(self, x: Tensor, lengths: Tensor, keys: Sequence[Key]) -> list[str]:
