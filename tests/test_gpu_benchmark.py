@@ -84,16 +84,16 @@ def test_the_parts_make_up_the_step(name: str, estimator: DeepSpeech2Estimator, 
 
 def test_bfloat16_is_what_computes(estimator: DeepSpeech2Estimator, batch: Batch) -> None:
     expected = losses(estimator, batch)
-    seen = []
+    seen: dict[Any, Any] = {}
     with gpu_step.precision("bfloat16", *gpu_step.networks(estimator)) as (network, generator):
         for layer in (network.rnns[0].rnn, network.conv.seq_module[3], network.fc[0].module[1], generator.melgan[2]):
             layer.register_forward_hook(
-                lambda _, x, y: seen.append({x[0].dtype, (y[0] if type(y) is tuple else y).dtype})
+                lambda layer, x, y: seen.update({layer: {x[0].dtype, (y[0] if type(y) is tuple else y).dtype}})
             )
         found = losses(estimator, batch)
         assert network.rnns[0].rnn.training, "cuDNN needs it for the backward pass"
         assert network.rnns[1].batch_norm.module.weight.dtype == torch.float32
-    assert seen == [{torch.bfloat16}] * 4
+    assert list(seen.values()) == [{torch.bfloat16}] * 4
     assert found.dtype == torch.float32
     assert not torch.equal(found, expected)
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0)
