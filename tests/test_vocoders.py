@@ -78,9 +78,12 @@ def noises(lengths: tuple[int, ...] = LENGTHS) -> list[torch.Tensor]:
     return [torch.randn(int(RECIPE.frames(torch.tensor(n))) * RECIPE.hop) for n in lengths]
 
 
+@pytest.mark.parametrize("way", ["_one_by_one", "_side_by_side"])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_an_utterance_does_not_depend_on_its_batch(kind: str) -> None:
+def test_an_utterance_does_not_depend_on_its_batch(kind: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, and as on a GPU."""
     vocoder, parts, z = tiny(kind), utterances(), noises()
+    monkeypatch.setattr(vocoder, "_one_by_one", getattr(vocoder, way))
     x, lengths = batch(parts)
     x.requires_grad_()
     together = resynthesize(vocoder, x, lengths, z)

@@ -27,6 +27,7 @@ from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.benchmarks.attack import machine
 from armory_mdnf.benchmarks.gpu_step import alone, build, count_flops, networks, parts, precision, utterances
+from armory_mdnf.benchmarks.subjects import EPS
 from armory_mdnf.benchmarks.timing import interleaved
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
@@ -36,7 +37,6 @@ from armory_mdnf.metrics.wer import word_error_rate
 
 PRECISIONS = ("float32", "TF32", "bfloat16")
 OUT_OF_MEMORY = "out of memory"
-EPS = 1.5
 STEPS = 4
 SNR_TOLERANCE_DB = 0.1
 # Dense peaks in TFLOP/s by the makers' data sheets and the driver's exact name: a PCIe card or a slice has others.

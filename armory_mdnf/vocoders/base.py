@@ -106,7 +106,10 @@ class Vocoder(nn.Module):
             raise AudioError(f"expected noise of shape {(n, 1, width * self.recipe.hop)}, got {tuple(noise.shape)}")
         if log_mel.device.type == "cpu" and n > 1:
             return self._one_by_one(log_mel, frames, noise)
-        if ragged.is_uniform(frames, width):
+        return self._side_by_side(log_mel, frames, noise)
+
+    def _side_by_side(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
+        if ragged.is_uniform(frames, log_mel.shape[-1]):
             return self._generate_uniform(log_mel, noise)[:, 0]
         wave = self._generate_ragged(log_mel, frames, noise)[:, 0]
         return ragged.zero_beyond(wave, frames * self.recipe.hop)
