@@ -43,10 +43,29 @@ def test_parts_are_about_even() -> None:
 
 
 def test_equal_utterances_that_do_not_divide_wait_for_a_round_of_their_own() -> None:
-    assert rounds([7] * 5, 2) == [[[0, 1], [2, 3]], [[4]]]
-    assert rounds([7] * 4, 2) == [[[0, 1], [2, 3]]]
-    assert rounds([7] * 2, 3) == [[[0], [1]]]
-    assert rounds([7, 7, 8], 2) == [even_parts([7, 7, 8], 2)]
+    assert rounds([7] * 5, 2, 100) == [[[0, 1], [2, 3]], [[4]]]
+    assert rounds([7] * 4, 2, 100) == [[[0, 1], [2, 3]]]
+    assert rounds([7] * 2, 3, 100) == [[[0], [1]]]
+    assert rounds([7, 7, 8], 2, 100) == [even_parts([7, 7, 8], 2)]
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 3000))
+def test_rounds_hold_every_utterance_once_in_parts_of_a_bounded_size(
+    lengths: list[int], threads: int, samples: int
+) -> None:
+    found = rounds(lengths, threads, samples)
+    assert sorted(i for parts in found for part in parts for i in part) == list(range(len(lengths)))
+    for part in found[0]:
+        # Parts are even to an utterance, and there are no more of them than utterances.
+        share = max(samples, sum(lengths) / len(lengths))
+        assert sum(lengths[i] for i in part) <= share + 2 * max(lengths[i] for i in part)
+    costs = [len(part) * max(lengths[i] for i in part) for part in found[0]]
+    assert costs == sorted(costs, reverse=True)
+
+
+def test_larger_batches_are_cut_into_a_multiple_of_the_threads() -> None:
+    assert [len(part) for part in rounds([10] * 12, 2, 25)[0]] == [2] * 6
+    assert [len(part) for part in rounds([10] * 12, 1, 25)[0]] == [3, 3, 2, 2, 2]
 
 
 def test_parts_run_at_the_same_time_each_with_its_share_of_the_threads(three_threads: None) -> None:
@@ -58,6 +77,7 @@ def test_parts_run_at_the_same_time_each_with_its_share_of_the_threads(three_thr
         return torch.get_num_threads()
 
     assert side_by_side(threads, [0, 1, 2]) == [1, 1, 1]
+    assert side_by_side(threads, list(range(6))) == [1] * 6  # more parts than threads wait for their turn
     assert torch.get_num_threads() == 3
     found: list[int] = []
     fresh = threading.Thread(target=lambda: found.append(torch.get_num_threads()))

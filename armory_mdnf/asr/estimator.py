@@ -28,6 +28,8 @@ from armory_mdnf.audio.noise import Key
 from armory_mdnf.errors import AudioError, OptionError, TranscriptError, choices, refuse_unknown
 
 REDUCTIONS = ("none", "sum", "mean")
+# Audio that a CPU's thread takes at once: less, and recurrent layers batch too little; more, and caches do not hold it.
+PART_SECONDS = 8.0
 
 
 class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, PyTorchEstimator):
@@ -173,7 +175,7 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
         turns = [[list(range(len(x)))]]
         if x.device.type == "cpu" and chain.independent:
             check_targets(self._model.out_frames(lengths).tolist(), targets)  # named by position in the whole batch
-            turns = rounds(lengths.tolist(), torch.get_num_threads())
+            turns = rounds(lengths.tolist(), torch.get_num_threads(), PART_SECONDS * self.sample_rate)
         with torch.enable_grad(), self._evaluation_mode():
             for parts in turns:
                 side_by_side(gradient, parts)

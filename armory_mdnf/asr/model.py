@@ -82,9 +82,14 @@ class MaskedConvolutions(nn.Module):
         first: Any
         first, *others = self.seq_module
         # A CPU's kernels are slow with one channel; cuDNN's are not.
-        x = ragged.zero_beyond(phase_conv2d(x, first) if x.device.type == "cpu" else first(x), out_frames)
+        x = phase_conv2d(x, first) if x.device.type == "cpu" else first(x)
+        if self.training:
+            x = ragged.zero_beyond(x, out_frames)
         for layer in others:
-            x = ragged.zero_beyond(layer(x), out_frames)
+            x = layer(x)
+            # What follows a frame of its own needs no mask, unless batch norm takes statistics.
+            if self.training or isinstance(layer, nn.Hardtanh):
+                x = ragged.zero_beyond(x, out_frames)
         return x
 
 

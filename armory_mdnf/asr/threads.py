@@ -6,6 +6,7 @@ A CPU's recurrent layers hardly use a second core, for one utterance or for many
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -19,11 +20,15 @@ Result = TypeVar("Result")
 
 
 def side_by_side(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """``function`` of every part, each on its share of the threads that torch has. A part's error is raised here."""
+    """``function`` of every part, each on its share of the threads that torch has; more parts than threads queue.
+
+    A part's error is raised here.
+    """
     if len(parts) == 1:
         return [function(parts[0])]
     total = torch.get_num_threads()
-    return list(_pool(len(parts), max(1, total // len(parts))).map(function, parts))
+    workers = min(total, len(parts))
+    return list(_pool(workers, total // workers).map(function, parts))
 
 
 def even_parts(lengths: Sequence[int], count: int) -> list[list[int]]:
@@ -39,14 +44,18 @@ def even_parts(lengths: Sequence[int], count: int) -> list[list[int]]:
     return [part for part in parts if part]
 
 
-def rounds(lengths: Sequence[int], count: int) -> list[list[list[int]]]:
-    """:func:`even_parts` to run one set after another: of equal utterances, those that would make one part larger last.
+def rounds(lengths: Sequence[int], threads: int, samples: float) -> list[list[list[int]]]:
+    """Parts of about ``samples`` or less, a multiple of ``threads`` where there are utterances enough; largest first.
 
-    Five draws on two threads take as long as six; as four, and then one on both threads, less.
+    In sets to run one after another: of equal utterances, those that would make one part larger come last. Five draws
+    on two threads take as long as six; as four, and then one on both threads, less.
     """
     n = len(lengths)
-    spare = n % count if n > count and len(set(lengths)) == 1 else 0
-    first = even_parts(lengths[: n - spare], min(count, n))
+    spare = n % threads if n > threads and len(set(lengths)) == 1 else 0
+    even = lengths[: n - spare]
+    count = threads * math.ceil(sum(even) / (threads * samples))
+    first = even_parts(even, min(count, len(even)))
+    first.sort(key=lambda part: len(part) * max(lengths[i] for i in part), reverse=True)
     return [first, [list(range(n - spare, n))]] if spare else [first]
 
 

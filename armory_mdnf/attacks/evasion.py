@@ -121,8 +121,8 @@ class PGD(RecognizerAttack):
     ``eot_draws``: draws of the defences' noise whose mean gradient is followed, anew at each step unless ``eot_fresh``
     is False. ``random_start`` and ``restarts``, ``keep`` ("last" or "best" iterate), ``selection_draws`` and
     ``stop_on_success`` (targeted only): :class:`armory_mdnf.attacks.pgd.Descent`.
-    ``batch_seconds``: audio held at once, padding and draws included; a CPU is fastest where a batch fits its cache, a
-    GPU wants more. ``seed``: of the random starts; the defences have their own.
+    ``batch_seconds``: audio of a batch, padding and draws included. A GPU holds all of it at once; a CPU takes parts of
+    it in turn, side by side where it has cores. ``seed``: of the random starts; the defences have their own.
 
     Raises :class:`OptionError` for options outside their range or that contradict each other.
     """
@@ -150,7 +150,7 @@ class PGD(RecognizerAttack):
         eot_fresh: bool = True,
         selection_draws: int = 1,
         stop_on_success: bool = False,
-        batch_seconds: float = 16.0,
+        batch_seconds: float = 64.0,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -247,7 +247,7 @@ class CarliniWagner(RecognizerAttack):
         decrease_factor_eps: float = 0.8,
         num_iter_decrease_eps: int = 10,
         targeted: bool = True,
-        batch_seconds: float = 16.0,
+        batch_seconds: float = 64.0,
         seed: int = 0,
         verbose: bool = False,
     ) -> None:

@@ -75,9 +75,10 @@ def flip(x: Tensor, lengths: Tensor) -> Tensor:
     """Reverse each utterance in time, keeping the padding at the end. Shape: (T, N, C) -> same."""
     if is_uniform(lengths, x.shape[0]):
         return x.flip(0)
-    time = torch.arange(x.shape[0], device=x.device)[:, None]
-    index = torch.where(time < lengths, lengths - 1 - time, time)
-    return x.gather(0, index[:, :, None].expand_as(x))
+    size, n = x.shape[:2]
+    time = torch.arange(size, device=x.device)[:, None]
+    rows = torch.where(time < lengths, lengths - 1 - time, time) * n + torch.arange(n, device=x.device)
+    return x.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, (size, n))  # whole rows: faster than gather
 
 
 def by_length(sizes: Sequence[int], samples: float = math.inf, rows: float = math.inf) -> Iterator[list[int]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
+from armory_mdnf.vocoders import frozen_stack
 from armory_mdnf.vocoders._parallel_wavegan import PQMF, ResidualStack
 
 
@@ -97,6 +98,8 @@ def walk_melgan(layers: Iterable[nn.Module], x: Tensor, lengths: Tensor) -> Tens
             lengths = lengths * layer.stride[0]
         elif isinstance(layer, nn.Conv1d):
             x = convolve(layer, x)
+        elif isinstance(layer, ResidualStack) and x.dim() == 4 and frozen_stack.applies(layer, x):
+            x = frozen_stack.frozen_stack(layer, x[:, :, 0])[:, :, None]
         elif isinstance(layer, ResidualStack):
             x = walk_melgan(layer.stack, x, lengths) + convolve(layer.skip_layer, x)
         else:
