@@ -89,6 +89,39 @@ def test_runs_without_attack_have_no_adversarial_rate(tmp_path: Path) -> None:
     assert "attack" not in summary.summarise(run).split("\n\n", 1)[1]
 
 
+def targeted_content() -> dict[str, Any]:
+    """The same run with targets, of which the second is reached."""
+    content = armory_content()
+    texts = (("PRESS TWO", "DRESS WON"), ("HELLO YOU", "HELLO YOU"))
+    pairs = [{"reference": r, "hypothesis": h} for r, h in texts]
+    content["results"]["targeted_transcripts"] = [{"utterances": pairs}]
+    content["results"]["targeted_total_wer"] = [[0.5, [2, 4]]]
+    return content
+
+
+def test_targets_are_read_recorded_and_shown(tmp_path: Path) -> None:
+    run = armory_results.read_armory_results(write(tmp_path / "r.json", targeted_content()))
+    assert [o.target for o in run.outcomes] == ["PRESS TWO", "HELLO YOU"]
+    assert (run.rate("target"), run.reached) == (0.5, 1)
+    records.write_record(tmp_path / "record.json", run)
+    assert records.read_record(tmp_path / "record.json") == run
+    text = summary.summarise(run)
+    assert "target       reached by 1 of 2, word error rate to it 50.0 %" in text
+    assert "target       PRESS TWO" in text
+    assert tables.results_table([run]).splitlines()[-1].endswith("| 25.0 | 75.0 | 50.0 | 1 | 20.5 | 2 |")
+
+
+def test_targets_of_other_utterances_are_refused(tmp_path: Path) -> None:
+    content = targeted_content()
+    content["results"]["targeted_transcripts"][0]["utterances"].reverse()
+    with pytest.raises(ResultsError, match="adversarial and targeted transcripts are not of the same"):
+        armory_results.read_armory_results(write(tmp_path / "r.json", content))
+    content = targeted_content()
+    del content["results"]["adversarial_transcripts"]
+    with pytest.raises(ResultsError, match="adversarial and targeted transcripts are not of the same"):
+        armory_results.read_armory_results(write(tmp_path / "r.json", content))
+
+
 def without(*keys: str) -> dict[str, Any]:
     content = armory_content()
     inner = content
@@ -177,7 +210,7 @@ def test_records_are_strict_json_and_come_back(results: Path, tmp_path: Path) ->
         raise AssertionError(token)
 
     content = json.loads(path.read_text(), parse_constant=refuse)
-    assert content["wer"] == {"benign": 0.25, "adversarial": 0.75}
+    assert content["wer"] == {"benign": 0.25, "adversarial": 0.75, "target": None}
     words = {"hits": 1, "substitutions": 1, "deletions": 0, "insertions": 0}
     assert content["utterances"][1]["words"]["benign"] == words
     assert records.read_record(path) == run
@@ -203,7 +236,7 @@ def test_the_table_is_in_the_papers_order(results: Path, tmp_path: Path) -> None
         records.write_record(tmp_path / "results" / "human" / f"{name}.json", named)
     rows = tables.results_table(tables.read_folder(tmp_path / "results")).splitlines()[2:]
     assert [row.split(" | ")[1] for row in rows] == ["none_pgd_l2", "mg_pgd_l2", "mg_mdnf_pgd_l2", "wg_pgd_l2"]
-    assert rows[0] == "| human | none_pgd_l2 | ds2_mg | 25.0 | 75.0 | 20.5 | 2 |"
+    assert rows[0] == "| human | none_pgd_l2 | ds2_mg | 25.0 | 75.0 | - | - | 20.5 | 2 |"
 
 
 def test_an_empty_folder_has_no_table(tmp_path: Path) -> None:

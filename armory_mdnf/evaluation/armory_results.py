@@ -13,6 +13,8 @@ from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.records import Outcome, RunRecord, read_json
 
 TRANSCRIPTS = "transcripts"
+# Armory's prefixes of task metrics, and the comparison that each stands for.
+PREFIXES = {"benign": "benign", "adversarial": "adversarial", "targeted": "target"}
 KEPT_BLOCKS = ("_description", "attack", "dataset", "defense", "model", "user_init")
 TIMING = re.compile(r"Avg\. CPU time \(s\) for (\d+) executions of (\w+)")
 
@@ -27,8 +29,8 @@ def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
     config, results = content.get("config"), content.get("results")
     if not isinstance(config, dict) or not isinstance(results, dict):
         raise ResultsError(f"{path}: expected Armory's results, an object with 'config' and 'results'")
-    transcripts = {name: _transcripts(results, name, path) for name in ("benign", "adversarial")}
-    found = [t for t in transcripts.values() if t is not None]
+    transcripts = {name: _transcripts(results, name, path) for name in PREFIXES}
+    found = [t for t in (transcripts["benign"], transcripts["adversarial"]) if t is not None]
     if not found:
         raise ResultsError(
             f"{path} holds no transcripts: the configuration's metric.task must name "
@@ -37,9 +39,17 @@ def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
     references = [u["reference"] for u in found[0]]
     if any([u["reference"] for u in other] != references for other in found[1:]):
         raise ResultsError(f"{path}: benign and adversarial transcripts are not of the same utterances")
+    understood = [[u["hypothesis"] for u in t] for t in (transcripts["adversarial"], transcripts["targeted"]) if t]
+    if transcripts["targeted"] is not None and understood[1:] != understood[:1]:
+        raise ResultsError(f"{path}: adversarial and targeted transcripts are not of the same utterances")
     columns: dict[str, list[Any]] = {"reference": references}
-    for name, entries in transcripts.items():
-        columns[name] = [u["hypothesis"] for u in entries] if entries is not None else [None] * len(references)
+    for name, prefix, key in (
+        ("benign", "benign", "hypothesis"),
+        ("adversarial", "adversarial", "hypothesis"),
+        ("target", "targeted", "reference"),
+    ):
+        entries = transcripts[prefix]
+        columns[name] = [None] * len(references) if entries is None else [u[key] for u in entries]
     for name in ("snr_db", "l2", "linf"):
         columns[name] = _sizes(results, name, len(references), path)
     rows = zip(*columns.values(), strict=True)
@@ -122,8 +132,8 @@ def _versions(content: Mapping[str, Any], results: Mapping[str, Any]) -> dict[st
 
 
 def _check_against_armory(run: RunRecord, results: Mapping[str, Any], path: object) -> None:
-    for name in ("benign", "adversarial"):
-        total, counts = results.get(f"{name}_total_wer"), run.counts(name)
+    for name, comparison in PREFIXES.items():
+        total, counts = results.get(f"{name}_total_wer"), run.counts(comparison)
         if total is None or counts is None:
             continue
         expected = [int(v) for v in total[0][1]]

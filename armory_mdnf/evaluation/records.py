@@ -13,28 +13,43 @@ from armory_mdnf.atomic import write_text
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.metrics.wer import WordCounts, count_words, pool
 
-FORMAT = "armory_mdnf_record/1"
+FORMAT = "armory_mdnf_record/2"
+
+COMPARISONS = {
+    "benign": ("reference", "benign"),
+    "adversarial": ("reference", "adversarial"),
+    "target": ("target", "adversarial"),
+}
+"""Word counts of an utterance: what is compared with, and what is."""
+
+
+def compare(utterance: Any, comparison: str) -> WordCounts | None:
+    """Word counts of an utterance whose attributes :data:`COMPARISONS` names; None where it lacks a transcript."""
+    expected, found = (getattr(utterance, name) for name in COMPARISONS[comparison])
+    return None if expected is None or found is None else count_words(expected, found)
+
+
+def all_words(utterance: Any) -> dict[str, dict[str, int]]:
+    """Every comparison that the utterance has transcripts for, for a file."""
+    counts = {name: compare(utterance, name) for name in COMPARISONS}
+    return {name: asdict(found) for name, found in counts.items() if found is not None}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One utterance: what was said, what was understood, and how large the attack was.
+    """One utterance: what was said, what was understood, what the attack wanted to be, and how large it was.
 
-    A transcript is None where the run left it out; a size is None where it is not a finite number (nothing was
-    changed) or was not measured.
+    A transcript is None where the run left it out, ``target`` where the attack has none; a size is None where it is not
+    a finite number (nothing was changed) or was not measured.
     """
 
     reference: str
     benign: str | None = None
     adversarial: str | None = None
+    target: str | None = None
     snr_db: float | None = None
     l2: float | None = None
     linf: float | None = None
-
-    def counts(self, condition: str) -> WordCounts | None:
-        """Word counts of the ``"benign"`` or ``"adversarial"`` transcript."""
-        text = {"benign": self.benign, "adversarial": self.adversarial}[condition]
-        return None if text is None else count_words(self.reference, text)
 
 
 @dataclass(frozen=True)
@@ -48,15 +63,20 @@ class RunRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     timestamp: int | None = None
 
-    def counts(self, condition: str) -> WordCounts | None:
-        """Word counts pooled over the utterances, or None if the run left the condition out."""
-        counts = [c for c in (o.counts(condition) for o in self.outcomes) if c is not None]
+    def counts(self, comparison: str) -> WordCounts | None:
+        """Word counts pooled over the utterances, or None if the run left the comparison's transcripts out."""
+        counts = [c for c in (compare(o, comparison) for o in self.outcomes) if c is not None]
         return pool(counts) if counts else None
 
-    def rate(self, condition: str) -> float | None:
-        """Pooled word error rate, as a fraction."""
-        counts = self.counts(condition)
+    def rate(self, comparison: str) -> float | None:
+        """Pooled word error rate, as a fraction; of "target", how far from the target the attack stayed."""
+        counts = self.counts(comparison)
         return counts.rate if counts else None
+
+    @property
+    def reached(self) -> int:
+        """Number of utterances that are understood exactly as their targets."""
+        return sum(o.target is not None and o.target == o.adversarial for o in self.outcomes)
 
     def sizes(self, measure: Callable[[Outcome], float | None]) -> list[float]:
         """One size of every utterance that has it: ``run.sizes(lambda o: o.snr_db)``."""
@@ -92,14 +112,11 @@ class RunRecord:
 
 def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
     """Write a record with its derived numbers beside what they are derived from, for readers of the file."""
-    utterances = []
-    for outcome in run.outcomes:
-        words = {name: outcome.counts(name) for name in ("benign", "adversarial")}
-        utterances.append(asdict(outcome) | {"words": {k: asdict(v) for k, v in words.items() if v is not None}})
+    utterances = [asdict(outcome) | {"words": all_words(outcome)} for outcome in run.outcomes]
     content = {
         "format": FORMAT,
         "name": run.name,
-        "wer": {name: run.rate(name) for name in ("benign", "adversarial")},
+        "wer": {name: run.rate(name) for name in COMPARISONS},
         "seed": run.seed,
         "seconds": dict(run.seconds),
         "versions": dict(run.versions),
@@ -123,7 +140,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         stated = content["wer"]
     except (KeyError, TypeError) as error:
         raise ResultsError(f"{path}: not a complete record: {error!r}") from error
-    found = {name: run.rate(name) for name in ("benign", "adversarial")}
+    found = {name: run.rate(name) for name in COMPARISONS}
     if stated != found:
         raise ResultsError(f"{path}: states word error rates {stated}, but its transcripts give {found}")
     return run

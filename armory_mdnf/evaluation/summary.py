@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from armory_mdnf.evaluation.records import RunRecord
+from armory_mdnf.evaluation.records import Outcome, RunRecord
 
 CONDITIONS = ("benign", "adversarial")
 
@@ -28,11 +28,14 @@ def summarise(run: RunRecord, examples: int = 3, where: str | None = None) -> st
     lines += [f"{'errors / words':24}{cells[0]:>12}{cells[1]:>14}", ""]
     if run.counts("adversarial") is not None:
         lines += [attack_line(run)]
+    if run.counts("target") is not None:
+        far = percent(run.rate("target"))
+        lines += [f"target       reached by {run.reached} of {len(run.outcomes)}, word error rate to it {far} %"]
     if run.seconds:
         lines += ["seconds      " + ", ".join(f"{name} {value:.1f}" for name, value in sorted(run.seconds.items()))]
     for outcome in run.outcomes[:examples]:
         lines += ["", f"reference    {outcome.reference}"]
-        lines += [f"{name:12} {text or '(nothing)'}" for name, text in _texts(outcome.benign, outcome.adversarial)]
+        lines += [f"{name:12} {text or '(nothing)'}" for name, text in _texts(outcome)]
     if where:
         lines += ["", f"results      {where}"]
     return "\n".join(lines) + "\n"
@@ -50,6 +53,6 @@ def attack_line(run: RunRecord) -> str:
     return "attack       " + ", ".join(parts)
 
 
-def _texts(benign: str | None, adversarial: str | None) -> list[tuple[str, str]]:
-    pairs = zip(CONDITIONS, (benign, adversarial), strict=True)
+def _texts(outcome: Outcome) -> list[tuple[str, str]]:
+    pairs = ((name, getattr(outcome, name)) for name in ("benign", "target", "adversarial"))
     return [(name, text) for name, text in pairs if text is not None]

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.records import RunRecord, read_record
+from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, read_record
 from armory_mdnf.evaluation.summary import percent
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 ORDER = ("none", "rs", "mg", "mg_mdnf", "wg", "wg_mdnf")
-HEADER = ("split", "configuration", "recogniser", "benign WER %", "WER under attack %", "attack SNR dB", "utterances")
+HEADER = (
+    *("split", "configuration", "recogniser", "benign WER %", "WER under attack %", "WER to the target %"),
+    *("targets reached", "attack SNR dB", "utterances"),
+)
 
 
 def read_folder(folder: Path) -> list[RunRecord]:
@@ -42,8 +45,9 @@ def results_table(runs: Iterable[RunRecord]) -> str:
 def _row(run: RunRecord) -> list[str]:
     snr = run.sizes(lambda o: o.snr_db)
     size = f"{statistics.fmean(snr):.1f}" if snr else "-"
-    rates = [percent(run.rate(name)) for name in ("benign", "adversarial")]
-    return [run.split, run.name, run.recognizer, *rates, size, str(len(run.outcomes))]
+    rates = [percent(run.rate(name)) for name in COMPARISONS]
+    reached = "-" if run.rate("target") is None else str(run.reached)
+    return [run.split, run.name, run.recognizer, *rates, reached, size, str(len(run.outcomes))]
 
 
 def replace_block(text: str, block: str) -> str:

@@ -8,14 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.metrics.wer import WordCounts, count_words
-
-COMPARISONS = {
-    "benign": ("reference", "benign"),
-    "adversarial": ("reference", "adversarial"),
-    "target": ("target", "adversarial"),
-}
-"""Word counts of a line: what they are compared with, and what is."""
+from armory_mdnf.evaluation.records import all_words
 
 
 @dataclass(frozen=True)
@@ -40,16 +33,9 @@ class Line:
     seed: int | None
     seconds: dict[str, float]
 
-    def counts(self, comparison: str) -> WordCounts | None:
-        """Word counts of "benign" and "adversarial" against the reference, of "target" against the target."""
-        expected, found = (getattr(self, name) for name in COMPARISONS[comparison])
-        return None if expected is None or found is None else count_words(expected, found)
-
     def to_json(self) -> str:
         """A line of strict JSON, with the counts that follow from the transcripts."""
-        counts = {name: self.counts(name) for name in COMPARISONS}
-        words = {name: asdict(found) for name, found in counts.items() if found is not None}
-        return json.dumps(asdict(self) | {"words": words}, allow_nan=False)
+        return json.dumps(asdict(self) | {"words": all_words(self)}, allow_nan=False)
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -80,8 +66,7 @@ def parse_line(text: str, where: str) -> Line:
         if not isinstance(content[key], kinds) or isinstance(content[key], bool):
             raise ResultsError(f"{where}: {key} is damaged: {content[key]!r}")
     line = Line(**content)
-    counts = {name: line.counts(name) for name in COMPARISONS}
-    if stated != {name: asdict(found) for name, found in counts.items() if found is not None}:
+    if stated != all_words(line):
         raise ResultsError(f"{where}: states word counts that its transcripts do not give")
     return line
 

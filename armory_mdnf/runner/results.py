@@ -8,13 +8,13 @@ from importlib import metadata
 from typing import Any
 
 import armory_mdnf
+from armory_mdnf.evaluation.armory_results import PREFIXES
+from armory_mdnf.evaluation.records import COMPARISONS, compare
 from armory_mdnf.metrics.wer import pool
 from armory_mdnf.runner.config import Config, as_list
-from armory_mdnf.runner.lines import COMPARISONS, Line, finite
+from armory_mdnf.runner.lines import Line, finite
 
 VERSIONED = ("armory-mdnf", "torch", "torchaudio", "numpy", "adversarial-robustness-toolbox", "parallel-wavegan")
-# Armory's prefixes of task metrics, and the comparison of a line that each stands for.
-PREFIXES = {"benign": "benign", "adversarial": "adversarial", "targeted": "target"}
 
 
 def versions() -> dict[str, str]:
@@ -35,7 +35,7 @@ def armory_results(
     size, each = config["dataset"]["batch_size"], metric["record_metric_per_sample"]
     results: dict[str, Any] = {}
     for prefix, comparison in PREFIXES.items():
-        counts = [c for c in (line.counts(comparison) for line in lines) if c is not None]
+        counts = [c for c in (compare(line, comparison) for line in lines) if c is not None]
         if not counts:
             continue
         if each:
