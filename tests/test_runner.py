@@ -240,6 +240,25 @@ def test_progress_tells_the_time_left_after_the_first_batch(
 # The same as Armory.
 
 
+def both(
+    config: dict[str, Any], run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Path]:
+    """Results files of the native runner and of Armory, one thread, two utterances."""
+    from armory import paths
+    from armory.scenarios.main import get
+
+    config["dataset"]["index"] = [13, 18]
+    config["user_init"]["kwargs"]["threads"] = 1
+    native = run(config) / "results.json"
+    config["sysconfig"].pop("batch_seconds", None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(paths, "NO_DOCKER", True)
+    path = tmp_path / "armory.json"
+    path.write_text(json.dumps(config))
+    get(str(path), from_file=True).evaluate()
+    return native, newest_results()
+
+
 @pytest.mark.armory
 @needs_armory
 @pytest.mark.slow
@@ -248,20 +267,9 @@ def test_progress_tells_the_time_left_after_the_first_batch(
 def test_a_deterministic_defence_gives_what_armory_gives(
     name: str, run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from armory import paths
-    from armory.scenarios.main import get
-
     config = json.loads((CONFIGS / f"{name}.json").read_text())
     config["attack"]["kwargs"]["max_iter"] = 3
-    config["dataset"]["index"] = [13, 18]
-    config["user_init"]["kwargs"]["threads"] = 1
-    native = run(config) / "results.json"
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(paths, "NO_DOCKER", True)
-    path = tmp_path / "armory.json"
-    path.write_text(json.dumps(config))
-    get(str(path), from_file=True).evaluate()
-    theirs = newest_results()
+    native, theirs = both(config, run, tmp_path, monkeypatch)
     ours, armory = json.loads(native.read_text()), json.loads(theirs.read_text())
     assert ours.keys() == armory.keys()
     assert ours["config"].keys() == armory["config"].keys()
@@ -275,3 +283,18 @@ def test_a_deterministic_defence_gives_what_armory_gives(
             assert ours["results"][key] == expected
     found = [read_armory_results(p).outcomes for p in (native, theirs)]
     assert [(o.benign, o.adversarial) for o in found[0]] == [(o.benign, o.adversarial) for o in found[1]]
+
+
+@pytest.mark.armory
+@needs_armory
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_our_attacks_on_one_utterance_at_a_time_give_armorys_results_to_the_last_bit(
+    run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((CONFIGS / "mg_pgd_l2.json").read_text())
+    options = {"norm": "l2", "eps": 1.5, "eps_step": 0.3, "max_iter": 8}
+    config["attack"] |= {"module": "armory_mdnf.attacks", "name": "PGD", "kwargs": options}
+    config["sysconfig"]["batch_seconds"] = 0.1
+    native, theirs = both(config, run, tmp_path, monkeypatch)
+    assert read_armory_results(native).outcomes == read_armory_results(theirs).outcomes
