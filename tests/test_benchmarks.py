@@ -79,3 +79,11 @@ def test_the_table_has_a_line_a_row(tmp_path: Any) -> None:
     one = attack.row("step", "none", Timing((2.0,)), Timing((1.0,)), "bare", "<= 1.05")
     text = attack.table({"rows": [json.loads(json.dumps(one))]})
     assert text.splitlines()[-1] == "| step | none | 2.000 | 2.00 | 2.00 to 2.00 | bare | <= 1.05 |"
+
+
+def test_a_constant_and_a_slope_are_found_and_so_is_what_bends() -> None:
+    straight = attack.straight_line("none", [0.02 + 0.01 * s for s in attack.LENGTHS_S])
+    assert straight["constant seconds"] == pytest.approx(0.02)
+    assert (straight["seconds"], straight["ratio"]) == (pytest.approx(0.01), pytest.approx(1))
+    bent = attack.straight_line("none", [0.001 * s**2 for s in attack.LENGTHS_S])
+    assert abs(bent["ratio"] - 1) > 0.2

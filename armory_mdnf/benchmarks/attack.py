@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,29 @@ def growth(rounds: int) -> list[dict[str, Any]]:
                     "peak memory, MiB": memory.added(name, seconds),
                 }
             )
+        rows.append(straight_line(name, [times[str(s)].median for s in LENGTHS_S]))
     return rows
+
+
+def straight_line(name: str, seconds: Sequence[float]) -> dict[str, Any]:
+    """How far steps over :data:`LENGTHS_S` are from a constant and a time a second of audio, fitted to their ratios.
+
+    The constant is what a step costs whatever the length: oneDNN packs the recurrent weights anew at every call.
+    """
+    taken = np.asarray(seconds)
+    parts = np.stack([np.ones(len(LENGTHS_S)), np.asarray(LENGTHS_S, float)], 1)
+    constant, slope = np.linalg.lstsq(parts / taken[:, None], np.ones_like(taken))[0]
+    deviation = taken / (constant + slope * parts[:, 1])
+    farthest = float(deviation[np.abs(deviation - 1).argmax()])
+    return {
+        "what": f"steps over {LENGTHS_S[0]} to {LENGTHS_S[-1]} s, the farthest from a line",
+        "defence": name,
+        "seconds": float(slope),
+        "constant seconds": float(constant),
+        "ratio": farthest,
+        "against": f"{1000 * constant:.0f} ms and {1000 * slope:.0f} ms a second of audio",
+        "bar": "0.8 to 1.2",
+    }
 
 
 def resampling(rounds: int) -> list[dict[str, Any]]:
