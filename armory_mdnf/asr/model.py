@@ -79,14 +79,10 @@ class MaskedConvolutions(nn.Module):
         return ((bins - 1) // 2 + 1 - 1) // 2 + 1
 
     def forward(self, x: Tensor, out_frames: Tensor) -> Tensor:
-        first: Any
-        first, *others = self.seq_module
-        # A CPU's kernels are slow with one channel; cuDNN's are not.
-        x = phase_conv2d(x, first) if x.device.type == "cpu" else first(x)
-        if self.training:
-            x = ragged.zero_beyond(x, out_frames)
-        for layer in others:
-            x = layer(x)
+        layer: Any
+        for i, layer in enumerate(self.seq_module):
+            # A CPU's kernels are slow with one channel; cuDNN's are not.
+            x = phase_conv2d(x, layer) if i == 0 and x.device.type == "cpu" else layer(x)
             # What follows a frame of its own needs no mask, unless batch norm takes statistics.
             if self.training or isinstance(layer, nn.Hardtanh):
                 x = ragged.zero_beyond(x, out_frames)

@@ -39,17 +39,16 @@ def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
     references = [u["reference"] for u in found[0]]
     if any([u["reference"] for u in other] != references for other in found[1:]):
         raise ResultsError(f"{path}: benign and adversarial transcripts are not of the same utterances")
-    understood = [[u["hypothesis"] for u in t] for t in (transcripts["adversarial"], transcripts["targeted"]) if t]
-    if transcripts["targeted"] is not None and understood[1:] != understood[:1]:
+    heard = {name: None if t is None else [u["hypothesis"] for u in t] for name, t in transcripts.items()}
+    if heard["targeted"] not in (None, heard["adversarial"]):
         raise ResultsError(f"{path}: adversarial and targeted transcripts are not of the same utterances")
-    columns: dict[str, list[Any]] = {"reference": references}
-    for name, prefix, key in (
-        ("benign", "benign", "hypothesis"),
-        ("adversarial", "adversarial", "hypothesis"),
-        ("target", "targeted", "reference"),
-    ):
-        entries = transcripts[prefix]
-        columns[name] = [None] * len(references) if entries is None else [u[key] for u in entries]
+    targets, nothing = transcripts["targeted"], [None] * len(references)
+    columns: dict[str, list[Any]] = {
+        "reference": references,
+        "benign": heard["benign"] or nothing,
+        "adversarial": heard["adversarial"] or nothing,
+        "target": [u["reference"] for u in targets] if targets else nothing,
+    }
     for name in ("snr_db", "l2", "linf"):
         columns[name] = _sizes(results, name, len(references), path)
     rows = zip(*columns.values(), strict=True)
