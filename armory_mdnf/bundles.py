@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from armory_mdnf.atomic import replacing
 from armory_mdnf.errors import BundleError, choices
@@ -73,7 +74,14 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
 
 
 def load(name_or_path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a bundle of the given kind. Returns its configuration and tensors.
+    """Read a bundle of the given kind. Returns its configuration and tensors. Raises as :func:`load_any`."""
+    return load_any(name_or_path, [kind])[1:]
+
+
+def load_any(
+    name_or_path: str | os.PathLike[str], kinds: Iterable[str]
+) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """Read a bundle of one of the given kinds. Returns its kind, its configuration and its tensors.
 
     Raises :class:`BundleError` naming the file if it is missing, truncated, corrupt, of another kind, or written
     by another format.
@@ -89,12 +97,33 @@ def load(name_or_path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
         raise BundleError(f"{path} is not a readable safetensors file (truncated or corrupt?): {error}") from error
     if metadata.get("format") != FORMAT:
         raise BundleError(f"{path}: expected format {FORMAT!r}, found {metadata.get('format')!r}")
-    if metadata.get("kind") != kind:
-        raise BundleError(f"{path}: expected a bundle of kind {kind!r}, found {metadata.get('kind')!r}")
+    if (kind := metadata.get("kind")) not in (known := list(kinds)):
+        expected = " or ".join(map(repr, known))
+        raise BundleError(f"{path}: expected a bundle of kind {expected}, found {kind!r}")
     try:
         config = json.loads(metadata["config"])
     except (KeyError, json.JSONDecodeError) as error:
         raise BundleError(f"{path}: its configuration is missing or not JSON") from error
     if not isinstance(config, dict):
         raise BundleError(f"{path}: expected a configuration that is an object, found {type(config).__name__}")
-    return config, tensors
+    return kind, config, tensors
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Load ``tensors`` into ``network``. Raises :class:`BundleError` for the first key that does not fit."""
+    expected = network.state_dict()
+    for key in expected:
+        if key not in tensors:
+            if key.endswith("num_batches_tracked"):
+                continue
+            raise BundleError(f"{origin}: weight {key!r} is missing, expected shape {tuple(expected[key].shape)}")
+        if tensors[key].shape != expected[key].shape:
+            raise BundleError(
+                f"{origin}: weight {key!r} has shape {tuple(tensors[key].shape)}, expected {tuple(expected[key].shape)}"
+            )
+        if tensors[key].is_floating_point() and not bool(torch.isfinite(tensors[key]).all()):
+            raise BundleError(f"{origin}: weight {key!r} has values that are not finite")
+    for key in tensors:
+        if key not in expected:
+            raise BundleError(f"{origin}: unexpected weight {key!r} of shape {tuple(tensors[key].shape)}")
+    network.load_state_dict(dict(tensors), strict=False)

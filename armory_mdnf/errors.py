@@ -48,3 +48,9 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> No
 
 class ResultsError(ArmoryMdnfError):
     """A results file that is missing, damaged, or not of an evaluation that can be summarised."""
+
+
+def quoted(value: object, limit: int = 80) -> str:
+    """``repr`` of an untrusted value, escaped and cut to about ``limit`` characters, for a message."""
+    text = ascii(value[: limit + 1] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) <= limit + 2 else f"{text[:limit]}..."

@@ -10,7 +10,7 @@ from conftest import tiny_recognizer
 from safetensors.torch import save_file
 
 from armory_mdnf import bundles
-from armory_mdnf.asr.checkpoints import KIND, load_recognizer, save_recognizer
+from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
 from armory_mdnf.errors import BundleError
 
 
@@ -22,9 +22,9 @@ def saved(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, change: dict[str, torch.Tensor | None]) -> None:
-    config, tensors = bundles.load(path, KIND)
+    config, tensors = bundles.load(path, "deepspeech2")
     tensors = {k: v for k, v in (tensors | change).items() if v is not None}
-    bundles.save(path, KIND, config, tensors)
+    bundles.save(path, "deepspeech2", config, tensors)
 
 
 def test_a_saved_recogniser_comes_back(saved: Path) -> None:

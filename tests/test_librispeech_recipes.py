@@ -26,7 +26,7 @@ from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.training.augmentation import under_white_noise
 from armory_mdnf.training.curve import choose
 from armory_mdnf.training.parallel import Workers
-from armory_mdnf.training.recognizer import Recipe, build_sources
+from armory_mdnf.training.recipe import Recipe, build_sources
 from armory_mdnf.training.resynthesis import Resynthesis, draw
 from armory_mdnf.training.sources import LibriSpeech, OnDisk, Shards
 from armory_mdnf.vocoders import Vocoder

@@ -7,31 +7,49 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from armory_mdnf import bundles
 from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
-from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig
+from armory_mdnf.errors import BundleError, OptionError, choices
 
-KIND = "deepspeech2"
+CTCRecognizer = Recognizer | WhisperCTC
+KINDS: dict[str, tuple[Any, Any]] = {
+    "deepspeech2": (Recognizer, DeepSpeech2Config),
+    "whisper_ctc": (WhisperCTC, WhisperCTCConfig),
+}
+"""Kinds of bundles that hold a recogniser: its class and that of its configuration."""
 
 
-def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Recognizer:
+def build_recognizer(kind: str, config: Mapping[str, Any]) -> CTCRecognizer:
+    """A recogniser with random weights. Raises :class:`OptionError` for a kind or sizes that do not exist."""
+    if kind not in KINDS:
+        raise OptionError(choices(kind, KINDS, "kind of recogniser"))
+    model, sizes = KINDS[kind]
+    return model(sizes.from_dict(dict(config)))
+
+
+def kind_of(recognizer: CTCRecognizer) -> str:
+    """The kind of bundle that a recogniser is saved in."""
+    return next(kind for kind, (model, _) in KINDS.items() if type(recognizer) is model)
+
+
+def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> CTCRecognizer:
     """Read a bundle and return its recogniser, in evaluation mode, its weights needing no gradient.
 
     Raises :class:`BundleError` naming the file and the key, the expected and the found.
     """
-    config, tensors = bundles.load(name_or_path, KIND)
+    kind, config, tensors = bundles.load_any(name_or_path, KINDS)
     try:
-        recognizer = Recognizer(DeepSpeech2Config.from_dict(config.get("model", {})))
+        recognizer = build_recognizer(kind, config.get("model", {}))
     except (OptionError, TypeError) as error:
         raise BundleError(f"{name_or_path}: {error}") from error
-    fill(recognizer.network, tensors, str(name_or_path))
+    bundles.fill(recognizer.network, tensors, str(name_or_path))
     return recognizer.eval().requires_grad_(False).to(device)
 
 
 def save_recognizer(
-    path: str | os.PathLike[str], recognizer: Recognizer, recipe: Mapping[str, Any], half: bool = False
+    path: str | os.PathLike[str], recognizer: CTCRecognizer, recipe: Mapping[str, Any], half: bool = False
 ) -> None:
     """Write a bundle: the configuration, how the weights came about, and the weights.
 
@@ -41,24 +59,4 @@ def save_recognizer(
     tensors = recognizer.network.state_dict()
     if half:
         tensors = {key: value.half() if value.dim() > 1 else value for key, value in tensors.items()}
-    bundles.save(path, KIND, config, tensors)
-
-
-def fill(network: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load ``tensors`` into ``network``. Raises :class:`BundleError` for the first key that does not fit."""
-    expected = network.state_dict()
-    for key in expected:
-        if key not in tensors:
-            if key.endswith("num_batches_tracked"):
-                continue
-            raise BundleError(f"{origin}: weight {key!r} is missing, expected shape {tuple(expected[key].shape)}")
-        if tensors[key].shape != expected[key].shape:
-            raise BundleError(
-                f"{origin}: weight {key!r} has shape {tuple(tensors[key].shape)}, expected {tuple(expected[key].shape)}"
-            )
-        if tensors[key].is_floating_point() and not bool(torch.isfinite(tensors[key]).all()):
-            raise BundleError(f"{origin}: weight {key!r} has values that are not finite")
-    for key in tensors:
-        if key not in expected:
-            raise BundleError(f"{origin}: unexpected weight {key!r} of shape {tuple(tensors[key].shape)}")
-    network.load_state_dict(dict(tensors), strict=False)
+    bundles.save(path, kind_of(recognizer), config, tensors)

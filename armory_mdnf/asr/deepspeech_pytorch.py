@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from armory_mdnf.asr.checkpoints import fill
+from armory_mdnf import bundles
 from armory_mdnf.asr.model import DeepSpeech2Config, MaskedConvolutions, Recognizer
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.foreign import Imported, plain, read_checkpoint
@@ -60,7 +60,7 @@ def import_recognizer(content: Any, origin: str) -> Imported[Recognizer]:
         raise BundleError(f"{origin}: {error}") from error
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
         raise BundleError(f"{origin}: its configuration is not that of a {version}: {error!r}") from error
-    fill(recognizer.network, network, origin)
+    bundles.fill(recognizer.network, network, origin)
     kept = V2_MAPPED if version == V2 else ("hyper_parameters", "state_dict")
     left = [k for k in content if k not in kept]
     left += [f"state_dict: {k}" for k in state if k not in weights or k not in network]

@@ -17,10 +17,9 @@ from art.estimators.pytorch import PyTorchEstimator
 from art.estimators.speech_recognition.speech_recognizer import PytorchSpeechRecognizerMixin, SpeechRecognizerMixin
 from torch import Tensor, nn
 
-from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
+from armory_mdnf.asr.checkpoints import CTCRecognizer, load_recognizer, save_recognizer
 from armory_mdnf.asr.ctc import check_targets, ctc_loss
 from armory_mdnf.asr.decoding import greedy_decode
-from armory_mdnf.asr.model import Recognizer
 from armory_mdnf.asr.preprocessing import Chain, Draws, select
 from armory_mdnf.asr.threads import rounds, side_by_side
 from armory_mdnf.audio import checks, ragged
@@ -49,7 +48,7 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
 
     def __init__(
         self,
-        model: Recognizer | str | os.PathLike[str],
+        model: CTCRecognizer | str | os.PathLike[str],
         preprocessing_defences: Preprocessor | list[Preprocessor] | None = None,
         postprocessing_defences: Postprocessor | list[Postprocessor] | None = None,
         preprocessing: tuple[float, float] | Preprocessor | None = None,
@@ -59,7 +58,7 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
         if device_type not in ("cpu", "gpu"):
             raise OptionError(choices(device_type, ("cpu", "gpu"), "device_type"))
         super().__init__(
-            model=model if isinstance(model, Recognizer) else load_recognizer(model),
+            model=model if isinstance(model, CTCRecognizer) else load_recognizer(model),
             clip_values=clip_values,
             channels_first=None,
             preprocessing_defences=preprocessing_defences,
@@ -75,7 +74,7 @@ class DeepSpeech2Estimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, 
             raise OptionError(f"expected clip_values (-1, 1) or None, got {tuple(self.clip_values)}")
         if self.postprocessing_defences:
             raise OptionError("expected no postprocessing_defences: transcripts have none")
-        if not isinstance(self._model, Recognizer):
+        if not isinstance(self._model, CTCRecognizer):
             raise OptionError(f"expected a Recognizer as model, got {type(self._model).__name__}")
         self._model.to(self._device).requires_grad_(False)
 

@@ -221,6 +221,11 @@ class Recognizer(nn.Module):
         """Rate of the audio that the recogniser was trained on."""
         return self.config.sample_rate_hz
 
+    @property
+    def head(self) -> nn.Module:
+        """The layer onto the characters."""
+        return self.network.fc
+
     def out_frames(self, lengths: Tensor) -> Tensor:
         """Number of logit frames for utterances of the given lengths in samples."""
         return MaskedConvolutions.out_frames(self.features.frames(lengths))

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf import bundles
-from armory_mdnf.asr.checkpoints import KIND, load_recognizer, save_recognizer
+from armory_mdnf.asr.checkpoints import KINDS as RECOGNIZERS
+from armory_mdnf.asr.checkpoints import CTCRecognizer, load_recognizer, save_recognizer
 from armory_mdnf.asr.deepspeech_pytorch import import_recognizer, is_deepspeech
-from armory_mdnf.asr.model import Recognizer
+from armory_mdnf.asr.whisper.ctc import WhisperCTC
 from armory_mdnf.errors import BundleError
 from armory_mdnf.foreign import Imported, read_checkpoint, sha256_of
 from armory_mdnf.vocoders import KINDS, Vocoder, load_vocoder, save_vocoder
@@ -59,11 +60,11 @@ def open_checkpoint(
 
 def _bundle(path: Path) -> Imported[Any]:
     kind = bundles.kind_of(path)
-    if kind == KIND:
+    if kind in RECOGNIZERS:
         return Imported(load_recognizer(path), _format(path, kind, "recipe"), (), ())
     if kind in KINDS:
         return Imported(load_vocoder(path), _format(path, kind, "extra"), (), ())
-    known = ", ".join((KIND, *KINDS))
+    known = ", ".join((*RECOGNIZERS, *KINDS))
     raise BundleError(f"{path}: expected a bundle of kind {known}, found {kind!r}")
 
 
@@ -82,7 +83,7 @@ def describe(opened: Opened) -> str:
         "bytes": f"{opened.path.stat().st_size:,}",
         "sha256": opened.sha256,
         "format": opened.imported.format,
-        **(_recogniser_facts(model) if isinstance(model, Recognizer) else _vocoder_facts(model)),
+        **(_recogniser_facts(model) if isinstance(model, CTCRecognizer) else _vocoder_facts(model)),
     }
     width = max(map(len, facts))
     return "\n".join([*(f"{key:<{width}}  {value}" for key, value in facts.items()), *_report(opened.imported)])
@@ -100,7 +101,7 @@ def convert(opened: Opened, out: str | os.PathLike[str]) -> str:
         raise BundleError(f"{out} is the checkpoint itself: expected another file to write")
     source = {"source": opened.path.name, "sha256": opened.sha256, "format": opened.imported.format}
     model = opened.imported.module
-    if isinstance(model, Recognizer):
+    if isinstance(model, CTCRecognizer):
         save_recognizer(out, model, source)
     else:
         save_vocoder(out, model, source)
@@ -118,17 +119,29 @@ def _parameters(module: Any) -> str:
     return f"{sum(p.numel() for p in module.parameters()):,}"
 
 
-def _recogniser_facts(recognizer: Recognizer) -> dict[str, str]:
+def _recogniser_facts(recognizer: CTCRecognizer) -> dict[str, str]:
+    labels = recognizer.alphabet.labels
+    alphabet = f"{labels!r}, {len(labels)} classes, the first is the blank"
+    parameters = _parameters(recognizer.network)
+    if isinstance(recognizer, WhisperCTC):
+        sizes = recognizer.config
+        return {
+            "holds": "recogniser, Whisper's encoder with a CTC head",
+            "layers": f"{sizes.layers} x {sizes.d_model}, {sizes.heads} heads",
+            "alphabet": alphabet,
+            "audio": f"{recognizer.sample_rate_hz} Hz, log mel of {sizes.n_mels} bins",
+            "parameters": parameters,
+        }
     config = recognizer.config
     direction = "bidirectional" if config.bidirectional else f"with lookahead {config.lookahead_context}"
     return {
         "holds": "recogniser, DeepSpeech2",
         "layers": f"{config.hidden_layers} x {config.hidden_size} {config.rnn_type.upper()}, {direction}; "
         f"{config.conv_channels} convolution channels",
-        "alphabet": f"{config.labels!r}, {len(config.labels)} classes, the first is the blank",
+        "alphabet": alphabet,
         "audio": f"{config.sample_rate_hz} Hz, {config.window} window of {config.window_s * 1000:g} ms every "
         f"{config.stride_s * 1000:g} ms",
-        "parameters": _parameters(recognizer.network),
+        "parameters": parameters,
     }
 
 

@@ -1,5 +1,7 @@
 """LibriSpeech as OpenSLR packs it: ``SPLIT/SPEAKER/CHAPTER/*.flac`` beside the words in ``*.trans.txt``.
 
+The same recordings as Ogg Opus (``*.opus``) are read too.
+
 The folder is the one that the environment variable ``ARMORY_MDNF_LIBRISPEECH`` names, else ``LibriSpeech`` in Armory's
 folder of data sets (``dataset_dir`` of ``~/.armory/config.json``, ``/armory/datasets`` in its containers, which see no
 environment variables). Nothing is downloaded.
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.errors import AudioError, BundleError, OptionError, choices
+from armory_mdnf.files.provenance import sha256_of
 from armory_mdnf.locations import armory_folders
 
 SAMPLE_RATE_HZ = 16000
@@ -33,6 +36,7 @@ SPLITS = {
 }
 """The splits and how many utterances each has when it is complete."""
 
+SUFFIXES = (".flac", ".opus")
 WORDS = re.compile(r"[A-Z']+( [A-Z']+)*")
 
 
@@ -129,20 +133,20 @@ def read_chapter(folder: Path, transcribed: bool = True) -> tuple[list[Utterance
     listing = folder / f"{stem}.trans.txt"
     if listing.is_file():
         words, problems = read_transcripts(listing, stem)
-    audio = {path.stem: path for path in sorted(folder.glob("*.flac"))}
+    audio = {path.stem: path for suffix in SUFFIXES for path in sorted(folder.glob(f"*{suffix}"))}
     if not listing.is_file() and transcribed and audio:
         return [], [f"{folder}: expected the transcripts {listing.name}, found none"]
     utterances = []
     for name in sorted(audio.keys() | words.keys()):
         if name not in audio:
-            problems.append(f"{listing} names {name}.flac, which is not there")
+            problems.append(f"{listing} names {name}, of which there is neither {' nor '.join(SUFFIXES)}")
         elif not _names(stem, name):
             problems.append(f"{audio[name]}: expected a name such as {stem}-0000.flac")
         elif name not in words and transcribed:
             problems.append(f"{audio[name]} has no transcript in {listing.name}")
         else:
             try:
-                duration_s = _checked_header(audio[name]).samples / SAMPLE_RATE_HZ
+                duration_s = _samples(audio[name]) / SAMPLE_RATE_HZ
             except AudioError as error:
                 problems.append(str(error))
             else:
@@ -191,6 +195,37 @@ def flac_header(path: Path) -> FlacHeader:
     packed = int.from_bytes(head[18:26], "big")
     channels, bits = (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
     return FlacHeader(packed >> 44, channels, packed & (1 << 36) - 1, bits, head[26:42].hex())
+
+
+def audio_checksum(path: Path) -> str:
+    """A checksum of a recording: the MD5 that a FLAC file has of its audio, else SHA-256 of the file.
+
+    Raises :class:`AudioError` if the file cannot be read.
+    """
+    if path.suffix == ".flac":
+        return flac_header(path).md5
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read: {error}") from error
+
+
+def _samples(path: Path) -> int:
+    """Samples of a recording whose header is as LibriSpeech's, of FLAC or of the same audio as Ogg Opus."""
+    if path.suffix == ".flac":
+        return _checked_header(path).samples
+    import soundfile
+
+    try:
+        info = soundfile.info(str(path))
+    except (OSError, soundfile.SoundFileError) as error:
+        raise AudioError(f"{path} is not a readable audio file (truncated or corrupt?): {error}") from error
+    if (info.samplerate, info.channels) != (SAMPLE_RATE_HZ, 1) or info.frames < 1:
+        raise AudioError(
+            f"{path}: expected one channel at {SAMPLE_RATE_HZ} Hz, found {info.channels} at {info.samplerate} Hz, "
+            f"{info.frames} samples"
+        )
+    return int(info.frames)
 
 
 def _checked_header(path: Path) -> FlacHeader:

@@ -15,8 +15,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,98 +24,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from armory_mdnf.asr.checkpoints import fill, load_recognizer, save_recognizer
+from armory_mdnf import bundles
+from armory_mdnf.asr.checkpoints import CTCRecognizer, save_recognizer
 from armory_mdnf.asr.ctc import ctc_loss, frames_needed
 from armory_mdnf.asr.decoding import greedy_decode
-from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
 from armory_mdnf.atomic import replacing
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.files import read_audio
-from armory_mdnf.data.librispeech import FOLDER
+from armory_mdnf.data.librispeech import split_name
 from armory_mdnf.data.selection import any_split
-from armory_mdnf.errors import BundleError, OptionError, refuse_unknown
+from armory_mdnf.errors import BundleError
+from armory_mdnf.files.provenance import check_same, made_of, of_values
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.training.augmentation import Augmentation
-from armory_mdnf.training.corpus import held_out_sentences
 from armory_mdnf.training.parallel import Workers
-from armory_mdnf.training.sentences import HeldOut
-from armory_mdnf.training.sources import (
-    SAMPLE_RATE_HZ,
-    Joined,
-    LibriSpeech,
-    Recordings,
-    Shards,
-    Source,
-    Spliced,
-    is_training_split,
-    read_recordings,
-)
-
-DEV_SPLITS = ("human_dev", "synthetic_dev")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that determines a run.
-
-    ``init`` is the name of bundled weights, or a bundle in the data directory or among Armory's saved models, to start
-    from instead of ``model``.
-    ``sources`` maps a source's name to its share at the start and at the end of the run; shares move linearly.
-    Names: ``human``, ``joined``, ``spliced``, a split of LibriSpeech (``train-clean-100``), or the name of a folder of
-    shards in the data directory. ``max_duration_s`` bounds the utterances of the last two (by default 9 s in shards,
-    17 s in LibriSpeech). ``dev`` names the splits that are watched, as ``dataset.eval_split`` does, ``dev_utterances``
-    how many of each.
-    """
-
-    name: str
-    sources: Mapping[str, tuple[float, float]]
-    steps: int
-    seed: int
-    model: Mapping[str, Any] = field(default_factory=dict)
-    init: str | None = None
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 300
-    batch_seconds: float = 32.0
-    weight_decay: float = 1e-2
-    clip_norm: float = 5.0
-    short_first_steps: int = 0
-    augmentation: Mapping[str, Any] = field(default_factory=dict)
-    max_duration_s: float | None = None
-    dev: Sequence[str] = DEV_SPLITS
-    dev_utterances: int | None = None
-
-    @classmethod
-    def read(cls, path: Path) -> Recipe:
-        """Read a JSON recipe; refuses unknown keys."""
-        values = json.loads(path.read_text())
-        refuse_unknown(values, cls.__dataclass_fields__, f"recipe {path.name}")
-        return cls(**values)
-
-
-def build_sources(names: list[str], data_dir: Path, max_duration_s: float | None = None) -> dict[str, Source]:
-    """Open the sources that a recipe names.
-
-    LibriSpeech is the folder of that name in the data directory, or where :mod:`armory_mdnf.data.librispeech` finds it.
-    """
-    bound = {} if max_duration_s is None else {"max_duration_s": max_duration_s}
-    sources: dict[str, Source] = {}
-    recordings = (
-        read_recordings(data_dir / "human" / "train.jsonl") if {"human", "joined", "spliced"} & set(names) else []
-    )
-    for name in names:
-        if name == "human":
-            sources[name] = Recordings([r for r in recordings if len(r.audio) < 12 * SAMPLE_RATE_HZ])
-        elif name == "joined":
-            sources[name] = Joined(recordings)
-        elif name == "spliced":
-            sources[name] = Spliced(recordings, HeldOut(held_out_sentences()).is_in)
-        elif is_training_split(name):
-            local = data_dir / FOLDER
-            sources[name] = LibriSpeech(name, local if local.is_dir() else None, **bound)
-        else:
-            sources[name] = Shards(data_dir / name, **bound)
-    return sources
+from armory_mdnf.training.recipe import DEV_SPLITS, PRECISIONS, Recipe, build_sources
+from armory_mdnf.training.sources import SAMPLE_RATE_HZ
+from armory_mdnf.training.start import init_checksum, starting_recognizer
 
 
 class Batches:
@@ -123,17 +48,23 @@ class Batches:
 
     CHUNK_STEPS = 8
 
-    def __init__(self, recipe: Recipe, recognizer: Recognizer, data_dir: Path, workers: Workers | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, recognizer: CTCRecognizer, data_dir: Path, workers: Workers | None = None
+    ) -> None:
         self.workers = workers or Workers()
         self.recipe = recipe
         self.recognizer = recognizer
         self.names = list(recipe.sources)
-        self.sources = build_sources(self.names, data_dir, recipe.max_duration_s)
+        self.sources = build_sources(self.names, data_dir, recipe.max_duration_s, recipe.held_out_speakers)
         self.augmentation = Augmentation(**{k: _tuple(v) for k, v in recipe.augmentation.items()})
 
     def sizes(self) -> dict[str, int]:
         """How many utterances each source draws from, for the log."""
         return {name: len(source) for name, source in self.sources.items()}
+
+    def recordings(self) -> dict[str, str]:
+        """A checksum of what each source draws from."""
+        return {name: of_values(source.contents()) for name, source in self.sources.items()}
 
     def chunk(self, number: int) -> Iterator[list[tuple[np.ndarray, list[int]]]]:
         """The batches of steps ``number * CHUNK_STEPS`` and following."""
@@ -176,14 +107,19 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def loss_of(recognizer: Recognizer, batch: list[tuple[np.ndarray, list[int]]], masks: Any) -> Tensor:
-    """Mean CTC loss a character. The network runs in bfloat16, the loss in float32."""
+def loss_of(
+    recognizer: CTCRecognizer,
+    batch: list[tuple[np.ndarray, list[int]]],
+    masks: Any,
+    precision: torch.dtype = torch.bfloat16,
+) -> Tensor:
+    """Mean CTC loss per character. The network runs in ``precision``, the loss in float32."""
     device = next(recognizer.parameters()).device
     x, lengths = ragged.pad([torch.from_numpy(audio) for audio, _ in batch])
     with torch.no_grad():
         spectrogram, frames = recognizer.features(x.to(device), lengths.to(device))
         spectrogram = masks(spectrogram, frames)
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
         logits, frames = recognizer.network(spectrogram, frames)
     targets = [target for _, target in batch]
     losses = ctc_loss(logits.float(), frames, targets)
@@ -192,14 +128,24 @@ def loss_of(recognizer: Recognizer, batch: list[tuple[np.ndarray, list[int]]], m
 
 @torch.no_grad()
 def evaluate(
-    recognizer: Recognizer, splits: Sequence[str] = DEV_SPLITS, limit: int | None = None, batch_size: int = 12
+    recognizer: CTCRecognizer,
+    splits: Sequence[str] = DEV_SPLITS,
+    limit: int | None = None,
+    held_out_speakers: Sequence[str] = (),
+    batch_size: int = 12,
 ) -> dict[str, float]:
-    """Benign WER in percent on the dev splits, or the first ``limit`` utterances of each."""
+    """Benign WER in percent on the dev splits, or the first ``limit`` utterances of each.
+
+    Of LibriSpeech only ``held_out_speakers`` count, where there are some.
+    """
     recognizer.eval()
     device = next(recognizer.parameters()).device
     result = {}
     for split in splits:
-        utterances = sorted(any_split(split)[:limit], key=lambda u: u.duration_s)
+        found = any_split(split)
+        if held_out_speakers and split_name(split):
+            found = [u for u in found if u.voice in set(held_out_speakers)]
+        utterances = sorted(found[:limit], key=lambda u: u.duration_s)
         hypotheses: list[str] = []
         for start in range(0, len(utterances), batch_size):
             audio = [torch.from_numpy(read_audio(u.path)[0]) for u in utterances[start : start + batch_size]]
@@ -225,15 +171,17 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
     run_dir.mkdir(parents=True, exist_ok=True)
     workers, device = Workers.join(device)
     torch.manual_seed(recipe.seed)
-    recognizer = _start(recipe, data_dir).to(device)
-    optimizer = torch.optim.AdamW(recognizer.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    recognizer = starting_recognizer(recipe, data_dir).to(device)
+    batches = Batches(recipe, recognizer, data_dir, workers)
+    provenance = made_of(recipe=asdict(recipe), init=init_checksum(recipe, data_dir), recordings=batches.recordings())
+    optimizer = _optimizer(recipe, recognizer)
     checkpoint, step = run_dir / "checkpoint.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
-        fill(recognizer.network, state["network"], str(checkpoint))
+        check_same(json.loads(state.get("made_of", "{}")), provenance, checkpoint)
+        bundles.fill(recognizer.network, state["network"], str(checkpoint))
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    batches = Batches(recipe, recognizer, data_dir, workers)
     log = open(run_dir / "log.jsonl" if workers.first else os.devnull, "a", buffering=1)  # noqa: SIM115
     log.write(json.dumps({"step": step, "utterances": batches.sizes()}) + "\n")
     bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=not (workers.first and sys.stderr.isatty()))
@@ -242,9 +190,9 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
         for batch in list(batches.chunk(step // Batches.CHUNK_STEPS))[step % Batches.CHUNK_STEPS :]:
             recognizer.train()
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step)
+                group["lr"] = group["ratio"] * learning_rate(recipe, step)
             rng = np.random.default_rng(workers.key(recipe.seed, step, 1))
-            loss = loss_of(recognizer, batch, lambda s, f, rng=rng: batches.augmentation.mask(s, f, rng))
+            loss = loss_of(recognizer, batch, _masks(batches.augmentation, rng), PRECISIONS[recipe.precision])
             optimizer.zero_grad()
             loss.backward()
             workers.average_gradients(recognizer)
@@ -259,11 +207,12 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
             if workers.first and (step % every == 0 or step == recipe.steps):
                 line = {"step": step, "loss": round(running / (step % every or every), 4)}
                 line |= {"audio_h": round(seconds / 3600, 3), "elapsed_s": round(time.monotonic() - began, 1)}
-                line |= evaluate(recognizer, recipe.dev, recipe.dev_utterances)
+                line |= evaluate(recognizer, recipe.dev, recipe.dev_utterances, recipe.held_out_speakers)
                 log.write(json.dumps(line) + "\n")
                 bar.set_postfix(line)
                 running = 0.0
                 state = {"network": recognizer.network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+                state["made_of"] = json.dumps(provenance)
                 save_state(checkpoint, state)
             if step == recipe.steps:
                 break
@@ -275,13 +224,20 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
     workers.leave()
 
 
-def _start(recipe: Recipe, data_dir: Path) -> Recognizer:
-    if recipe.init is None:
-        return Recognizer(DeepSpeech2Config.from_dict(dict(recipe.model)))
-    if recipe.model:
-        raise OptionError(f"recipe {recipe.name}: give 'model' or 'init', not both: the sizes come with the weights")
-    local = data_dir / recipe.init
-    return load_recognizer(local if local.is_file() else recipe.init).requires_grad_(True)
+def _optimizer(recipe: Recipe, recognizer: CTCRecognizer) -> torch.optim.Optimizer:
+    """AdamW, whose groups keep the ratio of their learning rate to the recipe's."""
+    head = [] if recipe.head_learning_rate is None else list(recognizer.head.parameters())
+    chosen = set(map(id, head))
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in recognizer.parameters() if id(p) not in chosen], "ratio": 1.0},
+        {"params": head, "ratio": (recipe.head_learning_rate or 0.0) / recipe.learning_rate},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+def _masks(augmentation: Augmentation, rng: np.random.Generator) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda spectrogram, frames: augmentation.mask(spectrogram, frames, rng)
 
 
 def main(argv: list[str] | None = None) -> int:

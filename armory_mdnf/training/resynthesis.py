@@ -25,7 +25,7 @@ from armory_mdnf.defenses import MDNF, MelResynth
 from armory_mdnf.errors import OptionError
 from armory_mdnf.training.augmentation import under_white_noise
 from armory_mdnf.training.corpus_files import write_shard
-from armory_mdnf.training.recognizer import build_sources
+from armory_mdnf.training.recipe import build_sources
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, LibriSpeech, OnDisk, Recordings, Source
 from armory_mdnf.vocoders import Vocoder, load_vocoder
 

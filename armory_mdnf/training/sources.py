@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,9 +14,10 @@ import numpy as np
 
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.data.librispeech import load_split, split_name
+from armory_mdnf.data.librispeech import audio_checksum, load_split, split_name
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.files.provenance import sha256_of
 
 SAMPLE_RATE_HZ = 16000
 
@@ -24,6 +26,9 @@ class Source(Protocol):
     """Draws one training utterance: float32 audio at 16 kHz, and its transcript."""
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]: ...
+
+    def contents(self) -> Iterable[object]:
+        """Plain values that differ where the recordings or transcripts do, in the order of the draws."""
 
     def __len__(self) -> int: ...
 
@@ -62,6 +67,11 @@ def read_recordings(path: Path) -> list[Recording]:
     return recordings
 
 
+def _contents(recordings: list[Recording]) -> Iterator[object]:
+    for r in recordings:
+        yield [r.transcript, hashlib.sha256(r.audio.tobytes()).hexdigest(), r.words]
+
+
 class Recordings:
     """Whole recordings, each as often as the others."""
 
@@ -70,6 +80,9 @@ class Recordings:
 
     def __len__(self) -> int:
         return len(self.recordings)
+
+    def contents(self) -> Iterator[object]:
+        return _contents(self.recordings)
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         r = self.recordings[rng.integers(len(self.recordings))]
@@ -89,28 +102,60 @@ class OnDisk:
         return read_samples(self.utterance)
 
 
-def is_training_split(name: str) -> bool:
-    """Whether it is a split of LibriSpeech. Raises :class:`OptionError` if nothing may be learned from that one."""
+def is_training_split(name: str, held_out_speakers: Sequence[str] = ()) -> bool:
+    """Whether it is a split of LibriSpeech. Raises :class:`OptionError` if nothing may be learned from that one.
+
+    A dev split may be, where some of its speakers are held out for choices.
+    """
     split = split_name(name)
-    if split is not None and not split.startswith("train"):
-        raise OptionError(f"{name}: expected a training split, this one is for evaluation")
+    if split is not None and not split.startswith("train") and not (split.startswith("dev") and held_out_speakers):
+        hint = "" if split.startswith("test") else ", unless held_out_speakers keeps some of its speakers for choices"
+        raise OptionError(f"{name}: expected a training split, this one is for evaluation{hint}")
     return split is not None
 
 
 class LibriSpeech:
-    """A split of LibriSpeech, each recording as often as the others, read from the disk when it is drawn."""
+    """A split of LibriSpeech, each recording as often as the others.
 
-    def __init__(self, split: str, folder: Path | None = None, max_duration_s: float = 17.0) -> None:
-        self.utterances = [u for u in load_split(split, folder) if u.duration_s <= max_duration_s]
+    Recordings are kept as 16 bits once they are read, up to ``KEPT_SAMPLES``: decoding them at every draw would take
+    a tenth of a training step's time on a CPU.
+    """
+
+    KEPT_SAMPLES = 1 << 30
+
+    def __init__(
+        self,
+        split: str,
+        folder: Path | None = None,
+        max_duration_s: float = 17.0,
+        held_out_speakers: Sequence[str] = (),
+    ) -> None:
+        held_out = set(held_out_speakers)
+        self.utterances = [
+            u for u in load_split(split, folder) if u.duration_s <= max_duration_s and u.voice not in held_out
+        ]
         if not self.utterances:
             raise BundleError(f"{split} has no utterance of at most {max_duration_s:g} s")
+        self._kept: dict[int, np.ndarray] = {}
+        self._room = self.KEPT_SAMPLES
 
     def __len__(self) -> int:
         return len(self.utterances)
 
+    def contents(self) -> Iterator[object]:
+        for u in self.utterances:
+            yield [u.id, u.transcript, audio_checksum(u.path)]
+
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-        utterance = self.utterances[rng.integers(len(self.utterances))]
-        return read_samples(utterance), utterance.transcript
+        i = int(rng.integers(len(self.utterances)))
+        utterance = self.utterances[i]
+        if i in self._kept:
+            return self._kept[i].astype(np.float32) / np.float32(32768), utterance.transcript
+        audio = np.clip(np.round(read_samples(utterance) * 32768), -32768, 32767).astype(np.int16)
+        if len(audio) <= self._room:
+            self._kept[i] = audio
+            self._room -= len(audio)
+        return audio.astype(np.float32) / np.float32(32768), utterance.transcript
 
 
 class Joined:
@@ -122,6 +167,9 @@ class Joined:
 
     def __len__(self) -> int:
         return len(self.recordings)
+
+    def contents(self) -> Iterator[object]:
+        return _contents(self.recordings)
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         chosen: list[Recording] = []
@@ -157,6 +205,11 @@ class Shards:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def contents(self) -> Iterator[object]:
+        yield from self.lines
+        for name in sorted({Path(line["shard"]).name for line in self.lines}):
+            yield sha256_of(self.folder / name)
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         line = self.lines[rng.integers(len(self.lines))]
@@ -224,6 +277,9 @@ class Spliced:
 
     def __len__(self) -> int:
         return len(self.recordings)
+
+    def contents(self) -> Iterator[object]:
+        return _contents(self.recordings)
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         while True:

@@ -1,0 +1,104 @@
+"""Whisper's encoder with a linear CTC head over characters."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from armory_mdnf import bundles
+from armory_mdnf.asr.alphabet import ENGLISH, Alphabet
+from armory_mdnf.asr.whisper.encoder import Encoder, EncoderSizes
+from armory_mdnf.asr.whisper.features import SAMPLE_RATE_HZ, WhisperLogMel
+from armory_mdnf.errors import AudioError, OptionError, refuse_unknown
+
+MAX_SAMPLES = 30 * SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True)
+class WhisperCTCConfig(EncoderSizes):
+    """Sizes of a :class:`WhisperCTC`. Raises :class:`OptionError` for sizes that no encoder can have."""
+
+    labels: str = ENGLISH
+
+    def __post_init__(self) -> None:
+        for name in ("n_mels", "d_model", "layers", "heads", "ffn"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 14:
+                raise OptionError(f"expected {name} to be a whole number from 1 to {1 << 14}, got {value!r}")
+        if self.d_model % self.heads or self.d_model % 2:
+            raise OptionError(f"expected d_model to be even and a multiple of heads, got {self.d_model}, {self.heads}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> WhisperCTCConfig:
+        """Inverse of :meth:`as_dict`; refuses unknown keys."""
+        refuse_unknown(values, cls.__dataclass_fields__, "WhisperCTCConfig")
+        return cls(**values)
+
+
+class WhisperCTCNetwork(nn.Module):
+    """Shape: log mel (N, 1, n_mels, F), frames (N,) -> logits (N, F', classes), frames' (N,)."""
+
+    def __init__(self, config: WhisperCTCConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.head = nn.Linear(config.d_model, len(config.labels))
+
+    def forward(self, log_mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        x, frames = self.encoder(log_mel[:, 0], frames)
+        return self.head(x), frames
+
+
+class WhisperCTC(nn.Module):
+    """Features and network: audio to character logits in one differentiable step, 50 frames a second.
+
+    Shape: x (N, T) in [-1, 1] at 16 kHz, zero beyond lengths (N,) -> logits (N, F', classes), frames (N,).
+    Raises :class:`AudioError` for an utterance beyond the 30 s that Whisper was trained on.
+    """
+
+    sample_rate_hz = SAMPLE_RATE_HZ
+
+    def __init__(self, config: WhisperCTCConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.alphabet = Alphabet(config.labels)
+        self.features = WhisperLogMel(config.n_mels)
+        self.network = WhisperCTCNetwork(config)
+
+    @property
+    def head(self) -> nn.Module:
+        """The layer onto the characters."""
+        return self.network.head
+
+    def out_frames(self, lengths: Tensor) -> Tensor:
+        """Number of logit frames for utterances of the given lengths in samples."""
+        return Encoder.out_frames(self.features.frames(lengths))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        if (longest := int(lengths.max())) > MAX_SAMPLES:
+            raise AudioError(
+                f"utterance of {longest / SAMPLE_RATE_HZ:.1f} s is too long for the recogniser: expected at most "
+                f"{MAX_SAMPLES / SAMPLE_RATE_HZ:g} s; cut it into pieces"
+            )
+        return self.network(*self.features(x, lengths))
+
+
+def start_from_whisper(config: WhisperCTCConfig, weights: dict[str, Tensor], origin: str) -> WhisperCTC:
+    """A recogniser whose encoder has the weights of a Whisper in transformers' names, and whose head is random.
+
+    Raises :class:`BundleError` for a weight that does not fit.
+    """
+    recognizer = WhisperCTC(config)
+    prefix = "model.encoder."
+    encoder = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    encoder.pop("embed_positions.weight", None)
+    bundles.fill(recognizer.network.encoder, encoder, origin)
+    torch.nn.init.normal_(recognizer.network.head.weight, std=0.02)
+    torch.nn.init.zeros_(recognizer.network.head.bias)
+    return recognizer

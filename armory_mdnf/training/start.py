@@ -1,0 +1,57 @@
+"""The recogniser that a training run starts from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from armory_mdnf import bundles
+from armory_mdnf.asr.checkpoints import CTCRecognizer, build_recognizer, load_recognizer
+from armory_mdnf.asr.whisper.ctc import WhisperCTCConfig, start_from_whisper
+from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.files.provenance import sha256_of
+from armory_mdnf.training.recipe import Recipe
+
+WHISPER_SIZES = {
+    "n_mels": "num_mel_bins",
+    "d_model": "d_model",
+    "layers": "encoder_layers",
+    "heads": "encoder_attention_heads",
+    "ffn": "encoder_ffn_dim",
+}
+
+
+def starting_recognizer(recipe: Recipe, data_dir: Path) -> CTCRecognizer:
+    """The recogniser that a recipe starts from. Raises :class:`OptionError`, :class:`BundleError`."""
+    if recipe.init is None:
+        return build_recognizer(recipe.kind, recipe.model)
+    if recipe.model:
+        raise OptionError(f"recipe {recipe.name}: give 'model' or 'init', not both: the sizes come with the weights")
+    local = data_dir / recipe.init
+    if recipe.kind == "whisper_ctc" and local.is_dir():
+        return _whisper_encoder(local)
+    return load_recognizer(local if local.is_file() else recipe.init).requires_grad_(True)
+
+
+def _whisper_encoder(folder: Path) -> CTCRecognizer:
+    """A Whisper of transformers', its encoder under a new head. Raises :class:`BundleError` naming the file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        sizes = {ours: found[theirs] for ours, theirs in WHISPER_SIZES.items()}
+        weights = load_file(folder / "model.safetensors")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise BundleError(f"{folder} is not a Hugging Face folder of a Whisper: {error!r:.200}") from error
+    return start_from_whisper(WhisperCTCConfig(**sizes), weights, str(folder / "model.safetensors"))
+
+
+def init_checksum(recipe: Recipe, data_dir: Path) -> str | None:
+    """SHA-256 of the weights that a recipe starts from."""
+    if recipe.init is None:
+        return None
+    local = data_dir / recipe.init
+    if local.is_dir():
+        return sha256_of(local / "model.safetensors")
+    return sha256_of(local if local.is_file() else bundles.resolve(recipe.init))
