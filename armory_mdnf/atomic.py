@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and targets that are tried before the work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from armory_mdnf.errors import OptionError, StorageError, quoted
 
 
 @contextmanager
@@ -16,7 +18,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = _partial(path)
     try:
         yield partial
         partial.chmod(0o644)  # some writers leave the file to its owner alone; an image may run as any user
@@ -25,7 +27,77 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def ensure_writable(path: str | os.PathLike[str]) -> None:
+    """See before the work starts that :func:`replacing` can write ``path`` after it. Missing folders are made.
+
+    Raises :class:`OptionError` naming the target and the reason.
+    """
+    try:
+        target = Path(path)
+        if target.is_dir():
+            raise OSError("it is a folder, expected the name of a file")
+        if target.exists() and not target.is_file():
+            raise OSError("it is there and not a plain file")
+        _make_folder(target.parent)
+        _try_to_write(_partial(target))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"cannot write {_shown(path)}: {_reason(error)}") from error
+
+
+def ensure_writable_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder, and see before the work starts that files can be written in it.
+
+    Raises :class:`OptionError` naming the folder and the reason.
+    """
+    try:
+        folder = Path(path)
+        _make_folder(folder)
+        _try_to_write(_partial(folder / "writable"))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"cannot write to the folder {_shown(path)}: {_reason(error)}") from error
+
+
+@contextmanager
+def storing(safe: str) -> Iterator[None]:
+    """Turn an ``OSError`` of the block, such as a full disk, into one line that ends in ``safe``.
+
+    ``safe`` says what is on disk and how to go on. Raises :class:`StorageError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise StorageError(f"{where}{_reason(error)}; {safe}") from error
+
+
+def _make_folder(folder: Path) -> None:
+    there = next(f for f in (folder, *folder.parents, Path("/")) if f.exists())
+    if not there.is_dir():
+        raise OSError(f"{there} is a file, expected a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _try_to_write(partial: Path) -> None:
+    try:
+        partial.write_bytes(bytes(4096))  # an empty file has room on a full disk too
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    return text if text.isprintable() and len(text) <= 200 else quoted(text, 200)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -46,6 +46,10 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> No
             raise OptionError(choices(key, known, f"option of {where}"))
 
 
+class StorageError(ArmoryMdnfError):
+    """A disk that is full or cannot be written, in the middle of work; the message says what is safe."""
+
+
 class ResultsError(ArmoryMdnfError):
     """A results file that is missing, damaged, or not of an evaluation that can be summarised."""
 
