@@ -25,6 +25,11 @@ class Alphabet:
             raise OptionError(f"expected an alphabet of at least two different characters, got {self.labels!r}")
         object.__setattr__(self, "_index", {c: i for i, c in enumerate(self.labels) if i})
 
+    @property
+    def blank(self) -> int:
+        """The class of the CTC blank."""
+        return 0
+
     def __len__(self) -> int:
         return len(self.labels)
 

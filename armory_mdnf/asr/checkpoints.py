@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from armory_mdnf import bundles
+from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
 from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig
 from armory_mdnf.errors import BundleError, OptionError, choices
 
-CTCRecognizer = Recognizer | WhisperCTC
 KINDS: dict[str, tuple[Any, Any]] = {
     "deepspeech2": (Recognizer, DeepSpeech2Config),
     "whisper_ctc": (WhisperCTC, WhisperCTCConfig),
@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
 """Kinds of bundles that hold a recogniser: its class and that of its configuration."""
 
 
-def build_recognizer(kind: str, config: Mapping[str, Any]) -> CTCRecognizer:
+def build_recognizer(kind: str, config: Mapping[str, Any]) -> BundledRecognizer:
     """A recogniser with random weights. Raises :class:`OptionError` for a kind or sizes that do not exist."""
     if kind not in KINDS:
         raise OptionError(choices(kind, KINDS, "kind of recogniser"))
@@ -29,12 +29,15 @@ def build_recognizer(kind: str, config: Mapping[str, Any]) -> CTCRecognizer:
     return model(sizes.from_dict(dict(config)))
 
 
-def kind_of(recognizer: CTCRecognizer) -> str:
+def kind_of(recognizer: BundledRecognizer) -> str:
     """The kind of bundle that a recogniser is saved in."""
-    return next(kind for kind, (model, _) in KINDS.items() if type(recognizer) is model)
+    for kind, (model, _) in KINDS.items():
+        if type(recognizer) is model:
+            return kind
+    raise OptionError(f"{type(recognizer).__name__} is of no kind that a bundle holds: {', '.join(KINDS)}")
 
 
-def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> CTCRecognizer:
+def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> BundledRecognizer:
     """Read a bundle and return its recogniser, in evaluation mode, its weights needing no gradient.
 
     Raises :class:`BundleError` naming the file and the key, the expected and the found.
@@ -49,7 +52,7 @@ def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.de
 
 
 def save_recognizer(
-    path: str | os.PathLike[str], recognizer: CTCRecognizer, recipe: Mapping[str, Any], half: bool = False
+    path: str | os.PathLike[str], recognizer: BundledRecognizer, recipe: Mapping[str, Any], half: bool = False
 ) -> None:
     """Write a bundle: the configuration, how the weights came about, and the weights.
 

@@ -32,14 +32,14 @@ def check_targets(frames: Sequence[int], targets: Sequence[Sequence[int]]) -> No
             )
 
 
-def ctc_loss(logits: Tensor, frames: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+def ctc_loss(logits: Tensor, frames: Tensor, targets: Sequence[Sequence[int]], blank: int = 0) -> Tensor:
     """Negative log likelihood of each transcript, in nats, summed over the frames of its utterance.
 
     Shape: logits (N, F, classes), frames (N,) -> (N,). An empty target is the likelihood of silence.
-    Source: Graves et al. 2006; blank 0 and no normalisation by length, as in deepspeech.pytorch.
+    Source: Graves et al. 2006; no normalisation by length, as in deepspeech.pytorch.
     """
     check_targets(frames.tolist(), targets)
     flat = torch.tensor([c for target in targets for c in target], dtype=torch.long, device=logits.device)
     sizes = torch.tensor([len(target) for target in targets], dtype=torch.long, device=logits.device)
     log_probs = logits.log_softmax(-1).transpose(0, 1)
-    return torch.nn.functional.ctc_loss(log_probs, flat, frames.long(), sizes, blank=0, reduction="none")
+    return torch.nn.functional.ctc_loss(log_probs, flat, frames.long(), sizes, blank=blank, reduction="none")

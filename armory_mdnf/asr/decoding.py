@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from armory_mdnf.asr.alphabet import Alphabet
+
+class Labels(Protocol):
+    """Classes and the text that they write."""
+
+    def decode(self, classes: Sequence[int]) -> str:
+        """Text of classes without repeats, blanks left out."""
 
 
-def greedy_decode(scores: Tensor, frames: Tensor, alphabet: Alphabet) -> list[str]:
+def greedy_decode(scores: Tensor, frames: Tensor, alphabet: Labels) -> list[str]:
     """Best class of each frame, repeats merged, blanks removed (Graves et al. 2006, best path).
 
     Shape: scores (N, F, classes), as logits or probabilities; frames (N,).

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from armory_mdnf.asr.alphabet import ENGLISH, Alphabet
+from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.features import LogSpectrogram
 from armory_mdnf.audio import ragged
 from armory_mdnf.errors import OptionError, choices, refuse_unknown
@@ -203,11 +204,15 @@ class DeepSpeech2(nn.Module):
         return self.fc(x).transpose(0, 1), frames
 
 
-class Recognizer(nn.Module):
+class Recognizer(BundledRecognizer):
     """Features and network: audio to character logits in one differentiable step.
 
     Shape: x (N, T) in [-1, 1], zero beyond lengths (N,) -> logits (N, F', classes), frames (N,).
     """
+
+    config: DeepSpeech2Config
+    features: LogSpectrogram
+    network: DeepSpeech2
 
     def __init__(self, config: DeepSpeech2Config) -> None:
         super().__init__()
@@ -215,11 +220,8 @@ class Recognizer(nn.Module):
         self.alphabet = Alphabet(config.labels)
         self.features = LogSpectrogram(config.sample_rate_hz, config.window_s, config.stride_s, config.window)
         self.network = DeepSpeech2(config)
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """Rate of the audio that the recogniser was trained on."""
-        return self.config.sample_rate_hz
+        self.sample_rate_hz = config.sample_rate_hz
+        self.min_samples = self.features.min_samples
 
     @property
     def head(self) -> nn.Module:
@@ -229,6 +231,3 @@ class Recognizer(nn.Module):
     def out_frames(self, lengths: Tensor) -> Tensor:
         """Number of logit frames for utterances of the given lengths in samples."""
         return MaskedConvolutions.out_frames(self.features.frames(lengths))
-
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network(*self.features(x, lengths))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf import bundles
+from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.checkpoints import KINDS as RECOGNIZERS
-from armory_mdnf.asr.checkpoints import CTCRecognizer, load_recognizer, save_recognizer
+from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
 from armory_mdnf.asr.deepspeech_pytorch import import_recognizer, is_deepspeech
 from armory_mdnf.asr.whisper.ctc import WhisperCTC
 from armory_mdnf.errors import BundleError
@@ -83,7 +84,7 @@ def describe(opened: Opened) -> str:
         "bytes": f"{opened.path.stat().st_size:,}",
         "sha256": opened.sha256,
         "format": opened.imported.format,
-        **(_recogniser_facts(model) if isinstance(model, CTCRecognizer) else _vocoder_facts(model)),
+        **(_recogniser_facts(model) if isinstance(model, BundledRecognizer) else _vocoder_facts(model)),
     }
     width = max(map(len, facts))
     return "\n".join([*(f"{key:<{width}}  {value}" for key, value in facts.items()), *_report(opened.imported)])
@@ -101,7 +102,7 @@ def convert(opened: Opened, out: str | os.PathLike[str]) -> str:
         raise BundleError(f"{out} is the checkpoint itself: expected another file to write")
     source = {"source": opened.path.name, "sha256": opened.sha256, "format": opened.imported.format}
     model = opened.imported.module
-    if isinstance(model, CTCRecognizer):
+    if isinstance(model, BundledRecognizer):
         save_recognizer(out, model, source)
     else:
         save_vocoder(out, model, source)
@@ -119,7 +120,7 @@ def _parameters(module: Any) -> str:
     return f"{sum(p.numel() for p in module.parameters()):,}"
 
 
-def _recogniser_facts(recognizer: CTCRecognizer) -> dict[str, str]:
+def _recogniser_facts(recognizer: BundledRecognizer) -> dict[str, str]:
     labels = recognizer.alphabet.labels
     alphabet = f"{labels!r}, {len(labels)} classes, the first is the blank"
     parameters = _parameters(recognizer.network)

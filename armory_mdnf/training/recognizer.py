@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from armory_mdnf import bundles
-from armory_mdnf.asr.checkpoints import CTCRecognizer, save_recognizer
+from armory_mdnf.asr.bundled import BundledRecognizer
+from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.asr.ctc import ctc_loss, frames_needed
 from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.atomic import replacing
@@ -49,7 +50,7 @@ class Batches:
     CHUNK_STEPS = 8
 
     def __init__(
-        self, recipe: Recipe, recognizer: CTCRecognizer, data_dir: Path, workers: Workers | None = None
+        self, recipe: Recipe, recognizer: BundledRecognizer, data_dir: Path, workers: Workers | None = None
     ) -> None:
         self.workers = workers or Workers()
         self.recipe = recipe
@@ -108,7 +109,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def loss_of(
-    recognizer: CTCRecognizer,
+    recognizer: BundledRecognizer,
     batch: list[tuple[np.ndarray, list[int]]],
     masks: Any,
     precision: torch.dtype = torch.bfloat16,
@@ -128,7 +129,7 @@ def loss_of(
 
 @torch.no_grad()
 def evaluate(
-    recognizer: CTCRecognizer,
+    recognizer: BundledRecognizer,
     splits: Sequence[str] = DEV_SPLITS,
     limit: int | None = None,
     held_out_speakers: Sequence[str] = (),
@@ -224,7 +225,7 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
     workers.leave()
 
 
-def _optimizer(recipe: Recipe, recognizer: CTCRecognizer) -> torch.optim.Optimizer:
+def _optimizer(recipe: Recipe, recognizer: BundledRecognizer) -> torch.optim.Optimizer:
     """AdamW, whose groups keep the ratio of their learning rate to the recipe's."""
     head = [] if recipe.head_learning_rate is None else list(recognizer.head.parameters())
     chosen = set(map(id, head))

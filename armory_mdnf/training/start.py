@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from armory_mdnf import bundles
-from armory_mdnf.asr.checkpoints import CTCRecognizer, build_recognizer, load_recognizer
+from armory_mdnf.asr.bundled import BundledRecognizer
+from armory_mdnf.asr.checkpoints import build_recognizer, load_recognizer
 from armory_mdnf.asr.whisper.ctc import WhisperCTCConfig, start_from_whisper
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.files.provenance import sha256_of
@@ -21,7 +22,7 @@ WHISPER_SIZES = {
 }
 
 
-def starting_recognizer(recipe: Recipe, data_dir: Path) -> CTCRecognizer:
+def starting_recognizer(recipe: Recipe, data_dir: Path) -> BundledRecognizer:
     """The recogniser that a recipe starts from. Raises :class:`OptionError`, :class:`BundleError`."""
     if recipe.init is None:
         return build_recognizer(recipe.kind, recipe.model)
@@ -33,7 +34,7 @@ def starting_recognizer(recipe: Recipe, data_dir: Path) -> CTCRecognizer:
     return load_recognizer(local if local.is_file() else recipe.init).requires_grad_(True)
 
 
-def _whisper_encoder(folder: Path) -> CTCRecognizer:
+def _whisper_encoder(folder: Path) -> BundledRecognizer:
     """A Whisper of transformers', its encoder under a new head. Raises :class:`BundleError` naming the file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file

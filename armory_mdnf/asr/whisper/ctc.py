@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from armory_mdnf import bundles
 from armory_mdnf.asr.alphabet import ENGLISH, Alphabet
+from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.whisper.encoder import Encoder, EncoderSizes
 from armory_mdnf.asr.whisper.features import SAMPLE_RATE_HZ, WhisperLogMel
-from armory_mdnf.errors import AudioError, OptionError, refuse_unknown
+from armory_mdnf.errors import OptionError, refuse_unknown
 
 MAX_SAMPLES = 30 * SAMPLE_RATE_HZ
 
@@ -55,20 +56,24 @@ class WhisperCTCNetwork(nn.Module):
         return self.head(x), frames
 
 
-class WhisperCTC(nn.Module):
+class WhisperCTC(BundledRecognizer):
     """Features and network: audio to character logits in one differentiable step, 50 frames a second.
 
     Shape: x (N, T) in [-1, 1] at 16 kHz, zero beyond lengths (N,) -> logits (N, F', classes), frames (N,).
     Raises :class:`AudioError` for an utterance beyond the 30 s that Whisper was trained on.
     """
 
+    config: WhisperCTCConfig
+    network: WhisperCTCNetwork
     sample_rate_hz = SAMPLE_RATE_HZ
+    max_samples = MAX_SAMPLES
 
     def __init__(self, config: WhisperCTCConfig) -> None:
         super().__init__()
         self.config = config
         self.alphabet = Alphabet(config.labels)
         self.features = WhisperLogMel(config.n_mels)
+        self.min_samples = self.features.min_samples
         self.network = WhisperCTCNetwork(config)
 
     @property
@@ -79,14 +84,6 @@ class WhisperCTC(nn.Module):
     def out_frames(self, lengths: Tensor) -> Tensor:
         """Number of logit frames for utterances of the given lengths in samples."""
         return Encoder.out_frames(self.features.frames(lengths))
-
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        if (longest := int(lengths.max())) > MAX_SAMPLES:
-            raise AudioError(
-                f"utterance of {longest / SAMPLE_RATE_HZ:.1f} s is too long for the recogniser: expected at most "
-                f"{MAX_SAMPLES / SAMPLE_RATE_HZ:g} s; cut it into pieces"
-            )
-        return self.network(*self.features(x, lengths))
 
 
 def start_from_whisper(config: WhisperCTCConfig, weights: dict[str, Tensor], origin: str) -> WhisperCTC:

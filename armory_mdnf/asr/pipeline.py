@@ -1,0 +1,126 @@
+"""A recogniser behind its defences, as functions of a padded batch of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from armory_mdnf.asr.contract import CTCRecognizer, SpeechRecognizer, Target
+from armory_mdnf.asr.decoding import greedy_decode
+from armory_mdnf.asr.preprocessing import Chain, Draws, select
+from armory_mdnf.asr.threads import rounds, side_by_side
+from armory_mdnf.asr.voting import vote
+from armory_mdnf.errors import OptionError
+
+# Audio that a CPU's thread takes at once: less, and recurrent layers batch too little; more, and caches do not hold it.
+PART_SECONDS = 8.0
+
+
+class Pipeline:
+    """Defences, recogniser and loss in one autograd graph, with one draw of the defences' noise per evaluation.
+
+    Batches are x (N, T), zero beyond lengths (N,). A loss takes one pass; a transcript comes of as many as a defence
+    asks for: of the mean of their character probabilities where the recogniser has such, else of a vote. ``draws`` are
+    those of :meth:`Chain.draw`, one per utterance, or per pass of each utterance where there are several.
+    """
+
+    def __init__(self, recognizer: SpeechRecognizer, chain: Chain) -> None:
+        self.recognizer = recognizer
+        self.chain = chain
+
+    def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Target], draws: Draws) -> Tensor:
+        """Loss of each utterance in nats, differentiable in the audio. Shape: (N, T), (N,) -> (N,)."""
+        if not self.recognizer.exact_batches and len(x) > 1:
+            return torch.cat(
+                [
+                    self.losses(x[i : i + 1, :n], lengths[i : i + 1], [targets[i]], select(draws, [i]))
+                    for i, n in enumerate(lengths.tolist())
+                ]
+            )
+        with evaluation_mode(self.recognizer):
+            return self.recognizer.losses(*self.chain(x, lengths, draws), targets)
+
+    def losses_and_transcripts(
+        self, x: Tensor, lengths: Tensor, targets: Sequence[Target], draws: Draws
+    ) -> tuple[Tensor, list[str]]:
+        """Losses (N,), differentiable, and the transcripts of the same evaluation."""
+        with evaluation_mode(self.recognizer):
+            return self.recognizer.losses_and_transcripts(*self.chain(x, lengths, draws), targets)
+
+    def gradients(self, x: Tensor, lengths: Tensor, targets: Sequence[Target], draws: Draws) -> Tensor:
+        """Gradient of each utterance's loss in its own audio, zero beyond its end. Shape: (N, T), (N,) -> (N, T).
+
+        On a CPU, parts of the batch run side by side.
+        """
+        recognizer, chain = self.recognizer, self.chain
+        result = torch.zeros_like(x)
+
+        def gradient(rows: list[int]) -> None:
+            width = int(lengths[rows].max())
+            leaf = x[rows, :width].detach().requires_grad_()
+            with torch.enable_grad():
+                losses = recognizer.losses(*chain(leaf, lengths[rows], select(draws, rows)), [targets[i] for i in rows])
+                result[rows, :width] = torch.autograd.grad(losses.sum(), leaf)[0]
+
+        turns = [[list(range(len(x)))]]
+        if not recognizer.exact_batches:
+            turns = [[[i]] for i in range(len(x))]
+        elif x.device.type == "cpu" and chain.independent:
+            recognizer.check_targets(lengths.tolist(), targets)  # named by position in the whole batch
+            turns = rounds(lengths.tolist(), torch.get_num_threads(), PART_SECONDS * recognizer.sample_rate_hz)
+        with torch.enable_grad(), evaluation_mode(recognizer):
+            for parts in turns:
+                side_by_side(gradient, parts)
+        return result
+
+    def probabilities(self, x: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Mean over the passes of the character probabilities (N, F, classes), and the frames (N,).
+
+        Raises :class:`OptionError` for a recogniser that has none.
+        """
+        if not isinstance(self.recognizer, CTCRecognizer):
+            raise OptionError(f"{type(self.recognizer).__name__} has no probabilities per frame, only transcripts")
+        passes = self.chain.num_passes
+        with evaluation_mode(self.recognizer):
+            found, frames = self.recognizer.probabilities(*self._passes(x, lengths, draws))
+        return found.unflatten(0, (-1, passes)).mean(1), frames[::passes]
+
+    def transcripts(self, x: Tensor, lengths: Tensor, draws: Draws) -> list[str]:
+        """Transcript of each utterance. Shape: (N, T), (N,) -> N strings."""
+        if not self.recognizer.exact_batches and len(x) > 1:
+            passes = self.chain.num_passes
+            return [
+                text
+                for i, n in enumerate(lengths.tolist())
+                for text in self.transcripts(
+                    x[i : i + 1, :n], lengths[i : i + 1], select(draws, range(i * passes, (i + 1) * passes))
+                )
+            ]
+        if isinstance(self.recognizer, CTCRecognizer):
+            return greedy_decode(*self.probabilities(x, lengths, draws), self.recognizer.alphabet)
+        with evaluation_mode(self.recognizer):
+            found = self.recognizer.transcripts(*self._passes(x, lengths, draws))
+        passes = self.chain.num_passes
+        return [vote(found[k : k + passes]) for k in range(0, len(found), passes)]
+
+    def _passes(self, x: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """What the recogniser hears in every pass of every utterance: (N passes, T), (N passes,)."""
+        passes = self.chain.num_passes
+        return self.chain(x.repeat_interleave(passes, 0), lengths.repeat_interleave(passes), draws)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, but for recurrent layers under a gradient; the caller's modes come back."""
+    modes = [(inner, inner.training) for inner in module.modules()]
+    try:
+        for inner, _ in modes:
+            # cuDNN's recurrent layers run backward in training mode only; they have no dropout.
+            inner.training = isinstance(inner, nn.RNNBase) and torch.is_grad_enabled()
+        yield
+    finally:
+        for inner, training in modes:
+            inner.training = training
