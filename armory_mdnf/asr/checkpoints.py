@@ -10,6 +10,8 @@ import torch
 
 from armory_mdnf import bundles
 from armory_mdnf.asr.bundled import BundledRecognizer
+from armory_mdnf.asr.contract import SpeechRecognizer
+from armory_mdnf.asr.huggingface.folders import is_huggingface
 from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
 from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig
 from armory_mdnf.errors import BundleError, OptionError, choices
@@ -37,11 +39,21 @@ def kind_of(recognizer: BundledRecognizer) -> str:
     raise OptionError(f"{type(recognizer).__name__} is of no kind that a bundle holds: {', '.join(KINDS)}")
 
 
-def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> BundledRecognizer:
-    """Read a bundle and return its recogniser, in evaluation mode, its weights needing no gradient.
+def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> SpeechRecognizer:
+    """A recogniser in evaluation mode, its weights needing no gradient.
 
+    From a bundle by name or path, or a model of Hugging Face by ``hf:NAME`` or the path of its folder.
     Raises :class:`BundleError` naming the file and the key, the expected and the found.
     """
+    if is_huggingface(name_or_path):
+        from armory_mdnf.asr.huggingface.load import load_huggingface
+
+        return load_huggingface(name_or_path).eval().requires_grad_(False).to(device)
+    return load_bundle(name_or_path, device)
+
+
+def load_bundle(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> BundledRecognizer:
+    """The recogniser of a bundle. Raises as :func:`load_recognizer`."""
     kind, config, tensors = bundles.load_any(name_or_path, KINDS)
     try:
         recognizer = build_recognizer(kind, config.get("model", {}))

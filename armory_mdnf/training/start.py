@@ -7,7 +7,7 @@ from pathlib import Path
 
 from armory_mdnf import bundles
 from armory_mdnf.asr.bundled import BundledRecognizer
-from armory_mdnf.asr.checkpoints import build_recognizer, load_recognizer
+from armory_mdnf.asr.checkpoints import build_recognizer, load_bundle
 from armory_mdnf.asr.whisper.ctc import WhisperCTCConfig, start_from_whisper
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.files.provenance import sha256_of
@@ -31,7 +31,7 @@ def starting_recognizer(recipe: Recipe, data_dir: Path) -> BundledRecognizer:
     local = data_dir / recipe.init
     if recipe.kind == "whisper_ctc" and local.is_dir():
         return _whisper_encoder(local)
-    return load_recognizer(local if local.is_file() else recipe.init).requires_grad_(True)
+    return load_bundle(local if local.is_file() else recipe.init).requires_grad_(True)
 
 
 def _whisper_encoder(folder: Path) -> BundledRecognizer:

@@ -64,6 +64,7 @@ class WhisperCTC(BundledRecognizer):
     """
 
     config: WhisperCTCConfig
+    features: WhisperLogMel
     network: WhisperCTCNetwork
     sample_rate_hz = SAMPLE_RATE_HZ
     max_samples = MAX_SAMPLES

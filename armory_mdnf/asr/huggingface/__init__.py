@@ -1,0 +1,1 @@
+"""Recognisers of Hugging Face's transformers: CTC models and Whisper, from folders of safetensors."""

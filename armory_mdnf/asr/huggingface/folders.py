@@ -1,0 +1,82 @@
+"""Where a Hugging Face model lies: a folder, or a name of the hub that was downloaded before."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import BundleError, OptionError, quoted
+from armory_mdnf.locations import saved_model
+
+PREFIX = "hf:"
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+PATTERNS = ["*.json", "*.txt", "*.safetensors"]
+NEEDS = "it needs transformers: pip install 'armory-mdnf[hf]'"
+MAX_JSON_BYTES = 1 << 24
+
+
+def is_huggingface(name_or_path: str | os.PathLike[str]) -> bool:
+    """Whether weights are named as a model of the hub (``hf:NAME``), or are a folder with a ``config.json``."""
+    text = os.fspath(name_or_path)
+    return text.startswith(PREFIX) or (saved_model(Path(text)) / "config.json").is_file()
+
+
+def find_folder(name_or_path: str | os.PathLike[str], download: bool = False) -> Path:
+    """The folder of a model: a local one, or the hub's as it lies in Hugging Face's cache.
+
+    Nothing is downloaded unless ``download`` asks for it, and then only JSON, text and safetensors.
+    Raises :class:`BundleError` saying what to do if it is not there, :class:`OptionError` for what is no name.
+    """
+    text = os.fspath(name_or_path)
+    if not text.startswith(PREFIX):
+        return saved_model(Path(text))
+    name = text.removeprefix(PREFIX)
+    if (local := saved_model(Path(name))).joinpath("config.json").is_file():
+        return local
+    if not NAME.fullmatch(name) or ".." in name:
+        raise OptionError(f"expected a model of the Hugging Face hub, as hf:openai/whisper-tiny, got {quoted(text)}")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise BundleError(f"{text}: {NEEDS}") from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=PATTERNS, local_files_only=not download))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if download:
+            reason = type(error).__name__
+            raise BundleError(f"{text} cannot be downloaded ({reason}): is this machine offline?") from error
+        raise BundleError(
+            f"{text} is not in Hugging Face's cache on this machine: `armory-mdnf checkpoint download {text}` fetches "
+            "it where there is a network; or give the path of a folder that has it"
+        ) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file beside the weights. Raises :class:`BundleError` naming it."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise BundleError(f"{path}: expected at most {MAX_JSON_BYTES} bytes of JSON")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not readable JSON: {type(error).__name__}") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path}: expected an object, found {type(content).__name__}")
+    return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that decide what a model computes, for a fingerprint: weights, configuration, vocabulary."""
+    return sorted(path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file())
+
+
+def check_safetensors(folder: Path) -> None:
+    """Raise :class:`BundleError` for a folder without weights in safetensors, which execute nothing."""
+    if any(folder.glob("model*.safetensors")):
+        return
+    other = next((path.name for path in folder.glob("*.bin")), None)
+    hint = f"; {other} is a pickle, which is not opened: save the model again with safetensors" if other else ""
+    raise BundleError(f"{folder}: expected model.safetensors, found none{hint}")

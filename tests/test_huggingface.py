@@ -1,0 +1,305 @@
+"""Recognisers of Hugging Face, held against transformers itself on small models with random weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from art.attacks.evasion import ProjectedGradientDescentNumpy
+from conftest import ragged_array, speechlike
+
+from armory_mdnf.asr.checkpoints import load_recognizer
+from armory_mdnf.asr.estimator import RecognizerEstimator
+from armory_mdnf.asr.huggingface.folders import find_folder
+from armory_mdnf.asr.huggingface.vocabulary import TokenVocabulary
+from armory_mdnf.asr.huggingface.whisper import words
+from armory_mdnf.attacks import PGD
+from armory_mdnf.audio import ragged
+from armory_mdnf.defenses import RandomizedSmoothing
+from armory_mdnf.errors import AudioError, BundleError, OptionError, TranscriptError
+
+transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "conv_dim": (16, 16, 16),
+    "conv_kernel": (10, 3, 2),
+    "conv_stride": (5, 4, 4),
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "num_feat_extract_layers": 3,
+    "vocab_size": 32,
+    "pad_token_id": 0,
+}
+LAYER = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "wav2vec2": ("Wav2Vec2Config", "Wav2Vec2ForCTC", {"feat_extract_norm": "group"}),
+    "wav2vec2_layer": ("Wav2Vec2Config", "Wav2Vec2ForCTC", LAYER),
+    "hubert": ("HubertConfig", "HubertForCTC", LAYER),
+    "wavlm": ("WavLMConfig", "WavLMForCTC", LAYER),
+    "unispeech": ("UniSpeechConfig", "UniSpeechForCTC", {"feat_extract_norm": "layer"}),
+    "data2vec": ("Data2VecAudioConfig", "Data2VecAudioForCTC", {"conv_pos_kernel_size": 5}),
+    "sew": ("SEWConfig", "SEWForCTC", {"feat_extract_norm": "layer", "squeeze_factor": 2}),
+}
+LETTERS = list("ETAONIHSRDLUMWCFGYPBVK'XJQZ")
+
+
+def save_ctc(folder: Path, family: str) -> Path:
+    """A model of a family with random weights, its tokenizer and feature extractor, saved by transformers."""
+    config_name, model_name, options = FAMILIES[family]
+    torch.manual_seed(3)
+    config = getattr(transformers, config_name)(**{**SMALL, **options})
+    model = getattr(transformers, model_name)(config).eval()
+    with torch.no_grad():  # as they are made, they write one class only
+        model.lm_head.weight.normal_(std=1.0)
+    model.save_pretrained(folder)
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *LETTERS]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(
+        return_attention_mask=options.get("feat_extract_norm") == "layer", do_normalize=True
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("hf")
+    return {family: save_ctc(root / family, family) for family in FAMILIES}
+
+
+AUDIO = [speechlike(n, n) for n in (4000, 6400, 5237)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_losses_and_transcripts_are_those_of_transformers(folders: dict[str, Path], family: str) -> None:
+    recognizer = load_recognizer(folders[family])
+    processor = transformers.Wav2Vec2Processor.from_pretrained(folders[family])
+    model = transformers.AutoModelForCTC.from_pretrained(folders[family]).eval()
+    for audio in AUDIO:
+        inputs = processor(audio, sampling_rate=16000, return_tensors="pt")
+        labels = processor.tokenizer("HELLO WORLD", return_tensors="pt").input_ids
+        x, lengths = ragged.pad([torch.from_numpy(audio)])
+        with torch.no_grad():
+            theirs = model(inputs.input_values, labels=labels)
+            logits, frames = recognizer(x, lengths)
+            loss = recognizer.losses(x, lengths, [recognizer.encode("HELLO WORLD")])
+        torch.testing.assert_close(logits, theirs.logits, atol=1e-4, rtol=1e-4)
+        assert frames.tolist() == [theirs.logits.shape[1]]
+        # transformers' default is the sum over the characters, too
+        expected = theirs.loss * (1 if model.config.ctc_loss_reduction == "sum" else labels.numel())
+        torch.testing.assert_close(loss[0], expected, rtol=1e-4, atol=1e-3)
+        # transformers writes special tokens out, or leaves them out before it merges repeats
+        decoded = re.sub("</?[a-z]+>", "", processor.batch_decode(theirs.logits.argmax(-1))[0])
+        assert recognizer.transcripts(x, lengths) == [" ".join(decoded.split())]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_gives_what_its_utterances_give(folders: dict[str, Path], family: str) -> None:
+    estimator = RecognizerEstimator(folders[family], device_type="cpu")
+    batch = ragged_array(AUDIO)
+    texts = np.array(["HELLO", "A LONGER ONE", "YES"])
+    together = estimator.loss_gradient(batch, texts)
+    losses = estimator.compute_loss(batch, texts)
+    for i, audio in enumerate(AUDIO):
+        alone = estimator.loss_gradient(ragged_array([audio]), texts[i : i + 1])[0]
+        np.testing.assert_allclose(together[i], alone, atol=1e-4 * np.abs(alone).max())
+        loss = estimator.compute_loss(ragged_array([audio]), texts[i : i + 1])[0]
+        np.testing.assert_allclose(losses[i], loss, rtol=1e-4)
+    found = [str(text) for text in estimator.predict(batch)]
+    assert found == [str(estimator.predict(ragged_array([audio]))[0]) for audio in AUDIO]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_gradient_is_that_of_finite_differences(folders: dict[str, Path], family: str) -> None:
+    recognizer = load_recognizer(folders[family]).double()
+    x, lengths = ragged.pad([torch.from_numpy(AUDIO[0]).double()])
+    target = [recognizer.encode("HELLO")]
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(recognizer.losses(leaf, lengths, target).sum(), leaf)
+    direction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    step = 1e-6 * direction
+    with torch.no_grad():
+        ahead = recognizer.losses(x + step, lengths, target)
+        behind = recognizer.losses(x - step, lengths, target)
+    torch.testing.assert_close((ahead - behind)[0] / 2e-6, (gradient * direction).sum(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert"])
+def test_arts_attack_and_ours_raise_the_loss(folders: dict[str, Path], family: str) -> None:
+    estimator = RecognizerEstimator(folders[family], device_type="cpu")
+    texts = np.array(["HELLO"])
+    clean = AUDIO[0][None]
+    before = float(estimator.compute_loss(clean, texts)[0])
+    attacks = [
+        ProjectedGradientDescentNumpy(estimator, norm=2, eps=1.0, eps_step=0.3, max_iter=4, verbose=False),
+        PGD(estimator, norm="l2", eps=1.0, eps_step=0.3, max_iter=4),
+    ]
+    for attack in attacks:
+        found = attack.generate(clean, texts)
+        assert float(estimator.compute_loss(found, texts)[0]) > before + 0.1
+        assert np.linalg.norm(found - clean) <= 1.0 + 1e-4
+
+
+def test_smoothing_averages_probabilities_or_lets_transcripts_vote(folders: dict[str, Path], whisper: Path) -> None:
+    for folder in (folders["hubert"], whisper):
+        defence = RandomizedSmoothing(snr_db=15.0, passes=3, device_type="cpu")
+        estimator = RecognizerEstimator(folder, preprocessing_defences=defence, device_type="cpu")
+        assert isinstance(estimator.predict(AUDIO[0][None])[0], str)
+    with pytest.raises(OptionError, match="no probabilities per frame"):
+        estimator.predict(AUDIO[0][None], transcription_output=False)
+
+
+def save_whisper(folder: Path, multilingual: bool) -> Path:
+    """A Whisper of two layers with random weights, and a tokenizer of bytes."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    byte_tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(byte_tokens)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = ("endoftext", "startoftranscript", "en", "transcribe", "translate", "notimestamps")
+    special = [f"<|{name}|>" for name in names]
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    ids = {token: tokenizer.token_to_id(token) for token in special}
+    torch.manual_seed(5)
+    config = transformers.WhisperConfig(
+        vocab_size=len(byte_tokens) + len(special), num_mel_bins=80, d_model=32, encoder_layers=2, decoder_layers=2,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48,
+        max_target_positions=24, bos_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|endoftext|>"],
+        pad_token_id=ids["<|endoftext|>"], decoder_start_token_id=ids["<|startoftranscript|>"],
+        suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    model = transformers.WhisperForConditionalGeneration(config).eval()
+    generation = model.generation_config
+    generation.update(
+        is_multilingual=multilingual,
+        no_timestamps_token_id=ids["<|notimestamps|>"],
+        max_length=24,
+        decoder_start_token_id=ids["<|startoftranscript|>"],
+        lang_to_id={"<|en|>": ids["<|en|>"]} if multilingual else None,
+        task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]} if multilingual else None,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    transformers.WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["english", "multilingual"])
+def whisper(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_whisper(tmp_path_factory.mktemp("whisper"), request.param)
+
+
+def test_whispers_features_loss_and_transcripts_are_those_of_transformers(whisper: Path) -> None:
+    recognizer = load_recognizer(whisper)
+    model = transformers.WhisperForConditionalGeneration.from_pretrained(whisper).eval()
+    extractor = transformers.WhisperFeatureExtractor.from_pretrained(whisper)
+    x, lengths = ragged.pad([torch.from_numpy(audio) for audio in AUDIO])
+    features = extractor(AUDIO, sampling_rate=16000, return_tensors="pt").input_features
+    # log10 near its floor multiplies what two FFTs differ by; the power is bounded
+    ours = recognizer.log_mel(x, lengths)
+    torch.testing.assert_close(10 ** (4 * ours - 4), 10 ** (4 * features - 4), rtol=1e-3, atol=1e-7)
+    text = "go on"
+    tokens = recognizer.tokenizer.encode(f" {text}").ids
+    labels = torch.tensor([[*recognizer.prompt[1:], *tokens, model.config.eos_token_id]])
+    for i in range(len(AUDIO)):
+        with torch.no_grad():
+            logits = model(features[i : i + 1], labels=labels).logits
+            loss = recognizer.losses(x[i : i + 1], lengths[i : i + 1], [recognizer.encode("GO ON")])
+        scored = slice(len(recognizer.prompt) - 1, None)
+        entropy = torch.nn.functional.cross_entropy(logits[0, scored], labels[0, scored], reduction="sum")
+        torch.testing.assert_close(loss[0], entropy, rtol=1e-3, atol=1e-3)
+    options = {"language": "en", "task": "transcribe"} if len(recognizer.prompt) > 2 else {}
+    generated = model.generate(features, do_sample=False, num_beams=1, **options)
+    expected = [words(recognizer.tokenizer.decode(row.tolist(), skip_special_tokens=True)) for row in generated]
+    assert recognizer.transcripts(x, lengths) == expected
+
+
+def test_a_batch_of_whisper_gives_what_its_utterances_give(whisper: Path) -> None:
+    recognizer = load_recognizer(whisper)
+    x, lengths = ragged.pad([torch.from_numpy(audio) for audio in AUDIO])
+    targets = [recognizer.encode(text) for text in ("HELLO", "", "A LONGER ONE")]
+    with torch.no_grad():
+        together = recognizer.losses(x, lengths, targets)
+        for i, n in enumerate(lengths.tolist()):
+            alone = recognizer.losses(x[i : i + 1, :n], lengths[i : i + 1], targets[i : i + 1])
+            torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_whispers_gradient_is_that_of_finite_differences(whisper: Path) -> None:
+    recognizer = load_recognizer(whisper).double()
+    x, lengths = ragged.pad([torch.from_numpy(AUDIO[0]).double()])
+    target = [recognizer.encode("HELLO")]
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(recognizer.losses(leaf, lengths, target).sum(), leaf)
+    direction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ahead = recognizer.losses(x + 1e-6 * direction, lengths, target)
+        behind = recognizer.losses(x - 1e-6 * direction, lengths, target)
+    torch.testing.assert_close((ahead - behind)[0] / 2e-6, (gradient * direction).sum(), rtol=1e-3, atol=1e-4)
+
+
+def test_whisper_refuses_what_it_cannot_hold(whisper: Path) -> None:
+    recognizer = load_recognizer(whisper)
+    with pytest.raises(TranscriptError, match=r"at most (19|21)"):
+        recognizer.encode("A" * 40)
+    x = torch.zeros(1, 31 * 16000)
+    with pytest.raises(AudioError, match=r"31\.0 s is too long .* at most 30 s"):
+        recognizer.losses(x, torch.tensor([x.shape[1]]), [[1]])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" Mr. Quilter's ''well-known'' book.", "MISTER QUILTER'S WELL KNOWN BOOK"),
+        ("It\u2019s 10 o'clock -- 'go'!", "IT'S 10 O'CLOCK GO"),
+        ("", ""),
+    ],
+)
+def test_written_english_becomes_spoken_words(text: str, expected: str) -> None:
+    assert words(text) == expected
+
+
+def test_lower_case_vocabularies_take_and_give_upper_case() -> None:
+    vocabulary = TokenVocabulary({"<pad>": 0, "|": 1, "a": 2, "b": 3, "<s>": 4}, 0, "|", frozenset({"<s>"}))
+    assert vocabulary.encode("AB A") == [2, 3, 1, 2]
+    assert vocabulary.decode([4, 2, 3, 1, 1, 2, 0]) == "AB A"
+    with pytest.raises(TranscriptError, match="'C'"):
+        vocabulary.encode("AC")
+
+
+def test_what_cannot_be_loaded_says_why(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"not in Hugging Face's cache .* checkpoint download hf:no/such"):
+        load_recognizer("hf:no/such")
+    with pytest.raises(OptionError, match="expected a model of the Hugging Face hub"):
+        load_recognizer("hf:../../etc")
+    assert find_folder(f"hf:{folders['sew']}") == folders["sew"]
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(BundleError, match="unknown model_type of a recogniser 'bert'"):
+        load_recognizer(tmp_path)
+    (tmp_path / "config.json").write_text((folders["hubert"] / "config.json").read_text())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(BundleError, match=r"expected model\.safetensors, found none; pytorch_model\.bin is a pickle"):
+        load_recognizer(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((folders["hubert"] / "model.safetensors").read_bytes()[:-9])
+    with pytest.raises(BundleError, match=str(tmp_path)):
+        load_recognizer(tmp_path)
+
+
+def test_an_utterance_that_gives_no_frame_is_refused(folders: dict[str, Path]) -> None:
+    for folder in folders.values():
+        recognizer = load_recognizer(folder)
+        n = recognizer.min_samples
+        with torch.no_grad():
+            assert recognizer(torch.randn(1, n), torch.tensor([n]))[0].shape[1] >= 1
+        with pytest.raises(AudioError, match=f"expected at least {n}"):
+            recognizer(torch.randn(1, n - 1), torch.tensor([n - 1]))
