@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,16 +68,16 @@ def ensure_writable_folder(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def storing(safe: str) -> Iterator[None]:
-    """Turn an ``OSError`` of the block, such as a full disk, into one line that ends in ``safe``.
+def storing(safe: Callable[[], str]) -> Iterator[None]:
+    """Turn an ``OSError`` of the block, such as a full disk, into one line that ends in what ``safe`` gives.
 
-    ``safe`` says what is on disk and how to go on. Raises :class:`StorageError`.
+    That says what is on disk and how to go on. Raises :class:`StorageError`.
     """
     try:
         yield
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise StorageError(f"{where}{_reason(error)}; {safe}") from error
+        raise StorageError(f"{where}{_reason(error)}; {safe()}") from error
 
 
 def _make_folder(folder: Path) -> None:

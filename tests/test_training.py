@@ -120,7 +120,8 @@ def test_augmented_audio_stays_in_range_and_masks_stay_within_bounds() -> None:
 
 
 def test_learning_rate_rises_then_falls() -> None:
-    recipe = Recipe("t", {}, steps=100, seed=0, learning_rate=1.0, final_learning_rate=0.1, warmup_steps=10)
+    sources = {"human": (1.0, 1.0)}
+    recipe = Recipe("t", sources, steps=100, seed=0, learning_rate=1.0, final_learning_rate=0.1, warmup_steps=10)
     rates = [learning_rate(recipe, step) for step in range(101)]
     assert rates[:10] == pytest.approx([0.1 * (k + 1) for k in range(10)])
     assert all(a >= b for a, b in pairwise(rates[10:]))

@@ -51,7 +51,10 @@ def test_a_folder_that_nobody_can_write_to_is_refused() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_line_that_says_what_is_safe() -> None:
     message = r"^No space left on device; 3 shards are safe$"
-    with pytest.raises(StorageError, match=message), storing("3 shards are safe"), open("/dev/full", "w") as f:
+    with pytest.raises(StorageError, match=message), storing(lambda: "3 shards are safe"), open("/dev/full", "w") as f:
         f.write("x" * 100_000)
-    with pytest.raises(StorageError, match=r"^a\.npy: No space left on device; begin again$"), storing("begin again"):
+    with (
+        pytest.raises(StorageError, match=r"^a\.npy: No space left on device; begin again$"),
+        storing(lambda: "begin again"),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device", "a.npy")

@@ -48,7 +48,7 @@ class Augmentation:
                 start = int(rng.integers(0, n - width + 1))
                 row[:, :, start : start + width] = 0
             for _ in range(self.frequency_masks):
-                width = int(rng.integers(0, self.frequency_mask_bins + 1))
+                width = int(rng.integers(0, min(self.frequency_mask_bins, bins) + 1))
                 start = int(rng.integers(0, bins - width + 1))
                 row[:, start : start + width] = 0
         return spectrogram

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from armory_mdnf.asr.checkpoints import KINDS
 from armory_mdnf.data.librispeech import FOLDER
-from armory_mdnf.errors import OptionError, choices, refuse_unknown
+from armory_mdnf.errors import BundleError, OptionError, quoted
+from armory_mdnf.training.augmentation import Augmentation
 from armory_mdnf.training.corpus import held_out_sentences
+from armory_mdnf.training.options import (
+    FILE_NAME,
+    OBJECT,
+    SEED,
+    TEXT,
+    Field,
+    Kind,
+    check_fields,
+    describe,
+    listed,
+    number,
+    one_of,
+    or_null,
+    pair,
+    whole,
+)
 from armory_mdnf.training.sentences import HeldOut
 from armory_mdnf.training.sources import (
     SAMPLE_RATE_HZ,
@@ -25,27 +42,94 @@ from armory_mdnf.training.sources import (
     is_training_split,
     read_recordings,
 )
+from armory_mdnf.training.strict import read_json
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 DEV_SPLITS = ("human_dev", "synthetic_dev")
 
 
+def _is_shares(value: Any) -> bool:
+    two = listed(number(0), "")
+    pairs = list(value.values()) if isinstance(value, Mapping) else []
+    if not pairs or not all(two.holds(p) and len(p) == 2 for p in pairs):
+        return False
+    return all(sum(p[end] for p in pairs) > 0 for end in (0, 1))
+
+
+def _is_sizes(value: Any) -> bool:
+    size = number(0, 1 << 16)
+    return isinstance(value, Mapping) and all(isinstance(v, (str, bool)) or size.holds(v) for v in value.values())
+
+
+AUGMENTATION = {
+    "speed": Field(pair(0.1, 10), "Range of the factor of speed."),
+    "gain_db": Field(pair(-200, 200), "Range of the change of level in dB."),
+    "tilt": Field(pair(-1, 1), "Range of the coefficient of a first-order filter; above 0 it lifts high frequencies."),
+    "noise_probability": Field(number(0, 1), "Share of utterances under noise."),
+    "noise_snr_db": Field(pair(-200, 200), "Range of the ratio of the utterance to its noise in dB."),
+    "pink_share": Field(number(0, 1), "Share of the noises that are rather low than white."),
+    "time_masks": Field(whole(0, 1000), "Masks over time per utterance."),
+    "time_mask_frames": Field(whole(0, 100_000), "Longest of them in frames, and at most a tenth of the utterance."),
+    "frequency_masks": Field(whole(0, 1000), "Masks over frequency per utterance."),
+    "frequency_mask_bins": Field(whole(0, 1000), "Widest of them in bins of the spectrogram."),
+}
+"""What ``augmentation`` in a recipe may set: the fields of :class:`Augmentation`."""
+
+FIELDS = {
+    "name": Field(FILE_NAME, "The checkpoint and the log are in DATA_DIR/runs/NAME."),
+    "sources": Field(
+        Kind("an object of two shares of at least 0 per source, not all 0", _is_shares),
+        "Each source's share of what is drawn, at the start and at the end of the run; it moves linearly. Sources: "
+        "human, joined, spliced (of the human corpus), a split of LibriSpeech such as train-clean-100, or the name of "
+        "a folder of shards in DATA_DIR.",
+    ),
+    "steps": Field(whole(1), "Steps of the optimizer."),
+    "seed": Field(SEED, "Of the draws, and of the weights where they begin at random."),
+    "model": Field(
+        Kind(f"an object of texts, true, false, and numbers from 0 to {1 << 16}", _is_sizes),
+        "Sizes of a network that begins with random weights.",
+    ),
+    "kind": Field(one_of(KINDS), "What 'model' describes."),
+    "init": Field(
+        or_null(TEXT),
+        "Instead of 'model': the weights to begin with. The name of bundled ones, a file in DATA_DIR or among Armory's "
+        "saved models, or (for whisper_ctc) a folder of a Whisper of Hugging Face in DATA_DIR, whose encoder gets a "
+        "head with random weights.",
+    ),
+    "learning_rate": Field(number(0, 1000, above=True), "Its peak."),
+    "final_learning_rate": Field(number(0, 1000), "Where its half cosine ends."),
+    "head_learning_rate": Field(
+        or_null(number(0, 1000, above=True)), "The peak for the layer onto the characters, if it is another."
+    ),
+    "warmup_steps": Field(whole(0), "Steps in which the rate rises linearly to its peak."),
+    "batch_seconds": Field(
+        number(0, 36_000, above=True),
+        "Seconds of audio per step; an utterance that is longer is a batch of its own.",
+    ),
+    "weight_decay": Field(number(0, 1000), "Of AdamW."),
+    "clip_norm": Field(number(0, above=True), "Largest norm of the gradient."),
+    "short_first_steps": Field(whole(0), "So many steps hear utterances of at most 3 s only."),
+    "augmentation": Field(OBJECT, "How far utterances are changed, see below."),
+    "max_duration_s": Field(
+        or_null(number(0, above=True)),
+        "Longest utterance of shards (else 9 s) and of LibriSpeech (else 17 s) that is drawn.",
+    ),
+    "dev": Field(
+        listed(TEXT, "a list of splits"), "Splits that are watched, by the names that dataset.eval_split takes."
+    ),
+    "dev_utterances": Field(or_null(whole(1)), "How many of each are watched; all if not given."),
+    "held_out_speakers": Field(
+        listed(TEXT, "a list of speakers of LibriSpeech"),
+        "Not trained on; of a split of LibriSpeech in 'dev' they alone are watched.",
+    ),
+    "precision": Field(one_of(PRECISIONS), "Of the network in training; the loss is in float32."),
+}
+"""Every field of a :class:`Recipe`, as ``train recognizer --help`` describes it."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """All that determines a run.
-
-    ``init`` is the name of bundled weights, or a bundle in the data directory or among Armory's saved models, to start
-    from instead of ``model``, which describes a network of ``kind`` with random weights. For ``whisper_ctc``, ``init``
-    may be a Hugging Face folder of a Whisper in the data directory: its encoder, under a head with random weights.
-    ``sources`` maps a source's name to its share at the start and at the end of the run; shares move linearly.
-    Names: ``human``, ``joined``, ``spliced``, a split of LibriSpeech (``train-clean-100``), or the name of a folder of
-    shards in the data directory. ``max_duration_s`` bounds the utterances of the last two (by default 9 s in shards,
-    17 s in LibriSpeech). ``dev`` names the splits that are watched, as ``dataset.eval_split`` does, ``dev_utterances``
-    how many of each. ``held_out_speakers`` of LibriSpeech are not trained on, and alone are watched where ``dev`` names
-    a split of LibriSpeech. ``head_learning_rate`` is the peak for the layer onto the characters, by default that of
-    all.
-    ``precision`` is that of the network in training: bfloat16 (the loss is in float32) or float32.
-    """
+    """All that determines a run. :data:`FIELDS` says what each field is. Raises :class:`OptionError`."""
 
     name: str
     sources: Mapping[str, tuple[float, float]]
@@ -70,15 +154,37 @@ class Recipe:
     precision: str = "bfloat16"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise OptionError(choices(self.precision, PRECISIONS, "precision"))
+        _check(vars(self), f"recipe {quoted(self.name)}")
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
-        """Read a JSON recipe; refuses unknown keys."""
-        values = json.loads(path.read_text())
-        refuse_unknown(values, cls.__dataclass_fields__, f"recipe {path.name}")
+        """Read a JSON recipe. Raises :class:`BundleError`, :class:`OptionError` naming the file and the field."""
+        if not path.is_file():
+            raise BundleError(f"no recipe at {path}")
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise OptionError(f"{path}: expected an object, found {quoted(values)}")
+        _check(values, str(path))
+        for name in FIELDS:
+            if name not in values and name not in _defaults(cls):
+                raise OptionError(f"{path}: expected {name!r}, which has no default")
         return cls(**values)
+
+
+def _check(values: Mapping[str, Any], where: str) -> None:
+    check_fields(values, FIELDS, where)
+    check_fields(values.get("augmentation", {}), AUGMENTATION, f"{where}: augmentation")
+
+
+def _defaults(cls: Any) -> dict[str, Any]:
+    made = {f.name: f.default_factory() for f in fields(cls) if f.default_factory is not MISSING}
+    return made | {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+
+
+def recipe_help() -> str:
+    """Every field of a recipe: what it may be, what it is for, its default."""
+    parts = describe(FIELDS, _defaults(Recipe)), describe(AUGMENTATION, _defaults(Augmentation))
+    return "fields of a recipe (JSON):\n{}\n\nfields of 'augmentation':\n{}".format(*parts)
 
 
 def build_sources(
@@ -105,5 +211,8 @@ def build_sources(
             folder = local if local.is_dir() else None
             sources[name] = LibriSpeech(name, folder, held_out_speakers=held_out_speakers, **bound)
         else:
+            FILE_NAME.check(name, "source")
             sources[name] = Shards(data_dir / name, **bound)
+        if len(sources[name]) == 0:
+            raise BundleError(f"source {name}: there is nothing to draw from (all longer than max_duration_s?)")
     return sources

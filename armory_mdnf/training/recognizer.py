@@ -9,14 +9,14 @@ several GPUs: ``torchrun --nproc-per-node N -m armory_mdnf.training.recognizer R
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,30 @@ from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.asr.ctc import ctc_loss, frames_needed
 from armory_mdnf.asr.decoding import greedy_decode
-from armory_mdnf.atomic import replacing
+from armory_mdnf.atomic import ensure_writable, ensure_writable_folder, storing
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.files import read_audio
+from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import split_name
 from armory_mdnf.data.selection import any_split
-from armory_mdnf.errors import BundleError
-from armory_mdnf.files.provenance import check_same, made_of, of_values
+from armory_mdnf.errors import OptionError
+from armory_mdnf.files.provenance import made_of, of_values
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.training.augmentation import Augmentation
+from armory_mdnf.training.options import Parser, program
 from armory_mdnf.training.parallel import Workers
-from armory_mdnf.training.recipe import DEV_SPLITS, PRECISIONS, Recipe, build_sources
+from armory_mdnf.training.recipe import DEV_SPLITS, PRECISIONS, Recipe, build_sources, recipe_help
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ
 from armory_mdnf.training.start import init_checksum, starting_recognizer
+from armory_mdnf.training.state import MADE_OF, after_failure, fill_optimizer, load_state, save_state
+from armory_mdnf.training.strict import to_json
 
 
 class Batches:
     """Batches of about equal duration, drawn in chunks and sorted by length within a chunk."""
 
     CHUNK_STEPS = 8
+    MOST_REFUSED = 10_000
 
     def __init__(
         self, recipe: Recipe, recognizer: BundledRecognizer, data_dir: Path, workers: Workers | None = None
@@ -75,7 +80,14 @@ class Batches:
         limit = 3.0 if number * self.CHUNK_STEPS < self.recipe.short_first_steps else math.inf
         room = self.recipe.batch_seconds * self.CHUNK_STEPS
         drawn: list[tuple[np.ndarray, list[int]]] = []
-        while room > 0:
+        refused = 0
+        # An utterance for each batch at least, however few seconds one may have.
+        while room > 0 or len(drawn) < self.CHUNK_STEPS:
+            if refused == self.MOST_REFUSED:
+                raise OptionError(
+                    f"{self.recipe.name}: {refused} utterances in a row too long, or too short for their words"
+                )
+            refused += 1
             name = self.names[rng.choice(len(self.names), p=shares / shares.sum())]
             audio, transcript = self.sources[name].sample(rng)
             if len(audio) > limit * SAMPLE_RATE_HZ:
@@ -85,12 +97,16 @@ class Batches:
             if frames_needed(target) > int(self.recognizer.out_frames(torch.tensor(len(audio)))):
                 continue
             drawn.append((audio, target))
+            refused = 0
             room -= len(audio) / SAMPLE_RATE_HZ
         drawn.sort(key=lambda item: len(item[0]))
         # Equal duration a batch: the boundaries are quantiles of the running duration.
         total = np.cumsum([len(a) for a, _ in drawn])
         batch_of = np.minimum((total - 1) * self.CHUNK_STEPS // total[-1], self.CHUNK_STEPS - 1)
         batches = [[d for d, b in zip(drawn, batch_of, strict=True) if b == k] for k in range(self.CHUNK_STEPS)]
+        if not all(batches):  # an utterance is longer than a batch
+            bounds = [k * len(drawn) // self.CHUNK_STEPS for k in range(self.CHUNK_STEPS + 1)]
+            batches = [drawn[a:b] for a, b in pairwise(bounds)]
         for k in rng.permutation(self.CHUNK_STEPS):
             yield batches[k]
 
@@ -127,6 +143,24 @@ def loss_of(
     return (losses / torch.tensor([len(t) for t in targets], device=device).clamp(min=1)).mean()
 
 
+def watched(
+    splits: Sequence[str], limit: int | None = None, held_out_speakers: Sequence[str] = ()
+) -> dict[str, list[Utterance]]:
+    """The first ``limit`` utterances of each split, of LibriSpeech only ``held_out_speakers``, where there are some.
+
+    Raises :class:`OptionError` for a split that is not known, or of which nothing is left.
+    """
+    chosen = {}
+    for split in splits:
+        found = any_split(split)
+        if held_out_speakers and split_name(split):
+            found = [u for u in found if u.voice in set(held_out_speakers)]
+        if not found:
+            raise OptionError(f"dev: no utterance of {split} is of {', '.join(held_out_speakers)}")
+        chosen[split] = found[:limit]
+    return chosen
+
+
 @torch.no_grad()
 def evaluate(
     recognizer: BundledRecognizer,
@@ -135,18 +169,12 @@ def evaluate(
     held_out_speakers: Sequence[str] = (),
     batch_size: int = 12,
 ) -> dict[str, float]:
-    """Benign WER in percent on the dev splits, or the first ``limit`` utterances of each.
-
-    Of LibriSpeech only ``held_out_speakers`` count, where there are some.
-    """
+    """Benign WER in percent on what :func:`watched` chooses of each split."""
     recognizer.eval()
     device = next(recognizer.parameters()).device
     result = {}
-    for split in splits:
-        found = any_split(split)
-        if held_out_speakers and split_name(split):
-            found = [u for u in found if u.voice in set(held_out_speakers)]
-        utterances = sorted(found[:limit], key=lambda u: u.duration_s)
+    for split, found in watched(splits, limit, held_out_speakers).items():
+        utterances = sorted(found, key=lambda u: u.duration_s)
         hypotheses: list[str] = []
         for start in range(0, len(utterances), batch_size):
             audio = [torch.from_numpy(read_audio(u.path)[0]) for u in utterances[start : start + batch_size]]
@@ -158,14 +186,16 @@ def evaluate(
     return result
 
 
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically."""
-    with replacing(path) as partial:
-        torch.save(dict(state), partial)
-
-
 def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every: int = 250) -> None:
-    """Run a recipe to its end, resuming from ``data_dir/runs/NAME`` if it was begun before."""
+    """Run a recipe to its end, and write a bundle; goes on from ``data_dir/runs/NAME`` if it was begun before.
+
+    Raises :class:`BundleError` if what was begun there is another training, :class:`StorageError` if the disk fails.
+    """
+    with storing(lambda: after_failure(data_dir / "runs" / recipe.name / "checkpoint.pt")):
+        _train(recipe, data_dir, out, device, every)
+
+
+def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int) -> None:
     from tqdm import tqdm
 
     run_dir = data_dir / "runs" / recipe.name
@@ -174,14 +204,14 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
     torch.manual_seed(recipe.seed)
     recognizer = starting_recognizer(recipe, data_dir).to(device)
     batches = Batches(recipe, recognizer, data_dir, workers)
-    provenance = made_of(recipe=asdict(recipe), init=init_checksum(recipe, data_dir), recordings=batches.recordings())
+    provenance = _provenance(recipe, data_dir, batches)
+    watched(recipe.dev, recipe.dev_utterances, recipe.held_out_speakers)  # refused now, not after the first steps
     optimizer = _optimizer(recipe, recognizer)
     checkpoint, step = run_dir / "checkpoint.pt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        check_same(json.loads(state.get("made_of", "{}")), provenance, checkpoint)
+        state = load_state(checkpoint, {"network": dict, "optimizer": dict, "step": int}, provenance, device)
         bundles.fill(recognizer.network, state["network"], str(checkpoint))
-        optimizer.load_state_dict(state["optimizer"])
+        fill_optimizer(optimizer, state["optimizer"], checkpoint)
         step = state["step"]
     log = open(run_dir / "log.jsonl" if workers.first else os.devnull, "a", buffering=1)  # noqa: SIM115
     log.write(json.dumps({"step": step, "utterances": batches.sizes()}) + "\n")
@@ -199,7 +229,7 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
             workers.average_gradients(recognizer)
             norm = torch.nn.utils.clip_grad_norm_(recognizer.parameters(), recipe.clip_norm)
             if not math.isfinite(float(norm)):
-                raise ArithmeticError(f"{recipe.name}: the gradient is not finite at step {step}")
+                raise OptionError(f"{recipe.name}: the gradient is not finite at step {step}; lower 'learning_rate'?")
             optimizer.step()
             running += float(loss.detach())
             seconds += sum(len(a) for a, _ in batch) / SAMPLE_RATE_HZ
@@ -213,8 +243,7 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
                 bar.set_postfix(line)
                 running = 0.0
                 state = {"network": recognizer.network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-                state["made_of"] = json.dumps(provenance)
-                save_state(checkpoint, state)
+                save_state(checkpoint, state | {MADE_OF: to_json(provenance)})
             if step == recipe.steps:
                 break
     bar.close()
@@ -223,6 +252,15 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
     if workers.first:
         save_recognizer(out, recognizer.eval(), about, half=True)
     workers.leave()
+
+
+def _provenance(recipe: Recipe, data_dir: Path, batches: Batches) -> dict[str, Any]:
+    """What the training is made of. On which device it is computed does not count: that changes the rounding alone."""
+    parts: dict[str, Any] = {"recipe": asdict(recipe), "recordings": batches.recordings()}
+    parts["init"] = init_checksum(recipe, data_dir)
+    if batches.workers.size > 1:  # each draws batches of its own
+        parts["processes"] = batches.workers.size
+    return made_of(**parts)
 
 
 def _optimizer(recipe: Recipe, recognizer: BundledRecognizer) -> torch.optim.Optimizer:
@@ -243,20 +281,19 @@ def _masks(augmentation: Augmentation, rng: np.random.Generator) -> Callable[[Te
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="armory-mdnf train recognizer", description=__doc__)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--data-dir", type=Path, default=Path("training_runs"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads, 0: as many as cores")
-    args = parser.parse_args(argv)
-    if not args.recipe.is_file():
-        raise BundleError(f"no recipe at {args.recipe}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    train(Recipe.read(args.recipe), args.data_dir, args.out, args.device)
+    parser = Parser("recognizer", __doc__, recipe_help())
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.json", help="what to train, see below")
+    parser.add_data_dir()
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="weights to write: FILE.safetensors")
+    parser.add_device()
+    parser.add_threads()
+    args = parser.parse(argv)
+    recipe = Recipe.read(args.recipe)
+    ensure_writable(args.out)
+    ensure_writable_folder(args.data_dir / "runs" / recipe.name)
+    train(recipe, args.data_dir, args.out, args.device)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(program(main))

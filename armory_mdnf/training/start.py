@@ -7,7 +7,7 @@ from pathlib import Path
 
 from armory_mdnf import bundles
 from armory_mdnf.asr.bundled import BundledRecognizer
-from armory_mdnf.asr.checkpoints import build_recognizer, load_bundle
+from armory_mdnf.asr.checkpoints import build_recognizer, kind_of, load_bundle
 from armory_mdnf.asr.whisper.ctc import WhisperCTCConfig, start_from_whisper
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.files.provenance import sha256_of
@@ -25,13 +25,19 @@ WHISPER_SIZES = {
 def starting_recognizer(recipe: Recipe, data_dir: Path) -> BundledRecognizer:
     """The recogniser that a recipe starts from. Raises :class:`OptionError`, :class:`BundleError`."""
     if recipe.init is None:
-        return build_recognizer(recipe.kind, recipe.model)
+        try:
+            return build_recognizer(recipe.kind, recipe.model)
+        except (TypeError, RuntimeError, ArithmeticError, AssertionError) as error:  # torch's refusals of a size
+            raise OptionError(f"recipe {recipe.name}: 'model' describes no {recipe.kind}: {error}") from error
     if recipe.model:
         raise OptionError(f"recipe {recipe.name}: give 'model' or 'init', not both: the sizes come with the weights")
     local = data_dir / recipe.init
     if recipe.kind == "whisper_ctc" and local.is_dir():
         return _whisper_encoder(local)
-    return load_bundle(local if local.is_file() else recipe.init).requires_grad_(True)
+    recognizer = load_bundle(local if local.is_file() else recipe.init).requires_grad_(True)
+    if kind_of(recognizer) != recipe.kind:
+        raise OptionError(f"recipe {recipe.name}: kind is {recipe.kind!r}, {recipe.init} is a {kind_of(recognizer)!r}")
+    return recognizer
 
 
 def _whisper_encoder(folder: Path) -> BundledRecognizer:
@@ -53,6 +59,6 @@ def init_checksum(recipe: Recipe, data_dir: Path) -> str | None:
     if recipe.init is None:
         return None
     local = data_dir / recipe.init
-    if local.is_dir():
+    if recipe.kind == "whisper_ctc" and local.is_dir():
         return sha256_of(local / "model.safetensors")
     return sha256_of(local if local.is_file() else bundles.resolve(recipe.init))

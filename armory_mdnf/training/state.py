@@ -1,0 +1,148 @@
+"""The stored state of a training: a checkpoint that knows what it was made of, a folder, or partial results."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from armory_mdnf.atomic import replacing, write_text
+from armory_mdnf.errors import BundleError, quoted
+from armory_mdnf.files.provenance import check_same
+from armory_mdnf.training.options import Kind
+from armory_mdnf.training.strict import parse_json, read_json, to_json
+
+MADE_OF = "made_of"
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically. Raises ``OSError`` if it cannot be written."""
+    with replacing(path) as partial:
+        try:
+            torch.save(dict(state), partial)
+        except RuntimeError as error:  # what torch raises on a full disk says nothing of it
+            raise OSError(f"{path} could not be written (is the disk full?)") from error
+
+
+def load_state(path: Path, kinds: Mapping[str, type], made_of: Mapping[str, Any], device: str = "cpu") -> dict:
+    """Read the checkpoint of the training that ``made_of`` describes; ``kinds`` are the types of its entries.
+
+    Raises :class:`BundleError` if it is damaged, of another training, or does not say of which it is.
+    """
+    again = "delete it to begin again"
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
+        raise BundleError(f"{path} is not a readable checkpoint (truncated or corrupt?); {again}") from error
+    if not isinstance(state, dict) or not isinstance(state.get(MADE_OF), str):
+        raise BundleError(f"{path} does not say what it was made of, so that nothing can go on with it; {again}")
+    for key, kind in kinds.items():
+        if not isinstance(state.get(key), kind):
+            found = quoted(state[key]) if key in state else "nothing"
+            raise BundleError(f"{path}: expected {key!r} of type {kind.__name__}, found {found}; {again}")
+    stored = parse_json(state[MADE_OF], f"{path}: {MADE_OF!r}")
+    if not isinstance(stored, dict):
+        raise BundleError(f"{path}: expected {MADE_OF!r} to be an object, found {quoted(stored)}; {again}")
+    check_same(stored, made_of, path, f"begin in a new folder, or {again}")
+    return state
+
+
+def fill_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], checkpoint: Path) -> None:
+    """Give an optimizer its stored state. Raises :class:`BundleError` if it is of another one."""
+    try:
+        optimizer.load_state_dict(state)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"{checkpoint}: its optimizer's state does not fit: {error}; delete it to begin again"
+        ) from error
+
+
+def after_failure(checkpoint: Path) -> str:
+    """What is safe when a training stops, and how to go on."""
+    safe = f"{checkpoint} is safe" if checkpoint.exists() else "no checkpoint was written yet"
+    return f"{safe}; start the same command again to go on from there"
+
+
+def claim_folder(folder: Path, made_of: Mapping[str, Any], pattern: str, advice: str) -> None:
+    """Say in ``made_of.json`` what the files of a folder are made of, or see that it says the same already.
+
+    Raises :class:`BundleError` if they were made of something else, or if files of ``pattern`` are there and nothing
+    says of what.
+    """
+    path = folder / f"{MADE_OF}.json"
+    if path.exists():
+        stored = read_json(path)
+        if not isinstance(stored, dict):
+            raise BundleError(f"{path}: expected an object, found {quoted(stored)}; {advice}")
+        check_same(stored, made_of, folder, advice)
+    elif any(folder.glob(pattern)):
+        raise BundleError(
+            f"{folder} has {pattern} and no {path.name}, which would say what they were made of; {advice}"
+        )
+    else:
+        write_text(path, to_json(made_of, indent=1) + "\n")
+
+
+def is_finished(out: Path, made_of: Mapping[str, Any]) -> bool:
+    """Whether ``out`` is there and the result of just this. An empty file counts as none.
+
+    Raises :class:`BundleError` if it is the result of something else.
+    """
+    if not out.exists() or out.stat().st_size == 0:
+        return False
+    advice = "delete it, or give another --out"
+    content = read_json(out)
+    if not isinstance(content, dict) or not isinstance(content.get(MADE_OF), dict):
+        raise BundleError(f"{out} is there and does not say what it was made of; {advice}")
+    check_same(content[MADE_OF], made_of, out, advice)
+    return True
+
+
+class Progress:
+    """Partial results in ``OUT.progress.jsonl`` beside the file that they will become, a line per result.
+
+    Its first line says what they are made of, ``kinds`` what the values of the others are. Raises :class:`BundleError`
+    if the file is of something else, or damaged.
+    """
+
+    def __init__(self, out: Path, made_of: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+        self.path = out.with_name(f"{out.name}.progress.jsonl")
+        self.rows: list[dict[str, Any]] = []
+        if not self.path.exists():
+            write_text(self.path, to_json({MADE_OF: made_of}) + "\n")
+            return
+        content = self.path.read_bytes()
+        size = content.rfind(b"\n") + 1  # a killed process may have left half a line
+        texts = content[:size].decode("utf-8", errors="replace").splitlines()
+        lines = [parse_json(text, f"{self.path}, line {number}") for number, text in enumerate(texts, 1)]
+        advice = f"delete {self.path} to begin again, or give another --out"
+        if not lines or not isinstance(lines[0], dict) or not isinstance(lines[0].get(MADE_OF), dict):
+            raise BundleError(f"{self.path} does not say what it was made of; {advice}")
+        check_same(lines[0][MADE_OF], made_of, self.path, advice)
+        for number, row in enumerate(lines[1:], 2):
+            fits = isinstance(row, dict) and row.keys() == kinds.keys() and all(kinds[k].holds(row[k]) for k in kinds)
+            if not fits:
+                raise BundleError(
+                    f"{self.path}, line {number}: expected {', '.join(kinds)}, found {quoted(row)}; {advice}"
+                )
+        self.rows = lines[1:]
+        os.truncate(self.path, size)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Keep a result: it is on disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as f:
+            f.write(to_json(row) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+        self.rows.append(dict(row))
+
+    def __str__(self) -> str:
+        return f"{self.path} keeps what is done, {len(self.rows)} so far; start the same command again to go on"
+
+    def finish(self) -> None:
+        """The result is written: what was partial goes."""
+        self.path.unlink()

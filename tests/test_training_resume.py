@@ -1,0 +1,215 @@
+"""Stored state belongs to what made it: a training, a folder or partial results of something else are refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import speechlike, tiny_recognizer
+from librispeech_folder import make_librispeech
+
+from armory_mdnf import cli
+from armory_mdnf.asr.checkpoints import load_bundle, save_recognizer
+from armory_mdnf.audio.files import write_flac
+from armory_mdnf.errors import BundleError, OptionError, StorageError
+from armory_mdnf.training import recognizer as training
+from armory_mdnf.training.recipe import Recipe
+from armory_mdnf.training.recognizer import train
+
+START = {"hidden_size": 16, "hidden_layers": 1, "conv_channels": 2}
+RECIPE = Recipe(
+    name="t",
+    init="start.safetensors",
+    sources={"human": (1, 1)},
+    steps=2,
+    seed=1,
+    batch_seconds=4.0,
+    warmup_steps=1,
+)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Weights to start from, and two recordings of the human corpus. Nothing is watched."""
+    monkeypatch.setattr(training, "evaluate", lambda recognizer, splits, limit, speakers: {})
+    save_recognizer(tmp_path / "start.safetensors", tiny_recognizer(**START), {})
+    save_recognizer(tmp_path / "other.safetensors", tiny_recognizer(**START, labels="_AB "), {})
+    write_recordings(tmp_path, ["HOLD ON", "PRESS ONE"])
+    return tmp_path
+
+
+def write_recordings(data_dir: Path, texts: list[str], seed: int = 0) -> None:
+    lines = []
+    for i, text in enumerate(texts):
+        write_flac(data_dir / "human" / f"{i}.flac", speechlike(16000, seed + i), 16000)
+        lines.append({"id": str(i), "file": f"{i}.flac", "transcript": text})
+    (data_dir / "human" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_bundle(path).network.state_dict()
+
+
+def test_the_same_recipe_goes_on_and_another_is_refused_by_name(data_dir: Path) -> None:
+    checkpoint = data_dir / "runs" / "t" / "checkpoint.pt"
+    train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+    train(RECIPE, data_dir, data_dir / "again.safetensors", every=1)  # at its end already
+    one, other = weights(data_dir / "a.safetensors"), weights(data_dir / "again.safetensors")
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    before = checkpoint.read_bytes()
+    others: dict[str, dict[str, Any]] = {
+        "recipe.seed was 1 there, is 2 now": {"seed": 2},
+        "recipe.learning_rate was 0.001 there, is 0.0001 now": {"learning_rate": 1e-4},
+        "recipe.steps was 2 there, is 3 now": {"steps": 3},
+        "recipe.augmentation was {} there, is absent now": {"augmentation": {"pink_share": 0.5}},
+        "recipe.sources.human was [1, 1] there, is absent now": {"sources": {"joined": (1, 1)}},
+        ": init was '": {"init": None, "model": START},
+    }
+    for message, change in others.items():
+        with pytest.raises(BundleError) as caught:
+            train(replace(RECIPE, **change), data_dir, data_dir / "b.safetensors", every=1)
+        refusal = str(caught.value)
+        assert f"{checkpoint} was made of something else" in refusal
+        assert message in refusal
+        assert refusal.endswith("begin in a new folder, or delete it to begin again")
+    assert not (data_dir / "b.safetensors").exists()
+    assert checkpoint.read_bytes() == before
+
+
+def test_other_weights_or_recordings_under_the_same_name_are_refused(data_dir: Path) -> None:
+    train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+    start = (data_dir / "start.safetensors").read_bytes()
+    save_recognizer(data_dir / "start.safetensors", tiny_recognizer(**START), {"seed": 5})
+    with pytest.raises(BundleError, match=r"checkpoint\.pt was made of something else: init was '"):
+        train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+    (data_dir / "start.safetensors").write_bytes(start)
+    for texts, seed in ((["HOLD ON", "PRESS TWO"], 0), (["HOLD ON", "PRESS ONE"], 7)):
+        write_recordings(data_dir, texts, seed)
+        with pytest.raises(BundleError, match=r"made of something else: recordings\.human was '"):
+            train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+
+
+def test_another_version_and_another_number_of_processes_are_refused(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("armory_mdnf.files.provenance.__version__", "0.0.1")
+        with pytest.raises(BundleError, match=r"armory_mdnf was '.*' there, is '0\.0\.1' now"):
+            train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+    monkeypatch.setattr(training.Workers, "join", lambda device: (training.Workers(0, 2), device))
+    with pytest.raises(BundleError, match="processes was absent there, is 2 now"):
+        train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+
+
+def damaged(state: dict[str, Any], change: str) -> dict[str, Any]:
+    if change == "absent":
+        return {k: v for k, v in state.items() if k != "made_of"}
+    return state | {"step": "2"} if change == "step" else state | {"made_of": change}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("absent", "does not say what it was made of"),
+        ("{}", "made of something else"),
+        ("[]", "expected 'made_of' to be an object, found"),
+        ("{", "'made_of' is not JSON"),
+        ("step", "expected 'step' of type int, found '2'"),
+    ],
+)
+def test_a_checkpoint_without_its_provenance_is_refused(data_dir: Path, change: str, message: str) -> None:
+    """As those of version 0.1.0 were: nothing goes on with weights of unknown origin."""
+    train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+    checkpoint = data_dir / "runs" / "t" / "checkpoint.pt"
+    torch.save(damaged(torch.load(checkpoint, weights_only=True), change), checkpoint)
+    with pytest.raises(BundleError, match=message):
+        train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+
+
+class Malice:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Path.touch, (Path("executed"),)
+
+
+def test_a_damaged_checkpoint_is_named_and_nothing_in_it_is_run(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data_dir)
+    checkpoint = data_dir / "runs" / "t" / "checkpoint.pt"
+    train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+    whole = checkpoint.read_bytes()
+    for content in (whole[:-1], whole[: len(whole) // 2], whole[:100], b"", b"{}", bytes(1000)):
+        checkpoint.write_bytes(content)
+        with pytest.raises(BundleError, match=r"checkpoint\.pt is not a readable checkpoint"):
+            train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+    torch.save({"made_of": Malice()}, checkpoint)
+    with pytest.raises(BundleError, match=r"checkpoint\.pt is not a readable checkpoint"):
+        train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+    assert not Path("executed").exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.save
+
+    def full(state: dict[str, Any], path: Path) -> None:
+        if state["step"] == 2:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+        real(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    checkpoint = data_dir / "runs" / "t" / "checkpoint.pt"
+    with pytest.raises(StorageError) as caught:
+        train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+    assert str(caught.value) == (
+        f"{checkpoint} could not be written (is the disk full?); {checkpoint} is safe; "
+        "start the same command again to go on from there"
+    )
+    monkeypatch.setattr(torch, "save", real)
+    train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)
+    train(replace(RECIPE, name="whole"), data_dir, data_dir / "b.safetensors", every=1)
+    one, other = weights(data_dir / "a.safetensors"), weights(data_dir / "b.safetensors")
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_targets_are_tried_before_anything_is_read(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {"name": "t", "init": "no such weights", "sources": {"nowhere": [1, 1]}, "steps": 1, "seed": 1}
+    (data_dir / "r.json").write_text(json.dumps(recipe))
+    (data_dir / "file").write_text("")
+    command = ["train", "recognizer", str(data_dir / "r.json")]
+    assert cli.main([*command, "--data-dir", str(data_dir), "--out", str(data_dir)]) == 2
+    assert f"cannot write {data_dir}: it is a folder" in capsys.readouterr().err
+    assert cli.main([*command, "--data-dir", str(data_dir), "--out", str(data_dir / "file" / "x.safetensors")]) == 2
+    assert "file is a file, expected a folder" in capsys.readouterr().err
+    assert cli.main([*command, "--data-dir", str(data_dir / "file"), "--out", str(data_dir / "x.safetensors")]) == 2
+    assert "cannot write to the folder" in capsys.readouterr().err
+
+
+def test_what_is_watched_is_looked_up_before_the_first_step(data_dir: Path) -> None:
+    make_librispeech(data_dir / "LibriSpeech", "dev-clean")
+    with pytest.raises(OptionError, match="unknown split 'dev-clear'"):
+        train(replace(RECIPE, dev=["dev-clear"]), data_dir, data_dir / "a.safetensors")
+    assert not list((data_dir / "runs" / "t").iterdir())
+
+
+@pytest.mark.parametrize("batch_seconds", [0.01, 0.9, 1.5, 4.0])
+def test_an_utterance_longer_than_a_batch_is_a_batch_of_its_own(data_dir: Path, batch_seconds: float) -> None:
+    recipe = replace(RECIPE, batch_seconds=batch_seconds, augmentation={"speed": [1.0, 1.0]})
+    batches = training.Batches(recipe, load_bundle(data_dir / "start.safetensors"), data_dir)
+    found = list(batches.chunk(0))
+    assert len(found) == batches.CHUNK_STEPS
+    sizes = [len(batch) for batch in found]
+    assert min(sizes) >= 1
+    assert max(sizes) == (1 if batch_seconds < 1 else 2 if batch_seconds < 4 else max(sizes))
+
+
+def test_utterances_that_never_fit_do_not_draw_for_ever(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.Batches, "MOST_REFUSED", 20)
+    write_recordings(data_dir, ["A" * 2000])
+    batches = training.Batches(RECIPE, load_bundle(data_dir / "start.safetensors"), data_dir)
+    with pytest.raises(OptionError, match="20 utterances in a row too long, or too short for their words"):
+        list(batches.chunk(0))
