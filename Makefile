@@ -49,9 +49,9 @@ configs:  ## write scenario_configs/ from the tables of tools/make_configs.py
 	python3 tools/make_configs.py
 
 bench: install  ## measure the attacks' speed on this machine: results/bench/attack.json, and on a GPU gpu.json
-	$(BIN)/python -W ignore -m armory_mdnf.benchmarks.attack
+	$(BIN)/python -W ignore -m benchmarks.attack
 	@if $(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \
-	  $(BIN)/python -W ignore -m armory_mdnf.benchmarks.gpu; \
+	  $(BIN)/python -W ignore -m benchmarks.gpu; \
 	else echo "no GPU here: results/bench/gpu.json is not written"; fi
 
 tables: install  ## write the table of the recorded results in README.md

@@ -28,7 +28,6 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
     "plugin": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
     "runner": {"asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics", "vocoders"},
-    "benchmarks": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
     "checkpoints": {"asr", "audio", "vocoders"},
     "cli": {"checkpoints", "data", "evaluation", "runner"},
     "errors": set(),

@@ -12,10 +12,10 @@ import torch
 from conftest import speechlike, tiny_recognizer
 
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
-from armory_mdnf.benchmarks import attack
-from armory_mdnf.benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
-from armory_mdnf.benchmarks.timing import Timing, interleaved
 from armory_mdnf.defenses import MDNF, MelResynth
+from benchmarks import attack
+from benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
+from benchmarks.timing import Timing, interleaved
 
 X = speechlike(6400)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from armory_mdnf.benchmarks.subjects import defence
 from armory_mdnf.vocoders import frozen_stack
 from armory_mdnf.vocoders._parallel_wavegan import ResidualStack
+from benchmarks.subjects import defence
 
 SHAPES = list(itertools.product((3, 5), (1, 9), (True, False), (1, 3)))
 

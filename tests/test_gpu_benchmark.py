@@ -15,9 +15,9 @@ from torch import nn
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 from armory_mdnf.attacks.pgd import Batch
 from armory_mdnf.attacks.recognizer import Purpose
-from armory_mdnf.benchmarks import gpu, gpu_step
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.errors import AttackError
+from benchmarks import gpu, gpu_step
 
 SIZES = ["--device", "cpu", "--hidden", "16", "--layers", "1", "--channels", "16", "--seconds", "0.5"]
 QUICK = ["--rounds", "1", "--batches", "1", "2", "--utterances", "1", "--steps", "1"]

@@ -1,4 +1,4 @@
-"""Speed of an attack's step on a GPU: ``python -m armory_mdnf.benchmarks.gpu --out results/bench/gpu.json``.
+"""Speed of an attack's step on a GPU: ``python -m benchmarks.gpu --out results/bench/gpu.json``.
 
 A step is one of l2 PGD through MDNF with MelGAN at 22.05 kHz and DeepSpeech2, utterances side by side. Throughput is
 that of random weights of the full size: it does not depend on their values. Whether a precision changes word error rate
@@ -25,15 +25,15 @@ from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.attacks.pgd import Batch, Descent
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio.files import read_audio
-from armory_mdnf.benchmarks.attack import machine
-from armory_mdnf.benchmarks.gpu_step import alone, build, count_flops, networks, parts, precision, utterances
-from armory_mdnf.benchmarks.subjects import EPS
-from armory_mdnf.benchmarks.timing import interleaved
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.errors import ArmoryMdnfError, AttackError, OptionError
 from armory_mdnf.metrics.perturbation import snr_db
 from armory_mdnf.metrics.wer import word_error_rate
+from benchmarks.attack import machine
+from benchmarks.gpu_step import alone, build, count_flops, networks, parts, precision, utterances
+from benchmarks.subjects import EPS
+from benchmarks.timing import interleaved
 
 PRECISIONS = ("float32", "TF32", "bfloat16")
 OUT_OF_MEMORY = "out of memory"
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _check(args)
     except ArmoryMdnfError as error:
-        print(f"armory_mdnf.benchmarks.gpu: error: {error}", file=sys.stderr)
+        print(f"benchmarks.gpu: error: {error}", file=sys.stderr)
         return 2
     estimator = build(args.device, args.hidden, args.layers, args.channels)
     batches = {n: utterances(estimator, n, args.seconds) for n in sorted({1, *args.batches})}
@@ -211,7 +211,7 @@ def device_facts(device: str) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m armory_mdnf.benchmarks.gpu", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("results/bench/gpu.json"))
     add("--device", choices=("cuda", "cpu"), default="cuda")

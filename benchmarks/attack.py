@@ -1,4 +1,4 @@
-"""Speed of the attacks: ``python -m armory_mdnf.benchmarks.attack --out results/bench/attack.json``, or ``make bench``.
+"""Speed of the attacks: ``python -m benchmarks.attack --out results/bench/attack.json``, or ``make bench``.
 
 Everything is measured in one run, in turn, on recordings of the bundled dev split; ratios are medians over rounds.
 """
@@ -24,12 +24,12 @@ from armory_mdnf.atomic import write_text
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.resample import resample
-from armory_mdnf.benchmarks import memory
-from armory_mdnf.benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
-from armory_mdnf.benchmarks.subjects import EPS, RECOGNIZERS, defence, estimator, speech
-from armory_mdnf.benchmarks.timing import Timing, interleaved
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
+from benchmarks import memory
+from benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
+from benchmarks.subjects import EPS, RECOGNIZERS, defence, estimator, speech
+from benchmarks.timing import Timing, interleaved
 
 STEPS = 4
 LENGTHS_S = (2, 4, 8, 16, 32)
@@ -258,7 +258,7 @@ def machine() -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m armory_mdnf.benchmarks.attack", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attack", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/bench/attack.json"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="torch threads, 0: as many as cores")

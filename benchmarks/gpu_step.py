@@ -19,10 +19,10 @@ from armory_mdnf.attacks.pgd import Batch
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio.mel import MELGAN_DESCRIPT
 from armory_mdnf.audio.resample import fit_length, resample
-from armory_mdnf.benchmarks.subjects import speech
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.vocoders import make_vocoder
+from benchmarks.subjects import speech
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Peak memory of an attack: ``python -m armory_mdnf.benchmarks.memory DEFENCE SECONDS`` prints MiB."""
+"""Peak memory of an attack: ``python -m benchmarks.memory DEFENCE SECONDS`` prints MiB."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from armory_mdnf.attacks import PGD
-from armory_mdnf.benchmarks.subjects import EPS, estimator, speech
+from benchmarks.subjects import EPS, estimator, speech
 
 STEPS = 3
 
