@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from armory_mdnf.audio.noise import Key
 from armory_mdnf.errors import AudioError, OptionError, TranscriptError, choices, refuse_unknown
 
 REDUCTIONS = ("none", "sum", "mean")
+GRADIENTS = ("exact", "published")
 
 
 class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, PyTorchEstimator):
@@ -37,10 +38,14 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
 
     ``model`` is a recogniser, which the estimator takes over (device, no gradients for its weights), or the name or
     path of a bundle. Audio is of any kind that :func:`armory_mdnf.audio.checks.as_waveforms` takes, at
-    :attr:`sample_rate`; transcripts are strings, one per utterance. Post-processors are refused.
+    :attr:`sample_rate`; ``gradient`` says what :meth:`loss_gradient` gives: the "exact" one, or the "published" one of
+    ART's ``PyTorchDeepSpeech``, which takes the loss at one draw of the defences' noise and pulls its gradient back
+    through another. Transcripts are strings, one per utterance. Post-processors are refused.
 
     Raises :class:`OptionError` for clip values other than (-1, 1) or None, :class:`BundleError` for the model.
     """
+
+    estimator_params: ClassVar[list[str]] = [*PyTorchEstimator.estimator_params, "gradient"]
 
     def __init__(
         self,
@@ -50,9 +55,11 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         preprocessing: tuple[float, float] | Preprocessor | None = None,
         clip_values: tuple[float, float] | None = (-1.0, 1.0),
         device_type: str = "gpu",
+        gradient: str = "exact",
     ) -> None:
         if device_type not in ("cpu", "gpu"):
             raise OptionError(choices(device_type, ("cpu", "gpu"), "device_type"))
+        self.gradient = gradient
         super().__init__(
             model=model if isinstance(model, SpeechRecognizer) else load_recognizer(model),
             clip_values=clip_values,
@@ -66,6 +73,8 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
 
     def _check_params(self) -> None:
         super()._check_params()
+        if self.gradient not in GRADIENTS:
+            raise OptionError(choices(self.gradient, GRADIENTS, "gradient"))
         if self.clip_values is not None and not np.array_equal(self.clip_values, [-1, 1]):
             raise OptionError(f"expected clip_values (-1, 1) or None, got {tuple(self.clip_values)}")
         if self.postprocessing_defences:
@@ -139,13 +148,23 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         pipeline = self._pipeline()
         return pipeline.losses(x, lengths, targets, pipeline.chain.draw(len(keys), keys))
 
-    def gradients(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
+    def gradients(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        targets: Sequence[Sequence[int]],
+        keys: Sequence[Key],
+        back_keys: Sequence[Key] | None = None,
+    ) -> Tensor:
         """Gradient of each utterance's :meth:`losses` in its own audio, zero beyond its end.
 
+        With ``back_keys``, the published gradient: the loss at the draws of ``keys``, pulled back through those.
         Shape: x (N, T), lengths (N,), N targets, N keys -> (N, T). On a CPU, parts of the batch run side by side.
         """
         pipeline = self._pipeline()
-        return pipeline.gradients(x, lengths, targets, pipeline.chain.draw(len(keys), keys))
+        draw = pipeline.chain.draw
+        back = None if back_keys is None else draw(len(back_keys), back_keys)
+        return pipeline.gradients(x, lengths, targets, draw(len(keys), keys), back)
 
     def transcribe(self, x: Tensor, lengths: Tensor, keys: Sequence[Key]) -> list[str]:
         """What :meth:`predict` gives for a padded batch with these keys. Shape: x (N, T), lengths (N,)."""
@@ -168,11 +187,14 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         targets = self._targets(y, len(waveforms))
         pipeline = self._pipeline()
         draws = pipeline.chain.draw(len(waveforms))
+        back = pipeline.chain.draw(len(waveforms)) if self.gradient == "published" else None
         everything = list(range(len(waveforms)))
         gradients: list[npt.NDArray[Any]] = []
         for rows in [everything] if batch_mode else [[i] for i in everything]:
             batch, lengths = self._batch([waveforms[i] for i in rows])
-            gradient = pipeline.gradients(batch, lengths, [targets[i] for i in rows], select(draws, rows))
+            chosen = [targets[i] for i in rows]
+            pulled = None if back is None else select(back, rows)
+            gradient = pipeline.gradients(batch, lengths, chosen, select(draws, rows), pulled)
             gradients += [g.cpu().numpy() for g in ragged.unpad(gradient, lengths)]
         return checks.restore(gradients, x)
 

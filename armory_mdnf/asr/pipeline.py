@@ -50,9 +50,13 @@ class Pipeline:
         with evaluation_mode(self.recognizer):
             return self.recognizer.losses_and_transcripts(*self.chain(x, lengths, draws), targets)
 
-    def gradients(self, x: Tensor, lengths: Tensor, targets: Sequence[Target], draws: Draws) -> Tensor:
+    def gradients(
+        self, x: Tensor, lengths: Tensor, targets: Sequence[Target], draws: Draws, back: Draws | None = None
+    ) -> Tensor:
         """Gradient of each utterance's loss in its own audio, zero beyond its end. Shape: (N, T), (N,) -> (N, T).
 
+        With ``back``, the published gradient: the loss's gradient at the audio that ``draws`` give, pulled back through
+        the defences with the draws ``back`` (as ART's ``PyTorchDeepSpeech`` does, which evaluates them twice).
         On a CPU, parts of the batch run side by side.
         """
         recognizer, chain = self.recognizer, self.chain
@@ -61,9 +65,18 @@ class Pipeline:
         def gradient(rows: list[int]) -> None:
             width = int(lengths[rows].max())
             leaf = x[rows, :width].detach().requires_grad_()
+            chosen = [targets[i] for i in rows]
             with torch.enable_grad():
-                losses = recognizer.losses(*chain(leaf, lengths[rows], select(draws, rows)), [targets[i] for i in rows])
-                result[rows, :width] = torch.autograd.grad(losses.sum(), leaf)[0]
+                heard, heard_lengths = chain(leaf, lengths[rows], select(draws, rows))
+                if back is None:
+                    outer = leaf
+                else:
+                    heard = outer = heard.detach().requires_grad_()
+                (found,) = torch.autograd.grad(recognizer.losses(heard, heard_lengths, chosen).sum(), outer)
+                if back is not None:
+                    again, _ = chain(leaf, lengths[rows], select(back, rows))
+                    (found,) = torch.autograd.grad(again, leaf, found)
+                result[rows, :width] = found
 
         turns = [[list(range(len(x)))]]
         if not recognizer.exact_batches:
