@@ -1,0 +1,91 @@
+"""Confidence intervals of pooled word error rates, by bootstrap over utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from armory_mdnf.errors import TranscriptError
+from armory_mdnf.metrics.wer import WordCounts
+
+CONFIDENCE = 0.95
+RESAMPLES = 9999
+SEED = 20230
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the bounds of its confidence interval, all as fractions, and the number of utterances behind it.
+
+    ``low`` and ``high`` are None where there are fewer than two utterances to draw from.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    utterances: int
+
+    def percent(self) -> str:
+        """As text, in percent: ``52.4 [40.1, 63.9]``."""
+        if self.low is None or self.high is None:
+            return f"{100 * self.value:.1f}"
+        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def wer_interval(counts: Sequence[WordCounts]) -> Interval:
+    """Pooled word error rate of utterances with its interval. Raises :class:`TranscriptError` without a word.
+
+    Utterances are drawn with replacement, each with its errors and its words; percentiles of the pooled rates
+    (``scipy.stats.bootstrap``). The same counts give the same interval.
+    """
+    errors, words = _columns(counts)
+    return _interval([errors, words], _rate)
+
+
+def difference_interval(first: Sequence[WordCounts], second: Sequence[WordCounts]) -> Interval:
+    """Word error rate of ``first`` less that of ``second``, the same utterances in the same order, paired.
+
+    Raises :class:`TranscriptError` for lists that do not pair, or without a word.
+    """
+    if len(first) != len(second):
+        raise TranscriptError(f"expected the same utterances twice, got {len(first)} and {len(second)}")
+    a, b = _columns(first), _columns(second)
+    if not np.array_equal(a[1], b[1]):
+        raise TranscriptError("expected the same references twice: their numbers of words differ")
+    return _interval([a[0], b[0], a[1]], lambda x, y, n, axis=-1: _rate(x, n, axis) - _rate(y, n, axis))
+
+
+def _columns(counts: Sequence[WordCounts]) -> tuple[np.ndarray, np.ndarray]:
+    errors = np.array([c.errors for c in counts], dtype=np.float64)
+    words = np.array([c.reference_words for c in counts], dtype=np.float64)
+    if not words.sum():
+        raise TranscriptError(f"expected references with at least one word, got {len(counts)} without")
+    return errors, words
+
+
+def _rate(errors: np.ndarray, words: np.ndarray, axis: int = -1) -> np.ndarray:
+    # A resample may hold no word at all, of references that are nearly all empty: then it has no rate.
+    return errors.sum(axis) / np.maximum(words.sum(axis), 1)
+
+
+def _interval(columns: list[np.ndarray], statistic: object) -> Interval:
+    from scipy.stats import bootstrap
+
+    value = float(statistic(*columns))  # type: ignore[operator]
+    n = len(columns[0])
+    if n < 2:
+        return Interval(value, None, None, n)
+    found = bootstrap(
+        columns,
+        statistic,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+        batch=1000,
+    ).confidence_interval
+    return Interval(value, float(found.low), float(found.high), n)

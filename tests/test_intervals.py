@@ -1,0 +1,66 @@
+"""Bootstrap intervals of word error rates, against what is known of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from armory_mdnf.errors import TranscriptError
+from armory_mdnf.metrics.intervals import Interval, difference_interval, wer_interval
+from armory_mdnf.metrics.wer import WordCounts
+
+
+def counts(errors: list[int], words: list[int]) -> list[WordCounts]:
+    return [WordCounts(n - min(e, n), min(e, n), 0, max(0, e - n)) for e, n in zip(errors, words, strict=True)]
+
+
+def test_the_value_is_the_pooled_rate_and_lies_within() -> None:
+    found = wer_interval(counts([1, 0, 5, 2], [10, 5, 10, 4]))
+    assert found.value == pytest.approx(8 / 29)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.value < found.high
+    assert found.utterances == 4
+    assert found == wer_interval(counts([1, 0, 5, 2], [10, 5, 10, 4]))
+
+
+def test_the_interval_has_the_width_of_the_normal_one_where_that_holds() -> None:
+    rng = np.random.default_rng(0)
+    errors = rng.binomial(10, 0.3, 400)
+    found = wer_interval(counts(errors.tolist(), [10] * 400))
+    half = 1.96 * errors.std() / 10 / np.sqrt(400)
+    assert found.low == pytest.approx(found.value - half, abs=0.1 * half)
+    assert found.high == pytest.approx(found.value + half, abs=0.1 * half)
+
+
+def test_a_paired_difference_is_narrower_than_its_parts() -> None:
+    rng = np.random.default_rng(1)
+    hard = rng.integers(0, 10, 60)
+    first, second = counts((hard + 1).tolist(), [10] * 60), counts(hard.tolist(), [10] * 60)
+    difference = difference_interval(first, second)
+    assert (difference.value, difference.low, difference.high) == pytest.approx((0.1, 0.1, 0.1))
+    single = wer_interval(first)
+    assert single.high is not None
+    assert single.low is not None
+    assert single.high - single.low > 0.1
+
+
+def test_one_utterance_has_no_interval() -> None:
+    assert wer_interval(counts([1], [4])) == Interval(0.25, None, None, 1)
+    assert wer_interval(counts([1], [4])).percent() == "25.0"
+    assert Interval(0.524, 0.401, 0.639, 9).percent() == "52.4 [40.1, 63.9]"
+
+
+def test_what_has_no_rate_or_does_not_pair_is_refused() -> None:
+    with pytest.raises(TranscriptError, match="at least one word, got 2 without"):
+        wer_interval(counts([1, 0], [0, 0]))
+    with pytest.raises(TranscriptError, match="at least one word, got 0 without"):
+        wer_interval([])
+    with pytest.raises(TranscriptError, match="twice, got 1 and 2"):
+        difference_interval(counts([1], [4]), counts([1, 1], [4, 4]))
+    with pytest.raises(TranscriptError, match="numbers of words differ"):
+        difference_interval(counts([1], [4]), counts([1], [5]))
+
+
+def test_rates_over_one_and_empty_references_count() -> None:
+    assert wer_interval(counts([9, 2], [3, 0])).value == pytest.approx(11 / 3)
