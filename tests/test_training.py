@@ -94,9 +94,40 @@ def test_shards_give_back_what_was_written(tmp_path: Path) -> None:
 def test_missing_and_broken_lists_are_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="build the corpus first"):
         Shards(tmp_path)
-    (tmp_path / "train.jsonl").write_text('{"file": 1}\n{"fi')
-    with pytest.raises(BundleError, match=r"train\.jsonl, line 2: not JSON"):
-        read_recordings(tmp_path / "train.jsonl")
+    lines = {
+        '{"fi': r"train\.jsonl, line 2 is not JSON",
+        "[1]": r"line 2: expected an object, found \[1\]",
+        '{"file": 1}': "line 2: file: expected a text that is not empty, found 1",
+        '{"file": "a", "transcript": "A", "words": [["A", 1]]}': "line 2: words: expected a list of words with their",
+        '{"file": "a", "file": "b"}': "line 2 is not JSON: the key 'file' is there twice",
+        '{"file": "a", "transcript": NaN}': "line 2 is not JSON: NaN",
+        "[" * 100_000: "line 2 is not JSON",
+    }
+    for line, message in lines.items():
+        (tmp_path / "train.jsonl").write_text(f"\n{line}\n")
+        with pytest.raises(BundleError, match=message):
+            read_recordings(tmp_path / "train.jsonl")
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    line = {"shard": "a.npy", "offset": 1000, "length": 2000, "transcript": "HOLD"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line) + "\n")
+    shards = {
+        "not a readable shard": b"",
+        "16 bits in one row": np.zeros(5000, np.float32),
+        "expected 3000 samples, found 2999": np.zeros(2999, np.int16),
+    }
+    for message, content in shards.items():
+        if isinstance(content, bytes):
+            (tmp_path / "a.npy").write_bytes(content)
+        else:
+            np.save(tmp_path / "a.npy", content)
+        with pytest.raises(BundleError, match=message):
+            Shards(tmp_path).sample(np.random.default_rng(0))
+    for change in ({"shard": "../a.npy"}, {"offset": -1}, {"length": 0}, {"length": 1e29}, {"transcript": None}):
+        (tmp_path / "a.jsonl").write_text(json.dumps(line | change) + "\n")
+        with pytest.raises(BundleError, match=f"line 1: {next(iter(change))}: expected "):
+            Shards(tmp_path)
 
 
 def test_noise_is_added_at_its_ratio() -> None:

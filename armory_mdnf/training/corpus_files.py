@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from armory_mdnf.atomic import replacing, write_text
 from armory_mdnf.audio.files import write_flac
+from armory_mdnf.errors import AudioError
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -40,6 +41,7 @@ def write_shard(
     """Write training utterances end to end as int16 in ``NAME.npy``, and their list, which comes last.
 
     Each line of the list has the shard, offset and length in samples, and the fields given. Returns the duration in s.
+    Raises :class:`AudioError` if there is no utterance.
     """
     lines: list[dict[str, Any]] = []
     pieces, offset = [], 0
@@ -47,6 +49,8 @@ def write_shard(
         pieces.append(np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16))
         lines.append({"shard": f"{name}.npy", "offset": offset, "length": len(audio), **fields})
         offset += len(audio)
+    if not pieces:
+        raise AudioError(f"{folder / name}: no utterance is left to write")
     with replacing(folder / f"{name}.npy") as partial:
         np.save(partial, np.concatenate(pieces), allow_pickle=False)
     write_lines(folder / f"{name}.jsonl", lines)

@@ -4,29 +4,41 @@
 
 The chosen level has the smallest sum of benign and adversarial WER; the whole grid is kept, so that anyone can weigh
 the two otherwise. The evaluation split is not touched.
+
+A command that was stopped goes on when it is started again: what is done is kept in ``FILE.json.progress.jsonl``. A
+grid that something else made is not written over.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from armory_mdnf.asr.checkpoints import load_recognizer
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
-from armory_mdnf.atomic import write_text
+from armory_mdnf.asr.estimator import RecognizerEstimator
+from armory_mdnf.atomic import ensure_writable, storing, write_text
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.files import read_audio
-from armory_mdnf.data.librispeech import split_name
+from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.data.librispeech import audio_checksum, split_name
 from armory_mdnf.data.selection import any_split
 from armory_mdnf.defenses import MDNF
+from armory_mdnf.defenses.mdnf import NORMALIZATIONS
 from armory_mdnf.errors import OptionError
+from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.metrics.wer import word_error_rate
+from armory_mdnf.training.options import SEED, Parser, number, program, typed, whole
+from armory_mdnf.training.state import MADE_OF, Progress, curve_checksum, is_finished, recognizer_checksum
+from armory_mdnf.training.strict import to_json
+from armory_mdnf.vocoders import vocoder_file
+
+ROW = {name: number(0) for name in ("noise_level", "benign_wer", "adversarial_wer")}
 
 
 def measure(
@@ -36,15 +48,19 @@ def measure(
     defense_options: dict[str, Any],
     eps: float,
     iterations: int,
+    keep: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> list[dict[str, float]]:
-    """Benign and adversarial WER in percent at each level, PGD l2 with the model's own prediction as label."""
+    """Benign and adversarial WER in percent at each level, PGD l2 with the model's own prediction as label.
+
+    ``keep`` gets each row when it is there.
+    """
     audio = [waveform for waveform, _ in utterances]
     references = [transcript for _, transcript in utterances]
     model = load_recognizer(recognizer)
     rows = []
     for level in levels:
         defense = MDNF(noise_level=level, **defense_options)
-        estimator = DeepSpeech2Estimator(model, preprocessing_defences=[defense])
+        estimator = RecognizerEstimator(model, preprocessing_defences=[defense])
         attack = PGD(estimator, norm="l2", eps=eps, max_iter=iterations)
         benign = list(estimator.predict(audio))
         adversarial = list(estimator.predict(attack.generate(audio)))
@@ -55,42 +71,78 @@ def measure(
                 "adversarial_wer": round(100 * word_error_rate(references, adversarial), 2),
             }
         )
+        keep(rows[-1])
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
-def main(argv: list[str] | None = None) -> int:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser("level", __doc__)
+    add = parser.add_argument
+    add("--recognizer", required=True, help="name of a bundled recogniser, or a file")
+    add("--vocoder", default="melgan", help="name of a bundled vocoder, or a file (default: melgan)")
+    add("--curve", default="bundled_l2", help="curve of the noise: a name, a file or flat (default: bundled_l2)")
+    text = "how the noise is scaled, as in a configuration (default: utterance)"
+    add("--normalize", choices=NORMALIZATIONS, default="utterance", help=text)
+    level = typed(number(0), float)
+    add("--levels", type=level, nargs="+", required=True, metavar="LEVEL", help="levels of the noise to choose from")
+    text = "human, synthetic, or a dev split of LibriSpeech, such as dev-clean (default: human)"
+    add("--corpus", default="human", help=text)
+    add("--utterances", type=typed(whole(1), int), default=16, metavar="N", help="the first N of it (default: 16)")
+    add("--eps", type=typed(number(0, above=True), float), default=1.5, help="l2 norm of the attack (default: 1.5)")
+    add("--iterations", type=typed(whole(1), int), default=30, metavar="N", help="of the attack (default: 30)")
+    add("--seed", type=typed(SEED, int), default=5, metavar="S", help="of the noise (default: 5)")
+    add("--out", type=Path, required=True, metavar="FILE", help="grid to write: FILE.json")
+    parser.add_threads()
+    args = parser.parse(argv)
+    if len(set(args.levels)) < len(args.levels):
+        raise OptionError(f"--levels: expected each once, got {' '.join(f'{level:g}' for level in args.levels)}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="armory-mdnf train level", description=__doc__)
-    parser.add_argument("--recognizer", required=True)
-    parser.add_argument("--vocoder", default="melgan")
-    parser.add_argument("--curve", default="bundled_l2")
-    parser.add_argument("--normalize", default="utterance")
-    parser.add_argument("--levels", type=float, nargs="+", required=True)
-    parser.add_argument("--corpus", default="human", help="human, synthetic, or a split of LibriSpeech: dev-clean")
-    parser.add_argument("--utterances", type=int, default=16)
-    parser.add_argument("--eps", type=float, default=1.5)
-    parser.add_argument("--iterations", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = _arguments(argv)
     known = split_name(args.corpus)
     if known is not None and not known.startswith("dev"):
         raise OptionError(f"--corpus {args.corpus}: expected a dev split, a level is chosen on nothing else")
-    split = args.corpus if known else f"{args.corpus}_dev"
-    chosen = any_split(split)[: args.utterances]
-    utterances = [(read_audio(u.path)[0], u.transcript) for u in chosen]
+    ensure_writable(args.out)
+    chosen = any_split(args.corpus if known else f"{args.corpus}_dev")[: args.utterances]
     curve = None if args.curve == "flat" else args.curve
-    options = {"vocoder": args.vocoder, "curve": curve, "normalize": args.normalize, "seed": args.seed}
-    rows = measure(args.recognizer, args.levels, utterances, options, args.eps, args.iterations)
-    best = min(rows, key=lambda row: row["benign_wer"] + row["adversarial_wer"])
-    content = {"recipe": {k: v for k, v in vars(args).items() if k != "out"}, "grid": rows, "chosen": best}
-    write_text(args.out, json.dumps(content, indent=1) + "\n")
+    provenance = made_of(
+        recognizer=recognizer_checksum(args.recognizer),
+        vocoder=sha256_of(vocoder_file(args.vocoder)),
+        curve=curve_checksum(curve),
+        normalize=args.normalize,
+        levels=args.levels,
+        utterances=of_values([u.id, u.transcript, audio_checksum(u.path)] for u in chosen),
+        eps=args.eps,
+        iterations=args.iterations,
+        seed=args.seed,
+    )
+    with storing(lambda: "start the same command again to go on"):
+        if not is_finished(args.out, provenance):
+            _make(args, chosen, curve, provenance)
     return 0
 
 
+def _make(args: argparse.Namespace, chosen: list[Utterance], curve: str | None, provenance: Mapping[str, Any]) -> None:
+    """Write ``--out``; what is done of it is kept beside it meanwhile."""
+    progress = Progress(args.out, provenance, ROW)
+    done = progress.rows[:]
+    if done:
+        print(f"going on after {len(done)} of {len(args.levels)} levels", file=sys.stderr)
+    utterances = [(read_audio(u.path)[0], u.transcript) for u in chosen]
+    options = {"vocoder": args.vocoder, "curve": curve, "normalize": args.normalize, "seed": args.seed}
+    left = args.levels[len(done) :]
+    with storing(progress.__str__):
+        rows = done + measure(args.recognizer, left, utterances, options, args.eps, args.iterations, progress.append)
+        best = min(rows, key=lambda row: row["benign_wer"] + row["adversarial_wer"])
+        recipe = {k: v for k, v in vars(args).items() if k != "out"}
+        content = {"recipe": recipe, MADE_OF: provenance, "grid": rows, "chosen": best}
+        write_text(args.out, to_json(content, indent=1) + "\n")
+        progress.finish()
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(program(main))

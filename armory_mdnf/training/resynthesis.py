@@ -7,6 +7,9 @@ shards are called ``VOCODER_SOURCE``. With ``--noise-snr-db`` white noise goes o
 attacker's perturbation will be; with ``--mel-noise-level`` MDNF's noise goes on the log mel. A vocoder of another rate
 than 16 kHz gets the audio resampled and back, as in the defence. Nothing held out is touched: the sources are those of
 training.
+
+A command that was stopped goes on when it is started again. Each folder of shards says in ``made_of.json`` what they
+were made of; other shards under its name are refused.
 """
 
 from __future__ import annotations
@@ -14,20 +17,26 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from armory_mdnf.atomic import ensure_writable_folder, storing
 from armory_mdnf.audio import noise, ragged
 from armory_mdnf.defenses import MDNF, MelResynth
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import OptionError, quoted
+from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.training.augmentation import under_white_noise
 from armory_mdnf.training.corpus_files import write_shard
+from armory_mdnf.training.options import SEED, Parser, number, program, typed
 from armory_mdnf.training.recipe import build_sources
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, LibriSpeech, OnDisk, Recordings, Source
-from armory_mdnf.vocoders import Vocoder, load_vocoder
+from armory_mdnf.training.state import claim_folder, curve_checksum
+from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 
 SHARD_HOURS = 0.25
 
@@ -93,8 +102,20 @@ def draw(source: Source, hours: float, rng: np.random.Generator) -> Drawn:
     return drawn
 
 
-def write_shards(folder: Path, resynthesis: Resynthesis, drawn: Drawn, seed: int) -> None:
-    """Resynthesise and write, shard by shard; a shard that exists is kept, so a stopped run goes on."""
+def write_shards(
+    folder: Path, resynthesis: Resynthesis, drawn: Drawn, seed: int, provenance: Mapping[str, Any]
+) -> None:
+    """Resynthesise and write, shard by shard; a shard that exists is kept, so a stopped run goes on.
+
+    Raises :class:`BundleError` if what exists is not made of ``provenance``, :class:`StorageError` if the disk fails.
+    """
+    advice = "delete that folder, or choose another --data-dir"
+    with storing(lambda: f"the shards in {folder} are safe; start the same command again to go on"):
+        claim_folder(folder, provenance, "*.jsonl", advice)
+        _write_shards(folder, resynthesis, drawn, seed)
+
+
+def _write_shards(folder: Path, resynthesis: Resynthesis, drawn: Drawn, seed: int) -> None:
     from tqdm import tqdm
 
     bounds = np.cumsum([len(a) for a, _ in drawn]) // int(SHARD_HOURS * 3600 * SAMPLE_RATE_HZ)
@@ -103,52 +124,101 @@ def write_shards(folder: Path, resynthesis: Resynthesis, drawn: Drawn, seed: int
         name = f"{shard:04d}"
         members = [i for i, b in enumerate(bounds) if b == shard]
         bar.update(len(members))
-        if (folder / f"{name}.jsonl").exists():
+        if not members or (folder / f"{name}.jsonl").exists():
             continue
-        spoken = (
-            (resynthesis(np.asarray(drawn[i][0], np.float32), seed, i), {"transcript": drawn[i][1]}) for i in members
-        )
-        write_shard(folder, name, spoken)
+        write_shard(folder, name, _spoken(resynthesis, drawn, members, seed))
     bar.close()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="armory-mdnf train resynthesis", description=__doc__)
-    parser.add_argument("--vocoder", required=True)
-    parser.add_argument("--sources", nargs="+", required=True, metavar="NAME=HOURS")
-    parser.add_argument("--data-dir", type=Path, default=Path("training_runs"))
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--noise-snr-db", type=float, nargs=2, metavar=("LOW", "HIGH"), help="white noise before it")
-    parser.add_argument(
-        "--mel-noise-level", type=float, nargs=2, metavar=("LOW", "HIGH"), help="MDNF's, into VOCODER_mdnf_SOURCE"
-    )
-    parser.add_argument("--curve", default="bundled_l2", help="of MDNF's noise: a name, a file or flat")
-    parser.add_argument("--max-duration-s", type=float, help="leave longer utterances of LibriSpeech out (default 17)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    vocoder = load_vocoder(args.vocoder, args.device)
-    curve = None if args.curve == "flat" else args.curve
-    resynthesis = Resynthesis(vocoder, args.noise_snr_db, args.mel_noise_level, curve)
-    prefix = Path(args.vocoder).stem + ("" if args.mel_noise_level is None else "_mdnf")
+def _spoken(
+    resynthesis: Resynthesis, drawn: Drawn, members: Sequence[int], seed: int
+) -> Iterator[tuple[np.ndarray, dict[str, str]]]:
+    for i in members:
+        audio, transcript = drawn[i]
+        spoken = resynthesis(np.asarray(audio, np.float32), seed, i)
+        if len(spoken) == len(audio) and np.isfinite(spoken).all():
+            yield spoken, {"transcript": transcript}
+        else:
+            name = audio.utterance.id if isinstance(audio, OnDisk) else f"{i} ({transcript[:60]})"
+            found = (
+                f"{len(spoken)} samples for {len(audio)}" if len(spoken) != len(audio) else "values that are not finite"
+            )
+            print(f"utterance {name} is left out: the vocoder gave {found}", file=sys.stderr)
+
+
+def parse_sources(texts: Sequence[str]) -> dict[str, float]:
+    """Hours by source, of ``NAME=HOURS``. Raises :class:`OptionError` for what is no such pair, or there twice."""
     hours: dict[str, float] = {}
-    for text in args.sources:
+    for text in texts:
         name, _, value = text.partition("=")
         try:
-            hours[name] = float(value)
+            number_of = float(value)
         except ValueError:
-            raise OptionError(f"--sources: expected NAME=HOURS, got {text!r}") from None
+            number_of = math.nan
+        if not name or not number_of > 0:  # NaN is not
+            raise OptionError(f"--sources: expected NAME=HOURS, hours above 0 or inf, got {quoted(text)}")
+        if name in hours:
+            raise OptionError(f"--sources: {quoted(name)} is there twice")
+        hours[name] = number_of
+    return hours
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    ratio, level = (typed(one, float) for one in (number(-200, 200), number(0, 1e6)))
+    parser = Parser("resynthesis", __doc__)
+    add = parser.add_argument
+    add("--vocoder", required=True, help="name of a bundled vocoder, or a file")
+    add("--sources", nargs="+", required=True, metavar="NAME=HOURS", help="sources, as in a recipe, and hours of each")
+    parser.add_data_dir()
+    add("--seed", type=typed(SEED, int), default=7, metavar="S", help="of the draws and the noise (default: 7)")
+    text = "white noise on what the vocoder hears, at a ratio in dB drawn from this range (default: none)"
+    add("--noise-snr-db", type=ratio, nargs=2, metavar=("LOW", "HIGH"), help=text)
+    text = "MDNF's noise at a level drawn from this range, into VOCODER_mdnf_SOURCE (default: none)"
+    add("--mel-noise-level", type=level, nargs=2, metavar=("LOW", "HIGH"), help=text)
+    text = "curve of MDNF's noise, with --mel-noise-level: a name, a file or flat (default: bundled_l2)"
+    add("--curve", help=text)
+    text = "leave longer utterances of LibriSpeech and of shards out (default: 17 and 9)"
+    add("--max-duration-s", type=typed(number(0, above=True), float), metavar="S", help=text)
+    parser.add_device()
+    parser.add_threads()
+    args = parser.parse(argv)
+    for option in ("noise_snr_db", "mel_noise_level"):
+        values = getattr(args, option)
+        if values is not None and values[0] > values[1]:
+            raise OptionError(f"--{option.replace('_', '-')}: expected the lower end first, got {values}")
+    if args.curve is not None and args.mel_noise_level is None:
+        raise OptionError("--curve has no effect without --mel-noise-level")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    args = _arguments(argv)
+    hours = parse_sources(args.sources)
+    ensure_writable_folder(args.data_dir)
+    vocoder = load_vocoder(args.vocoder, args.device)
+    curve = None if args.curve == "flat" else args.curve or "bundled_l2"
+    resynthesis = Resynthesis(vocoder, args.noise_snr_db, args.mel_noise_level, curve)
+    prefix = Path(args.vocoder).stem + ("" if args.mel_noise_level is None else "_mdnf")
     sources = build_sources(list(hours), args.data_dir, args.max_duration_s)
     for k, (name, source) in enumerate(sources.items()):
+        provenance = made_of(
+            vocoder=sha256_of(vocoder_file(args.vocoder)),
+            noise_snr_db=args.noise_snr_db,
+            mel_noise_level=args.mel_noise_level,
+            curve=None if args.mel_noise_level is None else curve_checksum(curve),
+            source=name,
+            hours=hours[name] if math.isfinite(hours[name]) else "all",
+            recordings=of_values(source.contents()),
+            seed=args.seed,
+            place_among_sources=k,  # the draws depend on it
+        )
         drawn = draw(source, hours[name], np.random.default_rng([args.seed, k]))
         folder = args.data_dir / f"{prefix}_{name}"
-        write_shards(folder, resynthesis, drawn, args.seed + k)
+        write_shards(folder, resynthesis, drawn, args.seed + k, provenance)
         print(f"{folder}: {len(drawn)} utterances")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(program(main))

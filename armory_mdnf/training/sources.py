@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,8 +15,10 @@ from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import audio_checksum, load_split, split_name
 from armory_mdnf.data.selection import read_samples
-from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.errors import BundleError, OptionError, quoted
 from armory_mdnf.files.provenance import sha256_of
+from armory_mdnf.training.options import FILE_NAME, TEXT, Kind, number, whole
+from armory_mdnf.training.strict import parse_json
 
 SAMPLE_RATE_HZ = 16000
 
@@ -42,23 +43,48 @@ class Recording:
     words: tuple[tuple[str, float, float], ...]
 
 
-def read_lines(path: Path) -> list[dict]:
-    """Read a JSON-lines file. Raises :class:`BundleError` naming the file and the line."""
+def read_lines(path: Path, kinds: Mapping[str, Kind]) -> list[dict]:
+    """Read a JSON-lines file of objects that have values of these kinds, and others.
+
+    Raises :class:`BundleError` naming the file, the line and the field.
+    """
     if not path.is_file():
         raise BundleError(f"no such list of utterances: {path}; build the corpus first")
     lines = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise BundleError(f"{path}, line {number}: not JSON: {error}") from error
+    for place, text in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
+        if not text.strip():
+            continue
+        where = f"{path}, line {place}"
+        line = parse_json(text, where)
+        if not isinstance(line, dict):
+            raise BundleError(f"{where}: expected an object, found {quoted(line)}")
+        for key, kind in kinds.items():
+            if not kind.holds(line.get(key)):
+                found = quoted(line[key]) if key in line else "none"
+                raise BundleError(f"{where}: {key}: expected {kind.words}, found {found}")
+        lines.append(line)
     return lines
+
+
+def _is_words(value: object) -> bool:
+    if value is None:
+        return True
+    time = number(0)
+    return isinstance(value, list) and all(
+        isinstance(w, list) and len(w) == 3 and TEXT.holds(w[0]) and time.holds(w[1]) and time.holds(w[2])
+        for w in value
+    )
+
+
+WORDS = Kind("a list of words with their start and end in seconds, or null", _is_words)
+LISTED = {"file": TEXT, "transcript": TEXT, "words": WORDS}
+IN_SHARDS = {"shard": FILE_NAME, "offset": whole(0, 2**40), "length": whole(1, 2**40), "transcript": TEXT}
 
 
 def read_recordings(path: Path) -> list[Recording]:
     """Recordings of a list with ``file``, ``transcript`` and, where aligned, ``words``."""
     recordings = []
-    for line in read_lines(path):
+    for line in read_lines(path, LISTED):
         audio, rate = read_audio(path.parent / line["file"])
         if rate != SAMPLE_RATE_HZ:
             raise BundleError(f"{line['file']}: expected {SAMPLE_RATE_HZ} Hz, found {rate}")
@@ -183,6 +209,16 @@ class Joined:
         return np.concatenate([r.audio for r in chosen]), " ".join(r.transcript for r in chosen)
 
 
+def _load_shard(path: Path) -> np.ndarray:
+    try:
+        shard = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{path} is not a readable shard (truncated or corrupt?): {error}") from error
+    if not isinstance(shard, np.ndarray) or shard.dtype != np.int16 or shard.ndim != 1:
+        raise BundleError(f"{path}: expected samples of 16 bits in one row")
+    return shard
+
+
 class Shards:
     """Utterances in int16 shards, memory-mapped, listed in JSON lines: shard, offset, length, transcript."""
 
@@ -191,7 +227,7 @@ class Shards:
         if not lists:
             raise BundleError(f"no shards in {folder}; build the corpus first")
         self.folder = folder
-        self.lines = [line for path in lists for line in read_lines(path)]
+        self.lines = [line for path in lists for line in read_lines(path, IN_SHARDS)]
         self.lines = [line for line in self.lines if line["length"] <= max_duration_s * SAMPLE_RATE_HZ]
         self.shards: dict[str, np.ndarray] = {}
 
@@ -199,8 +235,11 @@ class Shards:
         """Audio of one entry of :attr:`lines`, float32."""
         name = line["shard"]
         if name not in self.shards:
-            self.shards[name] = np.load(self.folder / Path(name).name, mmap_mode="r", allow_pickle=False)
+            self.shards[name] = _load_shard(self.folder / name)
         piece = self.shards[name][line["offset"] : line["offset"] + line["length"]]
+        if len(piece) < line["length"]:
+            expected = line["offset"] + line["length"]
+            raise BundleError(f"{self.folder / name}: expected {expected} samples, found {len(self.shards[name])}")
         return piece.astype(np.float32) / np.float32(32768)
 
     def __len__(self) -> int:

@@ -1,0 +1,214 @@
+"""``train resynthesis``, ``curve`` and ``level``: stopped, gone on with, and refused with other options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny_recognizer
+from librispeech_folder import make_librispeech
+
+from armory_mdnf import cli
+from armory_mdnf.asr.checkpoints import save_recognizer
+from armory_mdnf.errors import BundleError
+from armory_mdnf.training import curve, level
+from armory_mdnf.training.options import number
+from armory_mdnf.training.state import Progress
+from armory_mdnf.vocoders import Vocoder, save_vocoder
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, melgan: Vocoder, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny recogniser, a tiny vocoder and five recordings, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    save_recognizer(tmp_path / "tiny.safetensors", tiny_recognizer(), {})
+    save_vocoder(tmp_path / "vocoder.safetensors", melgan)
+    make_librispeech(tmp_path / "LibriSpeech", "train-clean-100")
+    return tmp_path
+
+
+RESYNTHESIS = ["train", "resynthesis", "--vocoder", "./vocoder.safetensors", "--data-dir", ".", "--threads", "1"]
+SOURCES = ["--sources", "train-clean-100=inf"]
+MODELS = ["--recognizer", "./tiny.safetensors", "--vocoder", "./vocoder.safetensors", "--threads", "1"]
+CURVE = ["train", "curve", *MODELS, "--data-dir", ".", "--corpus", "train-clean-100", "--iterations", "1"]
+CURVE += ["--max-duration-s", "60", "--out", "curve.json"]
+LEVEL = ["train", "level", *MODELS, "--curve", "flat", "--utterances", "1", "--iterations", "1", "--out", "level.json"]
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    """Run a command that is refused. Returns the one line that it prints."""
+    capsys.readouterr()
+    assert cli.main(list(command)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_shards_of_other_noise_seed_vocoder_or_recordings_are_refused(
+    folder: Path, pwg: Vocoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*RESYNTHESIS, *SOURCES]) == 0
+    shards = folder / "vocoder_train-clean-100"
+    before = files(shards)
+    assert set(before) == {"0000.npy", "0000.jsonl", "made_of.json"}
+    assert cli.main([*RESYNTHESIS, *SOURCES]) == 0
+    refused = {
+        "noise_snr_db was None there, is [0.0, 1.0] now": ["--noise-snr-db", "0", "1"],
+        "seed was 7 there, is 8 now": ["--seed", "8"],
+        "recordings was '": ["--max-duration-s", "1.21"],
+    }
+    for message, options in refused.items():
+        line = refusal(capsys, *RESYNTHESIS, *SOURCES, *options)
+        assert f"{shards.name} was made of something else" in line
+        assert line.endswith("delete that folder, or choose another --data-dir")
+        assert message in line
+    assert "hours was 'all' there, is 0.001 now" in refusal(capsys, *RESYNTHESIS, "--sources", "train-clean-100=0.001")
+    save_vocoder(folder / "vocoder.safetensors", pwg)
+    assert "vocoder was '" in refusal(capsys, *RESYNTHESIS, *SOURCES)
+    assert files(shards) == before
+
+
+def test_a_source_of_no_hours_or_an_option_without_effect_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("train-clean-100=-1", "train-clean-100=0", "train-clean-100=nan", "train-clean-100", "=1", "a=b"):
+        assert "expected NAME=HOURS, hours above 0 or inf" in refusal(capsys, *RESYNTHESIS, "--sources", text)
+    assert "is there twice" in refusal(capsys, *RESYNTHESIS, "--sources", "a=1", "a=2")
+    assert "--curve has no effect" in refusal(capsys, *RESYNTHESIS, *SOURCES, "--curve", "flat")
+    assert "expected the lower end first" in refusal(capsys, *RESYNTHESIS, *SOURCES, "--noise-snr-db", "1", "0")
+    assert "no recording" not in refusal(capsys, *RESYNTHESIS, "--sources", "../x=1")
+    (folder / "file").write_text("")
+    assert "cannot write to the folder" in refusal(capsys, *RESYNTHESIS, *SOURCES, "--data-dir", "file")
+
+
+def stopping(measured: list[object], stop_at: int, real: type) -> type:
+    """An attack that is killed when it is started for the n-th time."""
+
+    class Attack(real):  # type: ignore[misc]
+        def generate(self, x: list[np.ndarray]) -> list[np.ndarray]:
+            if len(measured) == stop_at:
+                raise KeyboardInterrupt
+            measured.append(None)
+            return list(super().generate(x))
+
+    return Attack
+
+
+def test_a_stopped_curve_goes_on_and_another_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(curve, "ATTACKED_AT_ONCE", 2)
+    monkeypatch.setattr(curve, "choose", five_of(folder))
+    assert cli.main([*CURVE[:-1], "whole.json"]) == 0
+    measured: list[object] = []
+    real = curve.PGD
+    monkeypatch.setattr(curve, "PGD", stopping(measured, 2, real))
+    with pytest.raises(KeyboardInterrupt):
+        curve.main(CURVE[2:])
+    assert len((folder / "curve.json.progress.jsonl").read_text().splitlines()) == 1 + 2
+    assert not (folder / "curve.json").exists()
+    assert "eps was 1.5 there, is 2.0 now" in refusal(capsys, *CURVE, "--eps", "2")
+    monkeypatch.setattr(curve, "PGD", stopping([None], 2, real))  # may attack once more
+    assert cli.main(CURVE) == 0
+    assert "going on after 4 of 5 pairs" in capsys.readouterr().err
+    assert (folder / "curve.json").read_text() == (folder / "whole.json").read_text()
+    assert not (folder / "curve.json.progress.jsonl").exists()
+    monkeypatch.setattr(curve, "PGD", stopping([], 0, real))
+    assert cli.main(CURVE) == 0  # is there already
+    line = refusal(capsys, *CURVE, "--iterations", "2")
+    assert "curve.json was made of something else: iterations was 1 there, is 2 now" in line
+    assert line.endswith("delete it, or give another --out")
+
+
+def five_of(folder: Path) -> object:
+    rng = np.random.default_rng(0)
+    recordings = [(0.1 * rng.standard_normal(4000)).astype(np.float32) for _ in range(5)]
+    return lambda *arguments: (recordings, "five")
+
+
+def test_a_curve_of_something_else_is_not_written_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(curve, "choose", five_of(folder))
+    for content, message in (
+        ('{"curve": [1]}', "does not say what it was made of"),
+        ("[1]", "does not say what it was made of"),
+        ("{", "is not JSON"),
+    ):
+        (folder / "curve.json").write_text(content)
+        assert message in refusal(capsys, *CURVE)
+        assert (folder / "curve.json").read_text() == content
+
+
+def test_a_killed_level_goes_on_and_another_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    levels = ["--levels", "0", "1", "2"]
+    assert cli.main([*LEVEL[:-1], "whole.json", *levels]) == 0
+    real = level.PGD
+    monkeypatch.setattr(level, "PGD", stopping([], 2, real))
+    with pytest.raises(KeyboardInterrupt):
+        level.main([*LEVEL[2:], *levels])
+    progress = folder / "level.json.progress.jsonl"
+    assert len(progress.read_text().splitlines()) == 1 + 2
+    with progress.open("a") as f:
+        f.write('{"noise_level": 2, "benign')  # as a kill in the middle of a line leaves it
+    assert "levels was [0.0, 1.0, 2.0] there, is [0.0, 1.0] now" in refusal(capsys, *LEVEL, "--levels", "0", "1")
+    monkeypatch.setattr(level, "PGD", stopping([None], 2, real))
+    assert cli.main([*LEVEL, *levels]) == 0
+    printed = capsys.readouterr()
+    assert "going on after 2 of 3 levels" in printed.err
+    assert [json.loads(line)["noise_level"] for line in printed.out.splitlines()] == [2.0]
+    assert (folder / "level.json").read_text() == (folder / "whole.json").read_text()
+    assert not progress.exists()
+    save_recognizer(folder / "tiny.safetensors", tiny_recognizer(hidden_size=16), {})
+    assert "recognizer was '" in refusal(capsys, *LEVEL, *levels)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "does not say what it was made of"),
+        ("[]\n", "does not say what it was made of"),
+        ('{"made_of": {"seed": 1}}\n{"x": "1"}\n', "line 2: expected x, found"),
+        ('{"made_of": {"seed": 1}}\n{"x": 1}\n{"y": 1}\n', "line 3: expected x, found"),
+        ('{"made_of": {"seed": 1}}\n{"x": NaN}\n', "line 2 is not JSON: NaN"),
+        ('{"made_of": {"seed": 1}}\n\xff\n', "line 2 is not JSON"),
+        ('{"made_of": {"seed": 2}}\n', "made of something else: seed was 2 there"),
+    ],
+)
+def test_damaged_partial_results_are_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "o.json.progress.jsonl").write_text(content, encoding="latin-1")
+    with pytest.raises(BundleError, match=message):
+        Progress(tmp_path / "o.json", {"seed": 1}, {"x": number(0)})
+
+
+@pytest.mark.parametrize("command", [CURVE, [*LEVEL, "--levels", "0"]])
+def test_targets_are_tried_before_the_work(
+    folder: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "file").write_text("")
+    (folder / "sub").mkdir()
+    for module in (curve, level):
+        monkeypatch.setattr(module, "PGD", stopping([], 0, module.PGD))
+    assert "sub: it is a folder" in refusal(capsys, *command, "--out", "sub")
+    assert "file is a file, expected a folder" in refusal(capsys, *command, "--out", "file/curve.json")
+    assert "file is a file, expected a folder" in refusal(capsys, *command, "--out", "file/deep/curve.json")
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    (folder / "sub.png").mkdir()
+    monkeypatch.setattr(curve, "PGD", stopping([], 0, curve.PGD))
+    assert "format of a picture 'pgn'" in refusal(capsys, *CURVE, "--plot", "curve.pgn")
+    assert "sub.png: it is a folder" in refusal(capsys, *CURVE, "--plot", "sub.png")
