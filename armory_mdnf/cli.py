@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from armory_mdnf.atomic import write_text
-from armory_mdnf.checkpoints.command import add_checkpoint_command
-from armory_mdnf.data.check import add_data_command
-from armory_mdnf.errors import ArmoryMdnfError
+from armory_mdnf import __version__, console
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, StorageError
 
+EXIT_CODES = """exit codes:
+  0    done
+  1    a check that failed: `report-table --check`, `data check`
+  2    bad input, or a target that cannot be written; nothing more is done
+  3    `run` came to its end, but utterances are left out of its results
+  130  stopped by Ctrl-C
+  141  the reader of the output is gone"""
+BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
 RECIPES = ("corpus", "curve", "level", "recognizer", "resynthesis", "vocoder")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="armory-mdnf", description="Mel-domain defences for speech recognition.")
+    from armory_mdnf.checkpoints.command import add_checkpoint_command
+    from armory_mdnf.data.check import add_data_command
+
+    parser = argparse.ArgumentParser(
+        prog="armory-mdnf",
+        description="Mel-domain defences for speech recognition.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run a configuration of Armory's without Armory, in batches")
@@ -35,12 +51,18 @@ def build_parser() -> argparse.ArgumentParser:
     record.add_argument("out", type=Path, help="file to write, named after the configuration: results/SPLIT/NAME.json")
     record.add_argument("file", nargs="?", type=Path, help="Armory's results JSON; the newest one if left out")
     record.add_argument("--newer-than", type=Path, metavar="FILE", help="refuse results older than this file")
+    record.add_argument(
+        "--partial",
+        action="store_true",
+        help="keep a run that is not the whole configuration too; the record and the table say in what it differs",
+    )
     record.set_defaults(run=_record)
 
     table = commands.add_parser("report-table", help="print the table of recorded results, or write it in a README")
     table.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="(default: results)")
-    table.add_argument("--write", type=Path, metavar="FILE", help="replace the block between the markers of this file")
-    table.add_argument("--check", type=Path, metavar="FILE", help="fail if the block of this file is out of date")
+    where = table.add_mutually_exclusive_group()
+    where.add_argument("--write", type=Path, metavar="FILE", help="replace the block between the markers of this file")
+    where.add_argument("--check", type=Path, metavar="FILE", help="fail if the block of this file is out of date")
     table.set_defaults(run=_report_table)
 
     add_checkpoint_command(commands)
@@ -55,6 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``armory-mdnf run``; those that Armory has mean what they mean there."""
+    from armory_mdnf.runner.overrides import BATCH_SECONDS
+
     add = parser.add_argument
     add("config", nargs="?", metavar="CONFIG.json", help="configuration; - reads standard input")
     add("--num-eval-batches", type=int, metavar="N", help="only the first N batches of the dataset")
@@ -62,11 +86,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--check", action="store_true", help="one batch and one iteration, to see whether everything runs")
     add("--seed", type=int, metavar="S", help="seed of the run, its defence and its attack")
     add("--device", choices=("cpu", "cuda"), help="(default: what sysconfig.use_gpu says)")
-    add("--batch-seconds", type=float, metavar="X", help="seconds of audio computed at once (default 16)")
+    add("--batch-seconds", type=float, metavar="X", help=f"seconds of audio at once (default {BATCH_SECONDS:g})")
     add("--output-dir", metavar="FOLDER", help="where the run's new folder goes (default: outputs)")
     add("--resume", type=Path, metavar="FOLDER", help="go on with the run of this folder")
     add("--skip-attack", action="store_true", help="benign utterances only")
     add("--skip-benign", action="store_true", help="attacked utterances only")
+    add("--strict", action="store_true", help="stop at an utterance that cannot be processed; else it is left out")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -76,34 +101,44 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _results_file(args: argparse.Namespace) -> Path:
-    from armory_mdnf.evaluation.armory_results import newest_results
+    from armory_mdnf.evaluation.armory_results import newest_results, refuse_older
 
     since = args.newer_than.stat().st_mtime if args.newer_than else None
-    return args.file or newest_results(since)
+    if args.file is None:
+        return newest_results(since)
+    refuse_older(args.file, since)
+    return args.file
 
 
 def _summary(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.armory_results import read_armory_results
     from armory_mdnf.evaluation.summary import summarise
 
+    if args.examples < 0:
+        raise OptionError(f"--examples: expected a whole number >= 0, got {args.examples}")
     path = _results_file(args)
     print(summarise(read_armory_results(path), args.examples, str(path)))
     return 0
 
 
 def _record(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
+    from armory_mdnf.atomic import ensure_writable
     from armory_mdnf.evaluation.armory_results import read_armory_results
+    from armory_mdnf.evaluation.cells import as_recorded
     from armory_mdnf.evaluation.records import write_record
 
-    write_record(args.out, replace(read_armory_results(_results_file(args)), name=args.out.stem))
+    run = as_recorded(read_armory_results(_results_file(args)), args.out.stem, args.partial)
+    ensure_writable(args.out)
+    write_record(args.out, run)
     return 0
 
 
 def _report_table(args: argparse.Namespace) -> int:
+    from armory_mdnf.atomic import ensure_writable, write_text
     from armory_mdnf.evaluation.tables import read_folder, replace_block, results_table
 
+    if args.write:
+        ensure_writable(args.write)
     table = results_table(read_folder(args.results))
     if args.check:
         text = args.check.read_text(encoding="utf-8")
@@ -124,13 +159,49 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the exit code: 0, 1 for a check that failed, 2 for bad input, 130 after Ctrl-C."""
-    args = build_parser().parse_args(argv)
+    """Run a command. Returns its exit code, one of :data:`EXIT_CODES`."""
     try:
-        return int(args.run(args))
-    except (ArmoryMdnfError, FileNotFoundError) as error:
-        print(f"armory-mdnf: error: {error}", file=sys.stderr)
-        return 2
+        console.prepare()
+        return _command(argv)
+    except KeyboardInterrupt:
+        print("armory-mdnf: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return READER_GONE
+    except (ArmoryMdnfError, OSError, UnicodeError, MemoryError) as error:
+        print(f"armory-mdnf: error: {_sentence(error)}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    try:
+        args = build_parser().parse_args(argv)
+        code = int(args.run(args))
+    except BaseException:
+        with contextlib.suppress(OSError):  # it is told what went wrong first
+            _flush()
+        raise
+    _flush()
+    return code
+
+
+def _flush() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        console.abandon_stdout()
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise StorageError(f"standard output: {error.strerror or error}") from error
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 if __name__ == "__main__":

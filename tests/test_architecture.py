@@ -34,11 +34,12 @@ ALLOWED: dict[str, set[str]] = {
     "atomic": set(),
     "locations": set(),
     "bundles": set(),
+    "console": set(),
     "files": set(),
     "foreign": set(),
     "__init__": set(),
 }
-SHARED = {"atomic", "bundles", "errors", "files", "foreign", "locations"}
+SHARED = {"atomic", "bundles", "console", "errors", "files", "foreign", "locations"}
 ONLY_IN_PLUGIN = {"armory", "tensorflow"}
 
 

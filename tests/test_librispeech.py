@@ -211,8 +211,8 @@ def test_no_line_of_a_listing_names_a_file_outside(lines: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "1-2.trans.txt"
         path.write_text("\n".join(lines), encoding="utf-8")
-        words, _ = read_transcripts(path, "1-2")
-    assert all(len(name) == 8 and name.startswith("1-2-") and name[4:].isdecimal() for name in words)
+        words, refused, _ = read_transcripts(path, "1-2")
+    assert all(len(name) == 8 and name.startswith("1-2-") and name[4:].isdecimal() for name in {*words, *refused})
 
 
 def test_a_chapter_without_transcripts(root: Path) -> None:

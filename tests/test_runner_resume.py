@@ -96,7 +96,7 @@ def test_other_weights_do_not_go_on(interrupted: Path, weights: str, capsys: pyt
         assert cli.main(["run", "--resume", str(interrupted)]) == 2
     finally:
         Path(weights).write_bytes(original)
-    assert "is of another run: weights." in capsys.readouterr().err
+    assert "was made of something else: weights." in capsys.readouterr().err
 
 
 def test_a_run_is_known_by_the_weights_that_are_its_defaults(config: dict[str, Any], weights: str) -> None:

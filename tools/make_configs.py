@@ -1,4 +1,4 @@
-"""Write every file of scenario_configs/ from the tables below, or with --check say which are not what they say.
+"""Write scenario_configs/ and evaluation/cells.json from the tables below, or with --check say what differs.
 
     python tools/make_configs.py [--check]
 
@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parents[1] / "scenario_configs"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "scenario_configs"
+CELLS = ROOT / "armory_mdnf" / "evaluation" / "cells.json"
 Block = dict[str, Any]
 
 # Where each cell stands in the paper: T2, T3, T4 its tables, "text" its text, "own" nowhere; "." is no file.
@@ -269,20 +271,39 @@ def files() -> dict[Path, str]:
     return made
 
 
+def known_cells() -> str:
+    """What results are held against that bear the name of a cell, as :mod:`armory_mdnf.evaluation.cells` reads it."""
+    found: Block = {}
+    for scale, (table, data, *_) in SCALES.items():
+        for system, threat, place in cells(table):
+            config = make(system, threat, place, scale)
+            found.setdefault(data["name"], {})[f"{system}_{threat}"] = {
+                "description": config["_description"],
+                "index": config["dataset"]["index"],
+                "attacked": not config["sysconfig"].get("skip_attack", False),
+                "blocks": {name: config[name] for name in ("attack", "defense", "model", "user_init")},
+            }
+    return json.dumps(found, indent=0, sort_keys=True) + "\n"
+
+
 def main() -> int:
     """Write, or check."""
     made, there = files(), {path.relative_to(FOLDER) for path in FOLDER.rglob("*.json")}
+    cells_differ = not CELLS.is_file() or CELLS.read_text(encoding="utf-8") != known_cells()
     wrong = [p for p in sorted(made) if p not in there or (FOLDER / p).read_text(encoding="utf-8") != made[p]]
     strangers = sorted(there - made.keys())
     if "--check" in sys.argv[1:]:
         for path in [*wrong, *strangers]:
             print(f"{path} is not what the tables say: run python tools/make_configs.py", file=sys.stderr)
-        return 1 if wrong or strangers else 0
+        if cells_differ:
+            print(f"{CELLS.name} is not what the tables say: run python tools/make_configs.py", file=sys.stderr)
+        return 1 if wrong or strangers or cells_differ else 0
     for path in wrong:
         (FOLDER / path).parent.mkdir(exist_ok=True)
         (FOLDER / path).write_text(made[path], encoding="utf-8")
     for path in strangers:
         (FOLDER / path).unlink()
+    CELLS.write_text(known_cells(), encoding="utf-8")
     print(f"{len(made)} configurations, {len(wrong)} written, {len(strangers)} removed")
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from importlib import resources
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import BundleError, OptionError, choices
+from armory_mdnf.files.provenance import sha256_of
 
 CORPORA = ("human", "synthetic")
 PARTS = ("eval", "dev")
@@ -18,13 +18,17 @@ FIELDS = {"id": str, "file": str, "transcript": str, "voice": str, "duration_s":
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording: 16 kHz mono FLAC at ``path``, its words in the recogniser's alphabet, and who speaks."""
+    """One recording: 16 kHz mono audio at ``path``, its words in the recogniser's alphabet, and who speaks.
+
+    ``problem`` says why it cannot be used; empty where nothing is wrong with it so far.
+    """
 
     id: str
     path: Path
     transcript: str
     voice: str
     duration_s: float
+    problem: str = ""
 
 
 def corpora_folder() -> Path:
@@ -32,11 +36,11 @@ def corpora_folder() -> Path:
     return Path(str(resources.files("armory_mdnf"))) / "data" / "corpora"
 
 
-def load_split(name: str, split: str, folder: Path | None = None) -> list[Utterance]:
+def load_split(name: str, split: str, folder: Path | None = None, *, strict: bool = True) -> list[Utterance]:
     """The utterances of a split, in their fixed order; every file's checksum is verified.
 
     ``name`` is ``human`` or ``synthetic``, ``split`` is ``eval`` or ``dev``; ``folder`` holds the corpora and is the
-    package's own by default.
+    package's own by default. ``strict`` False gives damaged recordings too, with their ``problem``.
     Raises :class:`OptionError` for an unknown name, :class:`BundleError` naming the file if one is missing, damaged,
     or not what the manifest says.
     """
@@ -48,13 +52,15 @@ def load_split(name: str, split: str, folder: Path | None = None) -> list[Uttera
     utterances = []
     for line in read_manifest(home / "manifest.jsonl"):
         path = home / line["file"]
-        _verify(path, line["sha256"])
-        utterances.append(Utterance(line["id"], path, line["transcript"], line["voice"], line["duration_s"]))
+        problem = _difference(path, line["sha256"])
+        if problem and strict:
+            raise BundleError(problem)
+        utterances.append(Utterance(line["id"], path, line["transcript"], line["voice"], line["duration_s"], problem))
     return utterances
 
 
 def read_manifest(path: Path) -> list[dict[str, Any]]:
-    """Read a manifest: one JSON object a line with the fields of ``FIELDS``. Raises :class:`BundleError`."""
+    """Read a manifest: one JSON object per line with the fields of ``FIELDS``. Raises :class:`BundleError`."""
     if not path.is_file():
         raise BundleError(f"no manifest at {path}")
     lines = []
@@ -78,9 +84,9 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _verify(path: Path, sha256: str) -> None:
+def _difference(path: Path, sha256: str) -> str:
+    """In what a file differs from its line of the manifest; empty if in nothing."""
     if not path.is_file():
-        raise BundleError(f"{path} is in the manifest but not there; an incomplete clone or installation?")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise BundleError(f"{path}: expected sha256 {sha256}, found {found}; the file is damaged or was changed")
+        return f"{path} is in the manifest but not there; an incomplete clone or installation?"
+    found = sha256_of(path)
+    return "" if found == sha256 else f"{path}: expected sha256 {sha256}, found {found}; it is damaged or was changed"

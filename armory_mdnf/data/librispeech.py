@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.errors import AudioError, BundleError, OptionError, choices
+from armory_mdnf.errors import AudioError, BundleError, OptionError, choices, quoted
 from armory_mdnf.files.provenance import sha256_of
 from armory_mdnf.locations import armory_folders
 
@@ -36,13 +36,15 @@ SPLITS = {
 }
 """The splits and how many utterances each has when it is complete."""
 
+NO_MD5 = "0" * 32
+"""What a FLAC file has in place of the MD5 of its audio if its encoder did not say."""
 SUFFIXES = (".flac", ".opus")
 WORDS = re.compile(r"[A-Z']+( [A-Z']+)*")
 
 
 @dataclass(frozen=True)
 class FlacHeader:
-    """What a FLAC file says of itself: rate, channels, samples a channel, bits a sample, MD5 of the decoded audio."""
+    """What a FLAC file says of itself: rate, channels, samples and bits per channel, MD5 of the decoded audio."""
 
     sample_rate_hz: int
     channels: int
@@ -76,14 +78,16 @@ def find_root(given: str | os.PathLike[str] | None = None) -> Path:
 
 
 def load_split(
-    split: str, folder: str | os.PathLike[str] | None = None, *, transcribed: bool = True
+    split: str, folder: str | os.PathLike[str] | None = None, *, transcribed: bool = True, strict: bool = True
 ) -> list[Utterance]:
     """The utterances of a split, in a fixed order.
 
     The order is that of the SHA-256 of their names, so that the first N are a sample of the speakers and chapters. An
     incomplete split keeps that order, not the positions: that is warned of.
 
-    ``transcribed`` False takes recordings without transcripts too, with empty ones. Only the headers are read.
+    ``transcribed`` False takes recordings without transcripts too, with empty ones. ``strict`` False gives utterances
+    that are missing, damaged or without transcripts too, at their places and with their ``problem``. Only the headers
+    are read.
     Raises :class:`OptionError` for an unknown split, :class:`BundleError` naming the first file that is missing,
     damaged, or not what the layout says.
     """
@@ -95,12 +99,18 @@ def load_split(
         there = ", ".join(s for s in SPLITS if (root / s).is_dir())
         raise BundleError(f"no {name} in {root}, which has {there}; get {archive(name)} and unpack it there")
     utterances: list[Utterance] = []
+    strays: list[str] = []
     for chapter in chapters(root / name):
-        found, problems = read_chapter(chapter, transcribed)
-        if problems:
+        found, damaged, others = read_chapter(chapter, transcribed)
+        problems = [*others, *(u.problem for u in damaged)]
+        if problems and strict:
             more = f" (and {len(problems) - 1} more there)" if len(problems) > 1 else ""
             raise BundleError(f"{problems[0]}{more}; `armory-mdnf data check {root}` lists all")
-        utterances += found
+        utterances += [*found, *damaged]
+        strays += others
+    if strays:
+        more = f" (and {len(strays) - 1} more; `armory-mdnf data check {root}` lists all)" if len(strays) > 1 else ""
+        warnings.warn(f"{strays[0]}{more}", stacklevel=2)
     if not utterances:
         raise BundleError(f"{root / name} has no recordings; get {archive(name)}")
     if len(utterances) != SPLITS[name]:
@@ -124,59 +134,72 @@ def chapters(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (int(path.parent.name), int(path.name)))
 
 
-def read_chapter(folder: Path, transcribed: bool = True) -> tuple[list[Utterance], list[str]]:
-    """The sound utterances of a chapter, and a sentence on everything else."""
+def read_chapter(folder: Path, transcribed: bool = True) -> tuple[list[Utterance], list[Utterance], list[str]]:
+    """The sound utterances of a chapter, those with a ``problem``, and a sentence on whatever is no utterance."""
     speaker = folder.parent.name
     stem = f"{speaker}-{folder.name}"
     words: dict[str, str] = {}
-    problems: list[str] = []
+    refused: dict[str, str] = {}
+    strays: list[str] = []
     listing = folder / f"{stem}.trans.txt"
     if listing.is_file():
-        words, problems = read_transcripts(listing, stem)
+        words, refused, strays = read_transcripts(listing, stem)
+    sound: list[Utterance] = []
+    damaged: list[Utterance] = []
     audio = {path.stem: path for suffix in SUFFIXES for path in sorted(folder.glob(f"*{suffix}"))}
-    if not listing.is_file() and transcribed and audio:
-        return [], [f"{folder}: expected the transcripts {listing.name}, found none"]
-    utterances = []
-    for name in sorted(audio.keys() | words.keys()):
+    for name in sorted(audio.keys() | words.keys() | refused.keys()):
+        path = audio.get(name, folder / f"{name}{SUFFIXES[0]}")
+        problem, duration_s = refused.get(name, ""), 0.0
         if name not in audio:
-            problems.append(f"{listing} names {name}, of which there is neither {' nor '.join(SUFFIXES)}")
+            problem = problem or f"{listing} names {name}, of which there is neither {' nor '.join(SUFFIXES)}"
         elif not _names(stem, name):
-            problems.append(f"{audio[name]}: expected a name such as {stem}-0000.flac")
-        elif name not in words and transcribed:
-            problems.append(f"{audio[name]} has no transcript in {listing.name}")
+            strays.append(f"{path}: expected a name such as {stem}-0000{path.suffix}")
+            continue
+        elif not problem and name not in words and transcribed:
+            problem = (
+                f"{path} has no transcript in {listing.name}"
+                if listing.is_file()
+                else f"{path}: expected the transcripts {listing.name}, found none"
+            )
         else:
             try:
-                duration_s = _samples(audio[name]) / SAMPLE_RATE_HZ
+                duration_s = _samples(path) / SAMPLE_RATE_HZ
             except AudioError as error:
-                problems.append(str(error))
-            else:
-                utterances.append(Utterance(name, audio[name], words.get(name, ""), speaker, duration_s))
-    return utterances, problems
+                problem = problem or str(error)
+        found = Utterance(name, path, words.get(name, ""), speaker, duration_s, problem)
+        (damaged if problem else sound).append(found)
+    return sound, damaged, strays
 
 
-def read_transcripts(path: Path, stem: str) -> tuple[dict[str, str], list[str]]:
-    """Words by utterance from a list of transcripts, whose utterances are ``stem`` and four digits; and the problems.
+def read_transcripts(path: Path, stem: str) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """A list of transcripts, whose utterances are ``stem`` and four digits.
 
-    A name of another form is a problem, not a path: no line reaches a file outside the chapter.
+    Words by utterance, what is wrong with those of others, and the lines that are of no utterance. A name of another
+    form is a problem, not a path: no line reaches a file outside the chapter.
     """
     words: dict[str, str] = {}
-    problems = []
+    refused: dict[str, str] = {}
+    strays = []
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        return {}, [f"{path} is not a readable list of transcripts: {error}"]
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
+        return {}, {}, [f"{path} is not a readable list of transcripts: {error}"]
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         name, *spoken = line.split()
         text = " ".join(spoken)
-        if not _names(stem, name) or not WORDS.fullmatch(text):
-            problems.append(f"{path}, line {number}: expected {stem}-0000 (or so) and its words, found {line[:80]!r}")
-        elif name in words:
-            problems.append(f"{path}, line {number}: {name} is there twice")
+        where = f"{path}, line {number}"
+        if not _names(stem, name):
+            strays.append(f"{where}: expected {stem}-0000 (or so) and its words, found {quoted(line)}")
+        elif name in words or name in refused:
+            refused[name] = f"{where}: {name} is there twice"
+            words.pop(name, None)
+        elif not WORDS.fullmatch(text):
+            refused[name] = f"{where}: expected {stem}-0000 (or so) and its words, found {quoted(line)}"
         else:
             words[name] = text
-    return words, problems
+    return words, refused, strays
 
 
 def flac_header(path: Path) -> FlacHeader:
@@ -198,12 +221,12 @@ def flac_header(path: Path) -> FlacHeader:
 
 
 def audio_checksum(path: Path) -> str:
-    """A checksum of a recording: the MD5 that a FLAC file has of its audio, else SHA-256 of the file.
+    """A checksum of a recording: the MD5 that a FLAC file has of its audio, if it has, else SHA-256 of the file.
 
     Raises :class:`AudioError` if the file cannot be read.
     """
-    if path.suffix == ".flac":
-        return flac_header(path).md5
+    if path.suffix == ".flac" and (md5 := flac_header(path).md5).strip("0"):  # zeros: the encoder left it out
+        return md5
     try:
         return sha256_of(path)
     except OSError as error:
@@ -233,7 +256,7 @@ def _checked_header(path: Path) -> FlacHeader:
     for what, found, expected in (
         ("Hz", header.sample_rate_hz, SAMPLE_RATE_HZ),
         ("channel(s)", header.channels, 1),
-        ("bits a sample", header.bits, 16),
+        ("bits per sample", header.bits, 16),
     ):
         if found != expected:
             raise AudioError(f"{path}: expected {expected} {what}, found {found}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data import librispeech as openslr
-from armory_mdnf.data.bundled import Utterance, load_split
+from armory_mdnf.data.bundled import Utterance, corpora_folder, load_split, read_manifest
 from armory_mdnf.errors import AudioError, OptionError, choices
+from armory_mdnf.files.provenance import of_values
 
 SAMPLE_RATE_HZ = 16000
 SPLITS = {
@@ -24,35 +26,62 @@ SPLITS = {
 Index = str | Sequence[int] | None
 
 
-def bundled(split: str, index: Index = None) -> list[tuple[int, Utterance]]:
+def bundled(split: str, index: Index = None, *, strict: bool = True) -> list[tuple[int, Utterance]]:
     """The chosen utterances of a bundled split with their positions in it, in its order.
+
+    ``strict`` False gives those that cannot be used too, with their ``problem``.
 
     Raises :class:`OptionError` for an unknown split or an index that chooses nothing, :class:`BundleError` for a file
     that is missing or whose checksum differs.
     """
     if split not in SPLITS:
         raise OptionError(choices(split, SPLITS, "split"))
-    utterances = load_split(*SPLITS[split])
+    utterances = load_split(*SPLITS[split], strict=strict)
     return [(i, utterances[i]) for i in positions(index, len(utterances))]
 
 
-def librispeech(split: str, index: Index = None) -> list[tuple[int, Utterance]]:
+def librispeech(split: str, index: Index = None, *, strict: bool = True) -> list[tuple[int, Utterance]]:
     """The chosen utterances of a LibriSpeech split with their positions in it, in its order.
+
+    ``strict`` False gives those that cannot be used too, with their ``problem``.
 
     Raises :class:`OptionError` for an unknown split or an index that chooses nothing, :class:`BundleError` for a folder
     or a file that is missing or damaged.
     """
-    utterances = openslr.load_split(split)
+    utterances = openslr.load_split(split, strict=strict)
     return [(i, utterances[i]) for i in positions(index, len(utterances))]
 
 
-def any_split(name: str) -> list[Utterance]:
-    """All utterances of a split by the name that ``eval_split`` gives it, bundled or of LibriSpeech."""
+def any_split(name: str, *, strict: bool = True) -> list[Utterance]:
+    """All utterances of a split by the name that ``eval_split`` gives it, bundled or of LibriSpeech.
+
+    ``strict`` False gives those that cannot be used too, with their ``problem``.
+    """
     if name in SPLITS:
-        return load_split(*SPLITS[name])
+        return load_split(*SPLITS[name], strict=strict)
     if openslr.split_name(name) is None:
         raise OptionError(choices(name, [*SPLITS, *openslr.SPLITS], "split"))
-    return openslr.load_split(name)
+    return openslr.load_split(name, strict=strict)
+
+
+def split_size(name: str) -> int:
+    """How many utterances a split has when it is complete. Raises :class:`OptionError` for an unknown one."""
+    if name in SPLITS:
+        corpus, part = SPLITS[name]
+        return len(read_manifest(corpora_folder() / corpus / part / "manifest.jsonl"))
+    known = openslr.split_name(name)
+    if known is None:
+        raise OptionError(choices(name, [*SPLITS, *openslr.SPLITS], "split"))
+    return openslr.SPLITS[known]
+
+
+def fingerprint(utterance: Utterance) -> str:
+    """A checksum of a recording and of its words, for what depends on both; also of a recording that is damaged."""
+    try:
+        audio = openslr.audio_checksum(utterance.path)
+    except AudioError as error:
+        audio = str(error)
+    return of_values([audio, utterance.transcript])[:16]
 
 
 def positions(index: Index, size: int) -> list[int]:
@@ -100,8 +129,23 @@ def parse_slice(text: str) -> tuple[int | None, int | None]:
 
 
 def read_samples(utterance: Utterance) -> NDArray[np.float32]:
-    """The recording as float32 (T,) in [-1, 1) at :data:`SAMPLE_RATE_HZ`. Raises :class:`AudioError`."""
+    """The recording as float32 (T,) in [-1, 1) at :data:`SAMPLE_RATE_HZ`.
+
+    Raises :class:`AudioError` for what cannot be read, and for audio that is not that of which a FLAC file has the MD5.
+    """
     x, sample_rate_hz = read_audio(utterance.path)
     if sample_rate_hz != SAMPLE_RATE_HZ:
         raise AudioError(f"{utterance.path}: expected {SAMPLE_RATE_HZ} Hz, found {sample_rate_hz} Hz")
+    if not np.isfinite(x).all():
+        raise AudioError(f"{utterance.path}: expected finite samples, found NaN or infinity")
+    if utterance.path.suffix == ".flac":
+        header = openslr.flac_header(utterance.path)
+        if header.bits == 16 and header.md5 not in (openslr.NO_MD5, found := pcm_md5(x)):
+            raise AudioError(f"{utterance.path}: expected audio of MD5 {header.md5}, decoded {found}")
     return x
+
+
+def pcm_md5(x: NDArray[np.float32]) -> str:
+    """MD5 of float samples (T,) as 16-bit integers, which a FLAC file has of its audio."""
+    pcm = np.rint(x.astype(np.float64) * 32768).astype("<i2")
+    return hashlib.md5(pcm.tobytes(), usedforsecurity=False).hexdigest()

@@ -6,16 +6,19 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.records import Outcome, RunRecord, read_json
+from armory_mdnf.evaluation.records import Outcome, RunRecord, read_json, with_extent
 
 TRANSCRIPTS = "transcripts"
 # Armory's prefixes of task metrics, and the comparison that each stands for.
 PREFIXES = {"benign": "benign", "adversarial": "adversarial", "targeted": "target"}
 KEPT_BLOCKS = ("_description", "attack", "dataset", "defense", "model", "user_init")
+FLAGS = ("check_run", "num_eval_batches", "skip_attack", "skip_benign")
+"""Flags in Armory's results of a run that is not the whole of its configuration."""
 TIMING = re.compile(r"Avg\. CPU time \(s\) for (\d+) executions of (\w+)")
 
 
@@ -61,7 +64,34 @@ def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
         timestamp=content.get("timestamp"),
     )
     _check_against_armory(run, results, path)
-    return run
+    try:
+        return _with_extent(run, content)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ResultsError(f"{path}: what it says of the run is damaged: {error!r}") from error
+
+
+def _with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
+    """How much of its configuration a run is: the flags that Armory keeps too, and what the native runner adds."""
+    config, own = content["config"], content.get("run")
+    scenario = config.get("scenario") or {}
+    given = scenario.get("kwargs") or {}
+    flags = {name: given[name] for name in FLAGS if given.get(name)}
+    skips = (config.get("adhoc") or {}).get("skip_adversarial") or not config.get("attack")
+    if skips:
+        flags.pop("skip_attack", None)
+    run = replace(run, flags=flags)
+    if own is None:
+        return run
+    if len(own["ids"]) != len(run.outcomes):
+        raise TypeError(f"{len(own['ids'])} ids for {len(run.outcomes)} utterances")
+    outcomes = tuple(replace(outcome, id=str(name)) for outcome, name in zip(run.outcomes, own["ids"], strict=True))
+    return replace(with_extent(run, own | {"flags": flags}), outcomes=outcomes)
+
+
+def refuse_older(path: Path, since: float | None) -> None:
+    """Raise :class:`ResultsError` for a file that is older than ``since``, in seconds since the epoch."""
+    if since is not None and path.exists() and path.stat().st_mtime < since:
+        raise ResultsError(f"{path} is not new: was the run interrupted?")
 
 
 def output_folder() -> Path:

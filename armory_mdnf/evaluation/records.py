@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from armory_mdnf.atomic import write_text
-from armory_mdnf.errors import ResultsError
+from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.metrics.wer import WordCounts, count_words, pool
 
-FORMAT = "armory_mdnf_record/2"
+FORMAT = "armory_mdnf_record/3"
+OLDER = "armory_mdnf_record/2"  # without what tells a part of a configuration from the whole
 
 COMPARISONS = {
     "benign": ("reference", "benign"),
@@ -40,7 +41,8 @@ class Outcome:
     """One utterance: what was said, what was understood, what the attack wanted to be, and how large it was.
 
     A transcript is None where the run left it out, ``target`` where the attack has none; a size is None where it is not
-    a finite number (nothing was changed) or was not measured.
+    a finite number (nothing was changed) or was not measured. ``id`` is None where the results name no utterances, as
+    Armory's do not.
     """
 
     reference: str
@@ -50,11 +52,26 @@ class Outcome:
     snr_db: float | None = None
     l2: float | None = None
     linf: float | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An utterance that could not be processed, its file, and why."""
+
+    id: str
+    file: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run of one configuration."""
+    """One run of one configuration.
+
+    ``chosen``: the utterances that the run was to evaluate, of the ``split_size`` that the complete split has; None
+    where the results do not say. ``changed``: what the command line changed in the configuration, by dotted key: the
+    file's value and the one that was run. ``flags``: Armory's flags that make a run a part of its configuration.
+    """
 
     name: str
     outcomes: tuple[Outcome, ...]
@@ -62,6 +79,11 @@ class RunRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     timestamp: int | None = None
+    chosen: int | None = None
+    split_size: int | None = None
+    changed: Mapping[str, list[Any]] = field(default_factory=dict)
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
 
     def counts(self, comparison: str) -> WordCounts | None:
         """Word counts pooled over the utterances, or None if the run left the comparison's transcripts out."""
@@ -123,6 +145,11 @@ def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
         "timestamp": run.timestamp,
         "config": dict(run.config),
         "utterances": utterances,
+        "chosen": run.chosen,
+        "split_size": run.split_size,
+        "changed": dict(run.changed),
+        "flags": dict(run.flags),
+        "left_out": [asdict(left_out) for left_out in run.left_out],
     }
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
@@ -130,20 +157,40 @@ def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
 def read_record(path: str | os.PathLike[str]) -> RunRecord:
     """Read a record. Raises :class:`ResultsError` if the file is missing, damaged, or its numbers disagree."""
     content = read_json(path)
-    if content.get("format") != FORMAT:
-        raise ResultsError(f"{path}: expected format {FORMAT!r}, found {content.get('format')!r}")
+    if content.get("format") not in (FORMAT, OLDER):
+        raise ResultsError(f"{path}: expected format {FORMAT!r}, found {quoted(content.get('format'))}")
+    older = content["format"] == OLDER
     try:
-        names = Outcome.__dataclass_fields__
+        names = [k for k in Outcome.__dataclass_fields__ if not (older and k == "id")]
         outcomes = tuple(Outcome(**{k: u[k] for k in names}) for u in content["utterances"])
         keys = ("name", "config", "seconds", "versions", "timestamp")
         run = RunRecord(outcomes=outcomes, **{key: content[key] for key in keys})
+        if not older:
+            run = with_extent(run, content)
         stated = content["wer"]
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ResultsError(f"{path}: not a complete record: {error!r}") from error
     found = {name: run.rate(name) for name in COMPARISONS}
     if stated != found:
         raise ResultsError(f"{path}: states word error rates {stated}, but its transcripts give {found}")
     return run
+
+
+def with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
+    """The run with what its file says of how much of its configuration it is. Raises KeyError or TypeError."""
+    for key, kind in (("changed", dict), ("flags", dict), ("left_out", list)):
+        if not isinstance(content[key], kind):
+            raise TypeError(f"{key} is {quoted(content[key])}")
+    for key in ("chosen", "split_size"):
+        if content[key] is not None and type(content[key]) is not int:
+            raise TypeError(f"{key} is {quoted(content[key])}")
+    if any(not isinstance(pair, list) or len(pair) != 2 for pair in content["changed"].values()):
+        raise TypeError(f"changed is {quoted(content['changed'])}")
+    return replace(
+        run,
+        left_out=tuple(LeftOut(*(str(entry[k]) for k in ("id", "file", "reason"))) for entry in content["left_out"]),
+        **{key: content[key] for key in ("chosen", "split_size", "changed", "flags")},
+    )
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

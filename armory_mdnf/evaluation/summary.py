@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from armory_mdnf.evaluation.cells import cell_described, departures, describe, heading
 from armory_mdnf.evaluation.records import Outcome, RunRecord
 
 CONDITIONS = ("benign", "adversarial")
@@ -16,10 +17,15 @@ def percent(rate: float | None) -> str:
 
 def summarise(run: RunRecord, examples: int = 3, where: str | None = None) -> str:
     """Text of a run: word error rates, size of the attack, some transcripts, and where the file is."""
-    head = str(run.config.get("_description", run.name))
     about = [f"split {run.split}", f"recogniser {run.recognizer}", f"defence {run.defense}"]
-    about += [f"{len(run.outcomes)} utterances"] + ([] if run.seed is None else [f"seed {run.seed}"])
-    lines = ["", head, ", ".join(about), ""]
+    about += [_utterances(run)] + ([] if run.seed is None else [f"seed {run.seed}"])
+    lines = ["", heading(run), ", ".join(about)]
+    found = departures(run, cell_described(run))
+    if found:
+        lines += [f"not the whole configuration: {'; '.join(found)}"]
+    elif cell_described(run) is None:  # the words of a file that nothing here knows: its values beside them
+        lines += [describe(run)]
+    lines += [""]
     lines += [f"{'':24}{'benign':>12}{'adversarial':>14}"]
     rates = [percent(run.rate(c)) for c in CONDITIONS]
     lines += [f"{'word error rate, %':24}{rates[0]:>12}{rates[1]:>14}"]
@@ -33,12 +39,23 @@ def summarise(run: RunRecord, examples: int = 3, where: str | None = None) -> st
         lines += [f"target       reached by {run.reached} of {len(run.outcomes)}, word error rate to it {far} %"]
     if run.seconds:
         lines += ["seconds      " + ", ".join(f"{name} {value:.1f}" for name, value in sorted(run.seconds.items()))]
+    for left_out in run.left_out:
+        lines += [f"left out     {left_out.id} ({left_out.file}): {left_out.reason}"]
     for outcome in run.outcomes[:examples]:
-        lines += ["", f"reference    {outcome.reference}"]
+        lines += ["", *([f"utterance    {outcome.id}"] if outcome.id else [])]
+        lines += [f"reference    {outcome.reference}"]
         lines += [f"{name:12} {text or '(nothing)'}" for name, text in _texts(outcome)]
     if where:
         lines += ["", f"results      {where}"]
     return "\n".join(lines) + "\n"
+
+
+def _utterances(run: RunRecord) -> str:
+    """How many utterances are in the results, and of how many."""
+    if run.split_size is None:
+        return f"{len(run.outcomes)} utterances"
+    left = f", {len(run.left_out)} left out" if run.left_out else ""
+    return f"{len(run.outcomes)} of the split's {run.split_size} utterances{left}"
 
 
 def attack_line(run: RunRecord) -> str:

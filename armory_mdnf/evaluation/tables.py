@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation.cells import cell_named, departures
 from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, read_record
 from armory_mdnf.evaluation.summary import percent
 
@@ -38,7 +39,7 @@ def markdown(rows: Iterable[Sequence[str]], header: Sequence[str] = HEADER) -> s
 
 
 def results_table(runs: Iterable[RunRecord]) -> str:
-    """One row a run."""
+    """One row per run."""
     return markdown([_row(run) for run in runs])
 
 
@@ -47,7 +48,14 @@ def _row(run: RunRecord) -> list[str]:
     size = f"{statistics.fmean(snr):.1f}" if snr else "-"
     rates = [percent(run.rate(name)) for name in COMPARISONS]
     reached = "-" if run.rate("target") is None else str(run.reached)
-    return [run.split, run.name, run.recognizer, *rates, reached, size, str(len(run.outcomes))]
+    return [run.split, _name(run), run.recognizer, *rates, reached, size, str(len(run.outcomes))]
+
+
+def _name(run: RunRecord) -> str:
+    """The record's name, with what it lacks of the cell of that name, or of its own configuration."""
+    found = departures(run, cell_named(run, run.name))
+    marked = f"{run.name} (not whole: {'; '.join(found)})" if found else run.name
+    return marked.replace("|", "\\|")
 
 
 def replace_block(text: str, block: str) -> str:

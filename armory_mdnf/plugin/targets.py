@@ -53,11 +53,13 @@ class MatchedLengthTargeter:
         self.candidates = candidate_pool(CANDIDATES[candidates]())
         self._transcripts: list[str] = []
         self._places: dict[str, _Place] = {}
-        for index, utterance in enumerate(any_split(split)):
+        for index, utterance in enumerate(any_split(split, strict=False)):
             text, frames = normalise(utterance.transcript), int(utterance.duration_s / FRAME_S)
+            self._transcripts.append(text)
+            if utterance.problem:  # it keeps its place, and is no measure of what fits
+                continue
             first = self._places.get(text, _Place(index, frames))
             self._places[text] = _Place(first.index, min(first.frames, frames))
-            self._transcripts.append(text)
 
     def generate(self, y: Sequence[Any]) -> Any:
         """Targets of a batch of references, a list for a list and an array otherwise, as Armory expects.

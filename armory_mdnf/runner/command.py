@@ -6,81 +6,111 @@ import argparse
 import json
 import shlex
 import sys
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.atomic import write_text
-from armory_mdnf.errors import ArmoryMdnfError, OptionError
+import torch
+
+from armory_mdnf.atomic import ensure_writable_folder, storing, write_text
+from armory_mdnf.data.selection import fingerprint, split_size
+from armory_mdnf.errors import OptionError, ResultsError, StorageError
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.summary import summarise
+from armory_mdnf.files.provenance import leaves
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, check_config, component, read_config
 from armory_mdnf.runner.evaluate import Evaluation
 from armory_mdnf.runner.journal import Journal, check_same, identify, read_run
+from armory_mdnf.runner.lines import Failed, Line, failed
 from armory_mdnf.runner.overrides import BATCH_SECONDS, Overrides, override, parse_index, run_seed
 from armory_mdnf.runner.progress import follow
 
 INTERRUPTED = 130  # what a shell gives for Ctrl-C
+INCOMPLETE = 3
 OUTPUTS = Path("outputs")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Do what the command line asks for. Returns the exit code: 0, or 130 after Ctrl-C.
+@dataclass(frozen=True)
+class _Prepared:
+    """What is evaluated, on what, and how much of the configuration's data that is."""
 
-    Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input.
+    config: Config
+    evaluation: Evaluation
+    chosen: components.Chosen
+    of: int  # utterances that the configuration chooses
+    identity: Mapping[str, Any]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line asks for.
+
+    Returns the exit code: 0, 3 if utterances are left out of the results, or 130 after Ctrl-C.
+    Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input, and for a disk that cannot be written.
     """
     given = _overrides(args)
     if args.resume is not None:
-        stored = read_run(args.resume)
-        config = stored["config"]
-        if args.config is None:
-            check_config(config)
-        else:
-            config = read_config(args.config)
-        journal, evaluation, chosen, config = _go_on(override(config, given), stored, args.resume)
+        journal, prepared, changed = _go_on(args, given)
     elif args.config is None:
         raise OptionError("expected a configuration to run, or --resume FOLDER")
     else:
-        config = override(read_config(args.config), given)
-        journal, evaluation, chosen, config = _begin(config, args.config)
+        journal, prepared, changed = _begin(args, given)
     try:
-        finished = _evaluate(journal, evaluation, chosen, config)
+        if not _evaluate(journal, prepared, args.strict):
+            return INTERRUPTED
     finally:
         journal.close()
-    if not finished:
-        return INTERRUPTED
+    if not journal.lines:
+        first = min(journal.failed.items())[1]
+        raise ResultsError(f"none of the {len(journal.failed)} utterances could be processed; {first.sentence}")
     path = journal.folder / "results.json"
-    lines = [journal.lines[index] for index, _ in chosen]
-    content = results.armory_results(lines, config, journal.started, journal.folder.name, results.versions())
-    write_text(path, json.dumps(content, indent=4, sort_keys=True, allow_nan=False) + "\n")
-    print(summarise(read_armory_results(path), where=str(path)))
-    return 0
+    content = json.dumps(_results(journal, prepared, changed), indent=4, sort_keys=True, allow_nan=False)
+    with storing(lambda: f"all utterances are safe; make room and go on with {_again(journal)}"):
+        write_text(path, content + "\n")
+    try:
+        print(summarise(read_armory_results(path), where=str(path)), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"standard output: {error.strerror or error}; the results are in {path}") from error
+    return INCOMPLETE if journal.failed else 0
 
 
-_Prepared = tuple[Journal, Evaluation, components.Chosen, Config]
-
-
-def _begin(config: Config, source: str) -> _Prepared:
-    evaluation, chosen, identity = _prepare(config)
-    name = config["sysconfig"].get("output_filename") or ("stdin" if source == "-" else Path(source).stem)
+def _begin(args: argparse.Namespace, given: Overrides) -> tuple[Journal, _Prepared, dict[str, Any]]:
+    original = read_config(args.config)
+    config = override(original, given)
+    name = config["sysconfig"].get("output_filename") or ("stdin" if args.config == "-" else Path(args.config).stem)
     if Path(name).name != name:
         raise OptionError(f"sysconfig.output_filename: expected a plain name, found {name!r}")
     parent = Path(config["sysconfig"].get("output_dir") or OUTPUTS)
-    return Journal.create(parent, name, identity), evaluation, chosen, config
+    ensure_writable_folder(parent)
+    prepared, changed = _prepare(config), _changed(original, config)
+    return Journal.create(parent, name, {**prepared.identity, "changed": changed}), prepared, changed
 
 
-def _go_on(config: Config, stored: dict[str, Any], folder: Path) -> _Prepared:
-    evaluation, chosen, identity = _prepare(config)
-    check_same(stored, identity, folder)
-    return Journal.reopen(folder), evaluation, chosen, config
+def _go_on(args: argparse.Namespace, given: Overrides) -> tuple[Journal, _Prepared, dict[str, Any]]:
+    if args.output_dir is not None:
+        raise OptionError("--output-dir has no effect with --resume: the run stays in its folder")
+    folder = args.resume
+    stored = read_run(folder)
+    if args.config is None:
+        config = stored["config"]
+        check_config(config)
+    else:
+        config = read_config(args.config)
+    ensure_writable_folder(folder)
+    prepared = _prepare(override(config, given))
+    check_same(stored, prepared.identity, folder)
+    return Journal.reopen(folder), prepared, stored["changed"]
 
 
-def _prepare(config: Config) -> tuple[Evaluation, components.Chosen, dict[str, Any]]:
+def _prepare(config: Config) -> _Prepared:
     device, notes = components.choose_device(config)
     for note in (*_ignored(config), *notes):
         print(f"note: {note}", file=sys.stderr)
-    chosen = _first_batches(components.load_dataset(config["dataset"]), config)
+    available = components.load_dataset(config["dataset"], strict=False)
+    chosen = _first_batches(available, config)
     components.initialise(config.get("user_init"))
     estimator = components.make_estimator(config, device)
     attack, targeter, block = None, None, config["attack"]
@@ -97,30 +127,82 @@ def _prepare(config: Config) -> tuple[Evaluation, components.Chosen, dict[str, A
         benign=not sysconfig.get("skip_benign"),
         by_keys=components.is_native(config),
         seed=run_seed(config),
+        defense=f"defense {component(config['defense'])}" if config["defense"] else "the defence",
     )
-    return evaluation, chosen, identify(config, device, results.versions(), components.fingerprints(config))
+    recordings = {utterance.id: fingerprint(utterance) for _, utterance in chosen}
+    identity = identify(config, device, results.versions(), components.fingerprints(config), recordings)
+    return _Prepared(config, evaluation, chosen, len(available), identity)
 
 
-def _evaluate(journal: Journal, evaluation: Evaluation, chosen: components.Chosen, config: Config) -> bool:
+def _evaluate(journal: Journal, prepared: _Prepared, strict: bool) -> bool:
     """Evaluate what is not done yet. Returns whether it came to the end; otherwise says how to go on."""
-    strangers = journal.lines.keys() - {index for index, _ in chosen}
+    chosen, evaluation = prepared.chosen, prepared.evaluation
+    strangers = journal.indices - {index for index, _ in chosen}
     if strangers:
         raise OptionError(f"{journal.folder} has utterances that the configuration does not choose: {min(strangers)}")
-    left = [entry for entry in chosen if entry[0] not in journal.lines]
+    for failure in journal.failed.values():
+        _tell(failure, strict)
+    left = [entry for entry in chosen if entry[0] not in journal.indices]
+    sound = [entry for entry in left if not entry[1].problem]
+
+    def stopped() -> str:
+        return f"stopped after {len(journal.indices)} of {len(chosen)} utterances"
+
     try:
-        for batch in follow(evaluation.batches(left, _batch_seconds(config)), len(journal.lines)):
-            journal.append(evaluation(batch))
+        with storing(lambda: f"{stopped()}, which are safe; make room and go on with {_again(journal)}"):
+            _keep(journal, [failed(*entry, entry[1].problem) for entry in left if entry[1].problem], strict)
+            for batch in follow(evaluation.batches(sound, _batch_seconds(prepared.config)), len(journal.indices)):
+                _keep(journal, evaluation(batch), strict)
+    except StorageError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OptionError(
+            f"not enough memory; {stopped()}, which are safe; go on with {_again(journal)} --batch-seconds X, "
+            f"less than {_batch_seconds(prepared.config):g}"
+        ) from error
     except BaseException as error:
-        again = shlex.join(["armory-mdnf", "run", "--resume", str(journal.folder)])
-        print(
-            f"\nstopped after {len(journal.lines)} of {len(chosen)} utterances; go on with\n  {again}", file=sys.stderr
-        )
+        print(f"\n{stopped()}; go on with\n  {_again(journal)}", file=sys.stderr)
         if isinstance(error, KeyboardInterrupt):
             return False
-        if isinstance(error, Exception) and not isinstance(error, ArmoryMdnfError) and not evaluation.by_keys:
-            raise OptionError(f"defense {component(config['defense'])} cannot be used: {error}") from error
         raise
     return True
+
+
+def _keep(journal: Journal, lines: Sequence[Line | Failed], strict: bool) -> None:
+    """Keep what was found out about utterances. ``strict``: up to the first that could not be processed."""
+    failures = [line for line in lines if isinstance(line, Failed)]
+    journal.append([line for line in lines if isinstance(line, Line)])
+    for failure in failures:
+        _tell(failure, strict)
+    journal.append(failures)
+
+
+def _tell(failure: Failed, strict: bool) -> None:
+    if strict:
+        raise ResultsError(f"--strict: {failure.sentence}")
+    print(f"left out: {failure.sentence}", file=sys.stderr)
+
+
+def _again(journal: Journal) -> str:
+    return shlex.join(["armory-mdnf", "run", "--resume", str(journal.folder)])
+
+
+def _results(journal: Journal, prepared: _Prepared, changed: Mapping[str, Any]) -> dict[str, Any]:
+    lines, config = [journal.lines[i] for i, _ in prepared.chosen if i in journal.lines], prepared.config
+    failures = [journal.failed[i] for i, _ in prepared.chosen if i in journal.failed]
+    content = results.armory_results(lines, config, journal.started, journal.folder.name, results.versions())
+    size = split_size(config["dataset"].get("eval_split", components.DEFAULT_SPLIT))
+    return content | {"run": results.extent(lines, failures, prepared.of, size, changed)}
+
+
+def _changed(original: Config, config: Config) -> dict[str, Any]:
+    """What the command line changed of what is computed, by dotted key: before and after."""
+    before, after = (
+        dict(leaves({key: value for key, value in source.items() if key not in ("adhoc", "sysconfig")}))
+        for source in (original, config)
+    )
+    keys = sorted(before.keys() | after.keys())
+    return {key: [before.get(key), after.get(key)] for key in keys if before.get(key) != after.get(key)}
 
 
 def _first_batches(chosen: components.Chosen, config: Config) -> components.Chosen:
@@ -140,8 +222,6 @@ def _ignored(config: Config) -> list[str]:
     notes = []
     if sysconfig["docker_image"]:
         notes.append(f"sysconfig.docker_image {sysconfig['docker_image']!r} is ignored: the run is on this machine")
-    if sysconfig.get("check") and sysconfig.get("num_eval_batches"):
-        notes.append("num_eval_batches is ignored: a check takes one batch")
     if sysconfig["gpus"] not in ("", "all") and sysconfig["use_gpu"]:
         notes.append(f"sysconfig.gpus {sysconfig['gpus']!r} is ignored: CUDA_VISIBLE_DEVICES chooses the GPU")
     return notes
@@ -153,6 +233,8 @@ def _batch_seconds(config: Config) -> float:
 
 def _overrides(args: argparse.Namespace) -> Overrides:
     options = {field.name: getattr(args, field.name) for field in fields(Overrides) if field.name in vars(args)}
+    if args.check and args.num_eval_batches is not None:
+        raise OptionError("--num-eval-batches has no effect with --check, which takes one batch")
     options["index"] = None if args.index is None else parse_index(args.index)
     options["filepath"] = args.config
     return Overrides(**options)

@@ -31,11 +31,11 @@ TFDS = "armory.data.datasets.librispeech"
 Chosen = list[tuple[int, Utterance]]
 """Utterances with their positions in their split."""
 
-DATASETS: dict[str, Callable[[str, selection.Index], Chosen]] = {
+DATASETS: dict[str, Callable[..., Chosen]] = {
     "armory_mdnf.plugin.datasets.bundled": selection.bundled,
     "armory_mdnf.plugin.datasets.librispeech": selection.librispeech,
 }
-"""Datasets by the name that a configuration gives them; a function of the split and the index."""
+"""Datasets by the name that a configuration gives them; a function of the split, the index, and ``strict``."""
 
 
 class Targeter(Protocol):
@@ -45,8 +45,11 @@ class Targeter(Protocol):
         """One target an utterance."""
 
 
-def load_dataset(block: Config) -> Chosen:
-    """The utterances that the dataset block chooses, in the order of the split."""
+def load_dataset(block: Config, strict: bool = True) -> Chosen:
+    """The utterances that the dataset block chooses, in the order of the split.
+
+    ``strict`` False gives those that cannot be used too, with their ``problem``.
+    """
     name = component(block)
     if name == TFDS:
         raise OptionError(
@@ -55,7 +58,7 @@ def load_dataset(block: Config) -> Chosen:
         )
     if name not in DATASETS:
         raise OptionError(choices(name, DATASETS, "dataset"))
-    return DATASETS[name](block.get("eval_split", DEFAULT_SPLIT), block.get("index"))
+    return DATASETS[name](block.get("eval_split", DEFAULT_SPLIT), block.get("index"), strict=strict)
 
 
 def initialise(block: Config | None) -> None:

@@ -14,9 +14,13 @@ import torch
 from armory_mdnf.audio import ragged
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import read_samples
+from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, TranscriptError
 from armory_mdnf.metrics import perturbation
 from armory_mdnf.runner.components import Chosen, Targeter
-from armory_mdnf.runner.lines import Line, finite
+from armory_mdnf.runner.lines import Failed, Line, failed, finite
+
+Heard = tuple[int, Utterance, np.ndarray]
+"""An utterance with its position in its split and its samples."""
 
 # What the noise of an evaluation is for, beside the utterance's index: unlike any purpose of an attack, so that no
 # attack has seen the draws that it is judged by.
@@ -29,7 +33,7 @@ class Evaluation:
 
     Every draw of an utterance's noise is fixed by the seeds and its position in the split. ``by_keys`` says that the
     defence draws so; one that draws from the global generators, as ART's do, has them seeded anew for each utterance,
-    and gets one at a time.
+    and gets one at a time. ``defense`` is its name, for what it does wrong.
     """
 
     estimator: Any
@@ -39,6 +43,7 @@ class Evaluation:
     benign: bool = True
     by_keys: bool = True
     seed: int | None = None
+    defense: str = "the defence"
 
     def batches(self, chosen: Chosen, seconds: float) -> list[Chosen]:
         """Batches of at most ``seconds`` of audio, padding and the attack's draws included; the longest first.
@@ -52,16 +57,49 @@ class Evaluation:
         chunks = list(ragged.by_length(milliseconds, samples=1000 * seconds / rows))
         return [[chosen[i] for i in chunk] for chunk in reversed(chunks)]
 
-    def __call__(self, batch: Chosen) -> list[Line]:
-        """Evaluate a batch."""
-        indices = [index for index, _ in batch]
-        utterances = [utterance for _, utterance in batch]
-        audio = [read_samples(utterance) for utterance in utterances]
-        n = len(batch)
+    def __call__(self, batch: Chosen) -> list[Line | Failed]:
+        """Evaluate a batch. An utterance that cannot be processed costs itself alone, and says why."""
+        heard: list[Heard] = []
+        done: list[Line | Failed] = []
+        for index, utterance in batch:
+            try:
+                heard.append((index, utterance, self._read(utterance)))
+            except AudioError as error:
+                done.append(failed(index, utterance, error))
+        return done + self._attempt(heard)
+
+    def _read(self, utterance: Utterance) -> np.ndarray:
+        audio = read_samples(utterance)
+        if len(audio) < self.estimator.min_samples:
+            raise AudioError(f"expected at least {self.estimator.min_samples} samples, found {len(audio)}")
+        return audio
+
+    def _attempt(self, heard: list[Heard]) -> list[Line | Failed]:
+        """Evaluate utterances together; one by one if that fails, to find those that it fails for."""
+        if not heard:
+            return []
+        try:
+            return self._evaluate(heard)
+        except (AudioError, TranscriptError, AttackError) as error:
+            problem: object = error
+        except (ArmoryMdnfError, OSError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if self.by_keys:
+                raise
+            problem = f"{self.defense} cannot be used: {error}"
+        if len(heard) == 1:
+            return [failed(*heard[0][:2], problem)]
+        return [line for one in heard for line in self._attempt([one])]
+
+    def _evaluate(self, heard: list[Heard]) -> list[Line | Failed]:
+        indices, utterances, audio = (list(column) for column in zip(*heard, strict=True))
+        n = len(heard)
         columns: dict[str, Sequence[Any]] = dict.fromkeys(
             ("benign", "adversarial", "target", "snr_db", "l2", "linf"), [None] * n
         )
         seconds: dict[str, float] = {}
+        wrong: dict[int, str] = {}
         if self.benign:
             columns["benign"], seconds["inference"] = self._timed(lambda: self._predict(audio, indices, BENIGN))
         if self.attack is not None:
@@ -71,14 +109,19 @@ class Evaluation:
                 labels = columns["target"] = self.targeter.generate_at(indices, references)
             self._seed_globally(indices, 0)
             changed, seconds["attack"] = self._timed(lambda: self._generate(audio, labels, indices))
-            columns["adversarial"] = self._predict(changed, indices, ADVERSARIAL)
+            wrong = {i: why for i in range(n) if (why := _difference(audio[i], changed[i]))}
+            kept = [i for i in range(n) if i not in wrong]
+            texts = self._predict([changed[i] for i in kept], [indices[i] for i in kept], ADVERSARIAL) if kept else []
+            columns["adversarial"] = _spread(kept, texts, n)
             for name in ("snr_db", "l2", "linf"):
                 measure = getattr(perturbation, name)
-                columns[name] = [finite(measure(x, x_adv)) for x, x_adv in zip(audio, changed, strict=True)]
+                columns[name] = _spread(kept, [finite(measure(audio[i], changed[i])) for i in kept], n)
         shares = [len(x) / sum(map(len, audio)) for x in audio]
         return [
-            self._line(index, utterance, {k: column[i] for k, column in columns.items()}, seconds, shares[i])
-            for i, (index, utterance) in enumerate(batch)
+            failed(index, utterance, f"attack {type(self.attack).__name__} gave {wrong[i]}")
+            if i in wrong
+            else self._line(index, utterance, {k: column[i] for k, column in columns.items()}, seconds, shares[i])
+            for i, (index, utterance, _) in enumerate(heard)
         ]
 
     def _line(
@@ -90,11 +133,18 @@ class Evaluation:
     def _predict(self, audio: list[np.ndarray], indices: Sequence[int], purpose: int) -> list[str]:
         self._seed_globally(indices, purpose)
         keys = [(index, purpose) for index in indices]
-        return [str(text) for text in self.estimator.predict(audio, batch_size=len(audio), keys=keys)]
+        texts = [str(text) for text in self.estimator.predict(audio, batch_size=len(audio), keys=keys)]
+        if len(texts) != len(audio):
+            raise AudioError(f"the recogniser gave {len(texts)} transcripts for {len(audio)} utterances")
+        return texts
 
     def _generate(self, audio: list[np.ndarray], labels: Sequence[str] | None, indices: Sequence[int]) -> Any:
         assert self.attack is not None
-        return self.attack.generate(audio, y=labels, indices=indices)
+        changed = self.attack.generate(audio, y=labels, indices=indices)
+        if len(changed) != len(audio):
+            name = type(self.attack).__name__
+            raise AttackError(f"attack {name} gave {len(changed)} recordings for {len(audio)} utterances")
+        return changed
 
     def _seed_globally(self, indices: Sequence[int], purpose: int) -> None:
         if self.by_keys:
@@ -107,3 +157,23 @@ class Evaluation:
         """A result and the wall time in seconds; transcripts and audio come back as NumPy, so a GPU is done then."""
         start = time.perf_counter()
         return function(), time.perf_counter() - start
+
+
+def _difference(x: np.ndarray, x_adv: Any) -> str:
+    """In what the audio that an attack gave for ``x`` is no audio of that kind; empty if in nothing."""
+    found = np.asarray(x_adv)
+    if found.dtype != x.dtype:
+        return f"{found.dtype} samples, expected {x.dtype}"
+    if found.shape != x.shape:
+        return f"audio of shape {found.shape}, expected {x.shape}"
+    finite_samples = np.isfinite(found)
+    if not finite_samples.all():
+        at = int(np.argmin(finite_samples))
+        return f"{found[at]} at sample {at}, expected finite samples"
+    return ""
+
+
+def _spread(places: Sequence[int], values: Sequence[Any], n: int) -> list[Any]:
+    """``n`` values: those given at their places, None elsewhere."""
+    by_place = dict(zip(places, values, strict=True))
+    return [by_place.get(i) for i in range(n)]

@@ -1,11 +1,12 @@
 """The folder of a run: what is run, the utterances that are done, and the results when all are.
 
-``run.json`` says what is run, ``utterances.jsonl`` grows by a line an utterance, ``results.json`` comes last. A killed
+``run.json`` says what is run, ``utterances.jsonl`` grows by a line per utterance, ``results.json`` comes last. A killed
 run leaves the first two, from which it can go on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from armory_mdnf.atomic import write_text
-from armory_mdnf.errors import OptionError, ResultsError
+from armory_mdnf.errors import OptionError, ResultsError, quoted
+from armory_mdnf.files import provenance
+from armory_mdnf.files.provenance import made_of
 from armory_mdnf.runner.config import Config
-from armory_mdnf.runner.lines import Line, parse_line
+from armory_mdnf.runner.lines import Failed, Line, parse_line
 
-FORMAT = "armory_mdnf_run/1"
+FORMAT = "armory_mdnf_run/2"
+OLDER = "armory_mdnf_run/1"  # knows neither the recordings that it is of nor utterances that are left out
 # Where and how a run is written down, not what it finds. Which device it is on counts by itself.
 INCIDENTAL = ("batch_seconds", "debug", "device", "filepath", "log_level", "no_docker", "output_dir", "output_filename")
 
@@ -32,8 +36,10 @@ class Journal:
         self.started = started
         """Seconds since the epoch."""
         self.lines: dict[int, Line] = {}
-        """What is done, by the utterance's position in its split."""
-        self._file: IO[str] | None = None
+        """What is done and on disk, by the utterance's position in its split."""
+        self.failed: dict[int, Failed] = {}
+        """What could not be done, likewise."""
+        self._file: IO[bytes] | None = None
 
     @classmethod
     def create(cls, parent: Path, name: str, identity: Mapping[str, Any]) -> Journal:
@@ -43,12 +49,17 @@ class Journal:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             folder = _fresh(parent, f"{name}_{stamp}")
-            journal = cls(folder, int(now))
-            content = {"format": FORMAT, "started": journal.started, **identity}
-            write_text(folder / "run.json", json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-            journal._open()
+            try:
+                journal = cls(folder, int(now))
+                content = {"format": FORMAT, "started": journal.started, **identity}
+                write_text(folder / "run.json", json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+                journal._open()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+                raise
         except OSError as error:
-            raise OptionError(f"cannot write results to {parent}: {error}") from error
+            raise OptionError(f"cannot write results to {parent}: {error.strerror or error}") from error
         return journal
 
     @classmethod
@@ -58,26 +69,47 @@ class Journal:
         Raises :class:`ResultsError` if the folder is not of a run, or its lines are damaged.
         """
         journal = cls(folder, int(read_run(folder)["started"]))
-        journal._open()
         path = folder / "utterances.jsonl"
-        content = path.read_bytes()
-        size = content.rfind(b"\n") + 1
-        for number, text in enumerate(content[:size].splitlines(), 1):
-            line = parse_line(text.decode("utf-8", errors="replace"), f"{path}, line {number}")
-            if line.index in journal.lines:
-                raise ResultsError(f"{path}, line {number}: utterance {line.index} is there twice")
-            journal.lines[line.index] = line
-        os.truncate(path, size)
+        try:
+            journal._open()
+            content = path.read_bytes()
+            size = content.rfind(b"\n") + 1
+            for number, text in enumerate(content[:size].splitlines(), 1):
+                line = parse_line(text.decode("utf-8", errors="replace"), f"{path}, line {number}")
+                if line.index in journal.indices:
+                    raise ResultsError(f"{path}, line {number}: utterance {line.id} is there twice")
+                journal._keep(line)
+            os.truncate(path, size)
+        except OSError as error:
+            journal.close()
+            raise OptionError(f"cannot go on with {folder}: {path.name}: {error.strerror or error}") from error
+        except ResultsError:
+            journal.close()
+            raise
         return journal
 
-    def append(self, lines: Iterable[Line]) -> None:
-        """Keep finished utterances, on disk when this returns."""
+    @property
+    def indices(self) -> set[int]:
+        """Positions of the utterances that are done with."""
+        return {*self.lines, *self.failed}
+
+    def append(self, lines: Iterable[Line | Failed]) -> None:
+        """Keep finished utterances, on disk when this returns.
+
+        After an :class:`OSError`, such as that of a full disk, those are kept that are there whole.
+        """
         assert self._file is not None
         for line in lines:
-            self.lines[line.index] = line
-            self._file.write(line.to_json() + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+            end = os.fstat(self._file.fileno()).st_size
+            rest = line.to_json().encode() + b"\n"
+            try:
+                while rest:  # a disk that is nearly full takes a part
+                    rest = rest[self._file.write(rest) :]
+                os.fsync(self._file.fileno())
+            except OSError:
+                os.ftruncate(self._file.fileno(), end)
+                raise
+            self._keep(line)
 
     def close(self) -> None:
         """Let others write."""
@@ -85,9 +117,15 @@ class Journal:
             self._file.close()
             self._file = None
 
+    def _keep(self, line: Line | Failed) -> None:
+        if isinstance(line, Failed):
+            self.failed[line.index] = line
+        else:
+            self.lines[line.index] = line
+
     def _open(self) -> None:
         path = self.folder / "utterances.jsonl"
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -102,38 +140,43 @@ def read_run(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(f"{folder} is not the folder of a run: {error}") from error
+    if isinstance(content, dict) and content.get("format") == OLDER:
+        raise ResultsError(
+            f"{path} is of an older version, which did not keep what recordings the run is of: start a new one"
+        )
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ResultsError(f"{path}: expected format {FORMAT!r}, found {str(content)[:60]}")
-    if not isinstance(content.get("config"), dict) or not isinstance(content.get("started"), int):
-        raise ResultsError(f"{path}: expected a configuration and the time of the start, found {', '.join(content)}")
+        raise ResultsError(f"{path}: expected format {FORMAT!r}, found {quoted(content)}")
+    for key, kind in (("config", dict), ("started", int), ("changed", dict)):
+        if not isinstance(content.get(key), kind):
+            raise ResultsError(f"{path}: expected {key} as {kind.__name__}, found {quoted(content.get(key))}")
     return content
 
 
-def identify(config: Config, device: str, versions: Mapping[str, str], weights: Mapping[str, str]) -> dict[str, Any]:
-    """All that decides what a run finds."""
-    return {"config": config, "device": device, "versions": dict(versions), "weights": dict(weights)}
+def identify(
+    config: Config,
+    device: str,
+    versions: Mapping[str, str],
+    weights: Mapping[str, str],
+    recordings: Mapping[str, str],
+) -> dict[str, Any]:
+    """All that decides what a run finds: checksums of the weights, and of the recordings by their ids, among it."""
+    return made_of(
+        config=config,
+        device=device,
+        versions=dict(versions),
+        weights=dict(weights),
+        recordings=dict(recordings),
+    )
 
 
 def check_same(stored: Mapping[str, Any], identity: Mapping[str, Any], folder: Path) -> None:
     """Raise :class:`ResultsError` naming the first difference between a stored run and the one that goes on with it."""
-    parts = ("config", "device", "versions", "weights")
-    before, now = (dict(_leaves({k: source.get(k) for k in parts})) for source in (stored, identity))
-    for key in sorted(before.keys() | now.keys()):
-        if key.startswith(tuple(f"config.sysconfig.{name}" for name in INCIDENTAL)):
-            continue
-        if before.get(key) != now.get(key):
-            raise ResultsError(
-                f"{folder} is of another run: {key} was {before.get(key)!r} there, is {now.get(key)!r} now; "
-                "start a new one"
-            )
+    before = {key: stored[key] for key in identity.keys() & stored.keys()}
+    provenance.check_same(before, identity, folder, "start a new run", _incidental, ResultsError)
 
 
-def _leaves(value: Any, at: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{at}.{key}" if at else str(key))
-    else:
-        yield at, value
+def _incidental(key: str) -> bool:
+    return key in {f"config.sysconfig.{name}" for name in INCIDENTAL}
 
 
 def _fresh(parent: Path, name: str) -> Path:

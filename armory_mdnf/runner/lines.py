@@ -1,13 +1,15 @@
-"""One utterance of a run and its line of JSON."""
+"""One utterance of a run, evaluated or left out, and its line of JSON."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from armory_mdnf.errors import ResultsError
+from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.records import all_words
 
 
@@ -38,6 +40,33 @@ class Line:
         return json.dumps(asdict(self) | {"words": all_words(self)}, allow_nan=False)
 
 
+@dataclass(frozen=True)
+class Failed:
+    """An utterance that could not be processed, at its position in the split: its file, and why."""
+
+    index: int
+    id: str
+    file: str
+    reason: str
+
+    def to_json(self) -> str:
+        """A line of strict JSON."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @property
+    def sentence(self) -> str:
+        """What a user is told."""
+        return f"{self.id} ({self.file}): {self.reason}"
+
+
+def failed(index: int, utterance: Utterance, why: object) -> Failed:
+    """An utterance that is left out, with the reason free of the file's path and of its place in a batch."""
+    text = str(why) or type(why).__name__
+    text = text.removeprefix(f"{utterance.path}: ").replace(str(utterance.path), utterance.path.name)
+    return Failed(index, utterance.id, str(utterance.path), re.sub(r"^utterance 0: |(?<=\btranscript) 0\b", "", text))
+
+
+_FAILED = {"index": int, "id": str, "file": str, "reason": str}
 _TYPES: dict[str, tuple[type, ...]] = {
     "index": (int,),
     "id": (str,),
@@ -53,18 +82,23 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def parse_line(text: str, where: str) -> Line:
+def parse_line(text: str, where: str) -> Line | Failed:
     """Read a line. Raises :class:`ResultsError` with ``where`` if it is not one, or its counts are others."""
     try:
         content = json.loads(text)
-        stated = content.pop("words")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{where}: not an utterance of a run: {error!r}") from error
-    if set(content) != set(_TYPES):
-        raise ResultsError(f"{where}: expected the keys {', '.join(_TYPES)}, found {', '.join(content)}")
+        keys = set(content.keys())
+    except (AttributeError, ValueError, RecursionError) as error:
+        raise ResultsError(f"{where}: not an utterance of a run: {type(error).__name__}: {error}") from error
+    if keys == set(_FAILED):
+        if any(type(content[key]) is not kind for key, kind in _FAILED.items()):
+            raise ResultsError(f"{where}: damaged: {quoted(text)}")
+        return Failed(**content)
+    if keys != {*_TYPES, "words"}:
+        raise ResultsError(f"{where}: expected the keys {', '.join(_TYPES)}, words, found {quoted(', '.join(content))}")
+    stated = content.pop("words")
     for key, kinds in _TYPES.items():
         if not isinstance(content[key], kinds) or isinstance(content[key], bool):
-            raise ResultsError(f"{where}: {key} is damaged: {content[key]!r}")
+            raise ResultsError(f"{where}: {key} is damaged: {quoted(content[key])}")
     line = Line(**content)
     if stated != all_words(line):
         raise ResultsError(f"{where}: states word counts that its transcripts do not give")

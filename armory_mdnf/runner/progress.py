@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
+from armory_mdnf.console import unfailing
 from armory_mdnf.runner.components import Chosen
 
 
@@ -18,11 +19,11 @@ def audio_seconds(batch: Chosen) -> float:
 def follow(batches: list[Chosen], done: int, stream: TextIO | None = None) -> Iterator[Chosen]:
     """The batches in their order, telling about each when it is done. ``done``: utterances finished before.
 
-    The time left is that of the audio left, at the speed so far.
+    The time left is that of the audio left, at the speed so far. A stream that cannot be written does not stop the run.
     """
-    stream = stream or sys.stderr
-    if stream.isatty():
-        yield from _bar(batches, done, stream)
+    out: Any = unfailing(stream or sys.stderr)
+    if out.isatty():
+        yield from _bar(batches, done, out)
         return
     total, start = done + sum(map(len, batches)), time.monotonic()
     work, finished = sum(map(audio_seconds, batches)), 0.0
@@ -33,12 +34,12 @@ def follow(batches: list[Chosen], done: int, stream: TextIO | None = None) -> It
         left = elapsed * (work - finished) / finished
         print(
             f"batch {number}/{len(batches)}: {done}/{total} utterances, {clock(elapsed)} elapsed, {clock(left)} left",
-            file=stream,
+            file=out,
             flush=True,
         )
 
 
-def _bar(batches: list[Chosen], done: int, stream: TextIO) -> Iterable[Chosen]:
+def _bar(batches: list[Chosen], done: int, stream: Any) -> Iterable[Chosen]:
     from tqdm import tqdm
 
     total = done + sum(map(len, batches))

@@ -12,7 +12,7 @@ from armory_mdnf.evaluation.armory_results import PREFIXES
 from armory_mdnf.evaluation.records import COMPARISONS, compare
 from armory_mdnf.metrics.wer import pool
 from armory_mdnf.runner.config import Config, as_list
-from armory_mdnf.runner.lines import Line, finite
+from armory_mdnf.runner.lines import Failed, Line, finite
 
 VERSIONED = ("armory-mdnf", "torch", "torchaudio", "numpy", "adversarial-robustness-toolbox", "parallel-wavegan")
 
@@ -58,6 +58,19 @@ def armory_results(
         "config": _with_flags(config, name),
         "results": results,
         "timestamp": started,
+    }
+
+
+def extent(
+    lines: Sequence[Line], failures: Sequence[Failed], chosen: int, split_size: int, changed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What Armory's form has no place for: which utterances these are, of how many, and what was left out and why."""
+    return {
+        "ids": [line.id for line in lines],
+        "chosen": chosen,
+        "split_size": split_size,
+        "changed": dict(changed),
+        "left_out": [{"id": f.id, "file": f.file, "reason": f.reason} for f in failures],
     }
 
 

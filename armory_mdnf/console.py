@@ -1,0 +1,69 @@
+"""The streams that a command writes to, which may be closed, full, gone, or without the letters that it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+
+class Unfailing:
+    """A text stream for notes and progress: what cannot be written is lost, and the work goes on.
+
+    ``stream`` None is one that was closed before the start.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write ``text`` if that can be done."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush if that can be done."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        try:
+            return self._stream is not None and bool(self._stream.isatty())
+        except (OSError, ValueError):
+            return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def unfailing(stream: Any) -> Unfailing:
+    """The stream so wrapped, once."""
+    return stream if isinstance(stream, Unfailing) else Unfailing(stream)
+
+
+def prepare() -> None:
+    """Make standard streams fit for a command, for the rest of the process.
+
+    Standard error never fails. Letters that the locale lacks are escaped. Descriptors 0 to 2 that were closed lead
+    nowhere: else the next file that is opened would get the number, and with it what libraries write to it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stderr = unfailing(sys.stderr)
+
+
+def abandon_stdout() -> None:
+    """Send what is left for standard output nowhere: its reader is gone or its disk full, and exiting would fail."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
