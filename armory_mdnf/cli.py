@@ -65,6 +65,11 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--check", type=Path, metavar="FILE", help="fail if the block of this file is out of date")
     table.set_defaults(run=_report_table)
 
+    compare = commands.add_parser("compare", help="two runs of the same attack on the same utterances, side by side")
+    for name in ("first", "second"):
+        compare.add_argument(name, type=Path, help="Armory's results JSON, results.json of `run`, or a record")
+    compare.set_defaults(run=_compare)
+
     add_checkpoint_command(commands)
     add_data_command(commands)
 
@@ -150,6 +155,13 @@ def _report_table(args: argparse.Namespace) -> int:
         write_text(args.write, replace_block(text, table))
     else:
         print(table)
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from armory_mdnf.evaluation.comparison import print_comparison
+
+    print_comparison(args.first, args.second)
     return 0
 
 

@@ -1,0 +1,157 @@
+"""Two runs of the same attack on the same utterances, side by side, for a reader at a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import ResultsError, quoted
+from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.evaluation.records import RunRecord, compare, read_json, read_record
+from armory_mdnf.evaluation.summary import attack_line, percent
+from armory_mdnf.metrics.intervals import difference_interval
+from armory_mdnf.metrics.wer import WordCounts
+
+NO_DEFENCE = "NO DEFENCE"
+FAMILIES = {"melgan": "MG", "pwg": "WG"}
+ROWS = {"benign": "benign", "adversarial": "under attack"}
+LOST = "-"
+COLOUR, PLAIN = "\x1b[1;31m", "\x1b[0m"
+
+
+def read_run(path: str | os.PathLike[str]) -> RunRecord:
+    """Armory's results, the native runner's or a record, told apart by what is in the file."""
+    return read_record(path) if "format" in read_json(path) else read_armory_results(path)
+
+
+def defence_label(config: Mapping[str, Any]) -> str:
+    """The paper's name of a configuration's defence (NO DEFENCE, MG, WG-MDNF, RS), else that of its class."""
+    block = config.get("defense") or {}
+    kwargs = block.get("kwargs") or {}
+    name = str(block.get("name") or NO_DEFENCE)
+    family = FAMILIES.get(str(kwargs.get("vocoder", "melgan")))
+    if family and name in ("MDNF", "MelResynth"):
+        return f"{family}-MDNF" if name == "MDNF" else family
+    return "RS" if name == "RandomizedSmoothing" else name
+
+
+def mark_words(reference: str, heard: str, colour: bool = False) -> str:
+    """The words that were heard, those that differ from the reference in brackets; ``[-]`` where one was lost.
+
+    There are as many brackets as word errors. ``colour`` also makes them red.
+    """
+    marks = [word if right else f"[{word}]" for word, right in _aligned(reference.split(), heard.split())]
+    if colour:
+        marks = [f"{COLOUR}{mark}{PLAIN}" if mark.startswith("[") else mark for mark in marks]
+    return " ".join(marks)
+
+
+def _aligned(reference: list[str], heard: list[str]) -> Iterator[tuple[str, bool]]:
+    """Words of ``heard`` and whether each is right; :data:`LOST` and False for a word that is not there."""
+    if not reference or not heard:  # jiwer refuses these
+        yield from ((word, False) for word in heard or [LOST] * len(reference))
+        return
+    import jiwer
+
+    for chunk in jiwer.process_words(" ".join(reference), " ".join(heard)).alignments[0]:
+        if chunk.type == "delete":
+            yield from [(LOST, False)] * (chunk.ref_end_idx - chunk.ref_start_idx)
+        else:
+            yield from ((word, chunk.type == "equal") for word in heard[chunk.hyp_start_idx : chunk.hyp_end_idx])
+
+
+def side_by_side(first: RunRecord, second: RunRecord, colour: bool = False) -> str:
+    """Text of two runs: error rates, what was understood of each utterance under attack, and what the numbers mean.
+
+    Raises :class:`ResultsError` if the runs are not of the same attack on the same utterances.
+    """
+    _refuse_others(first, second)
+    labels = _labels(first, second)
+    width = 4 + max(len(label) for label in (*labels, "reference"))
+    lines = [f"{'word error rate, %':22}" + "".join(f"{label:>24}" for label in labels)]
+    for comparison, name in ROWS.items():
+        pooled = [run.counts(comparison) for run in (first, second)]
+        lines.append(f"{name:22}" + "".join(f"{_rate(counts):>24}" for counts in pooled))
+    lines.append("")
+    for label, run in zip(labels, (first, second), strict=True):
+        lines.append(f"{label:{width}}recogniser {run.recognizer}, {attack_line(run).split(maxsplit=1)[1]}")
+    lines += ["", "Understood under attack; [WORD] was not said, [-] stands for a word that was lost:"]
+    for a, b in zip(first.outcomes, second.outcomes, strict=True):
+        lines += ["", f"{'reference':{width}}{_printable(a.reference)}"]
+        for label, outcome in zip(labels, (a, b), strict=True):
+            text = mark_words(_printable(a.reference), _printable(outcome.adversarial or ""), colour)
+            lines.append(f"{label:{width}}{text}")
+    return "\n".join([*lines, "", *meaning(first, second)]) + "\n"
+
+
+def meaning(first: RunRecord, second: RunRecord) -> list[str]:
+    """What the numbers of two comparable runs say, and how few words they rest on."""
+    labels = _labels(first, second)
+    before, after = (run.counts("adversarial") or WordCounts() for run in (first, second))
+    words, utterances = before.reference_words, len(first.outcomes)
+    fewer = before.errors - after.errors
+    found = "as many words wrong" if not fewer else f"{abs(fewer)} {'fewer' if fewer > 0 else 'more'} words wrong"
+    lines = [f"Under attack, {labels[1]} gets {found} {'as' if not fewer else 'than'} {labels[0]} ({words} were said)."]
+    benign = [run.counts("benign") for run in (first, second)]
+    if benign[0] and benign[1]:
+        cost = benign[1].errors - benign[0].errors
+        more = f"{abs(cost)} {'more' if cost > 0 else 'fewer'}" if cost else "as many"
+        lines.append(f"Benign, {more} wrong: what the defence and its recogniser cost where nobody attacks.")
+    lines.append(
+        f"This rests on {words} words in {utterances} utterance{'s' * (utterances != 1)}, one word being "
+        f"{100 / words:.1f} points: it shows what happens, and not how good a defence is."
+    )
+    pairs = [[compare(o, "adversarial") or WordCounts() for o in run.outcomes] for run in (first, second)]
+    interval = difference_interval(*pairs)
+    if interval.low is not None and interval.high is not None:
+        lines.append(
+            f"Drawn again from these utterances, {labels[0]} less {labels[1]} would be {100 * interval.low:.0f} to "
+            f"{100 * interval.high:.0f} points (95 %)."
+        )
+    return lines
+
+
+def _labels(first: RunRecord, second: RunRecord) -> list[str]:
+    labels = [defence_label(run.config) for run in (first, second)]
+    return labels if labels[0] != labels[1] else [f"{label} ({i})" for i, label in enumerate(labels, 1)]
+
+
+def _rate(counts: WordCounts | None) -> str:
+    return "-" if counts is None else f"{percent(counts.rate)} ({counts.errors} of {counts.reference_words})"
+
+
+def _printable(text: str) -> str:
+    """A transcript without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _refuse_others(first: RunRecord, second: RunRecord) -> None:
+    for run in (first, second):
+        if run.counts("adversarial") is None:
+            raise ResultsError(f"{run.name}: expected a run with an attack, found no attacked transcripts")
+    said = [[outcome.reference for outcome in run.outcomes] for run in (first, second)]
+    if said[0] != said[1]:
+        at = next((i for i, (a, b) in enumerate(zip(*said, strict=False)) if a != b), min(map(len, said)))
+        found = [quoted(texts[at]) if at < len(texts) else "nothing" for texts in said]
+        raise ResultsError(
+            f"expected two runs of the same utterances: number {at + 1} is {found[0]} in {first.name} and "
+            f"{found[1]} in {second.name}"
+        )
+    if not any(text.split() for text in said[0]):
+        raise ResultsError(f"{first.name}: expected references with at least one word")
+    blocks = [run.config.get("attack") or {} for run in (first, second)]
+    for key in sorted(blocks[0].keys() | blocks[1].keys()):
+        if blocks[0].get(key) != blocks[1].get(key):
+            raise ResultsError(
+                f"expected two runs of the same attack: attack.{key} is {quoted(blocks[0].get(key))} in {first.name} "
+                f"and {quoted(blocks[1].get(key))} in {second.name}"
+            )
+
+
+def print_comparison(first: Path, second: Path) -> None:
+    """Print :func:`side_by_side` of two files: in colour on a terminal, unless NO_COLOR is set."""
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(side_by_side(read_run(first), read_run(second), colour))
