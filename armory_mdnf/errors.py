@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class ArmoryMdnfError(ValueError):
@@ -33,9 +33,10 @@ class OptionError(ArmoryMdnfError):
 def choices(found: object, known: Iterable[str], what: str) -> str:
     """Message for a name that is not known, with the nearest match where there is one."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.5)
+    wanted = found if isinstance(found, str) else ""
+    near = difflib.get_close_matches(wanted[:80], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {what} {found!r}, expected one of {', '.join(names)}{hint}"
+    return f"unknown {what} {quoted(found)}, expected one of {', '.join(names)}{hint}"
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -55,6 +56,47 @@ class ResultsError(ArmoryMdnfError):
 
 
 def quoted(value: object, limit: int = 80) -> str:
-    """``repr`` of an untrusted value, escaped and cut to about ``limit`` characters, for a message."""
-    text = ascii(value[: limit + 1] if isinstance(value, (str, bytes)) else value)
-    return text if len(text) <= limit + 2 else f"{text[:limit]}..."
+    """``ascii`` of an untrusted value, cut to about ``limit`` characters, for a message.
+
+    No more of the value is looked at than is shown: a few bytes can hold one that takes gigabytes to print.
+    """
+    text = ""
+    for piece in _pieces(value, limit):
+        text += piece
+        if len(text) > limit + 2:
+            return f"{text[:limit]}..."
+    return text
+
+
+def _pieces(value: object, limit: int) -> Iterator[str]:
+    """``ascii`` of a value, piece by piece; containers in the form of their plain base class."""
+    if isinstance(value, (str, bytes)):
+        yield ascii(value[: limit + 1])
+    elif isinstance(value, int) and value.bit_length() > 4 * limit:
+        yield f"a whole number of {value.bit_length()} bits"
+    elif isinstance(value, (dict, list, tuple, set, frozenset)) and value:
+        opening, closing = "[]" if isinstance(value, list) else "()" if isinstance(value, tuple) else "{}"
+        for i, item in enumerate(value):
+            yield ", " if i else opening
+            yield from _pieces(item, limit)
+            if isinstance(value, dict):
+                yield ": "
+                yield from _pieces(value[item], limit)
+        yield f",{closing}" if isinstance(value, tuple) and len(value) == 1 else closing
+    else:
+        yield ascii(value)
+
+
+def shown(text: object) -> str:
+    """A name from a file as it is if it can be printed on one line, else as :func:`quoted`."""
+    name = text if isinstance(text, str) else ""
+    return name if name and name.isprintable() and len(name) <= 120 else quoted(text, 120)
+
+
+def cause(error: BaseException, limit: int = 200) -> str:
+    """The class and the message of an error of another library's, on one line, escaped and cut."""
+    plain = all(isinstance(a, (str, bytes, int, type(None))) for a in error.args)
+    text = (str(error) if plain else quoted(error.args, limit + 1))[: limit + 1]
+    line = " ".join(text.split())
+    line = line if line.isprintable() else ascii(line)[1:-1]
+    return f"{type(error).__name__}: {line[:limit]}" + ("..." if len(text) > limit else "")

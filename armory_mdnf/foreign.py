@@ -1,45 +1,34 @@
 """Reading checkpoints that others wrote, without executing anything that they name.
 
 ``torch.save`` writes pickles, and a pickle can name any function to call. Here the two containers that it writes (the
-zip of today, the plain file of before torch 1.6) are read directly: tensors are rebuilt by functions of this module,
-every other name becomes an :class:`Inert` stand-in. TorchScript programs, tar files and compressed archives, which
+zip of today, the plain file of before torch 1.6) are read directly, their pickles by
+:class:`~armory_mdnf.files.pickles.Unpickler`. TorchScript programs, tar files and compressed archives, which
 ``torch.load`` would open, are refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
+import io
+import itertools
 import os
-import pickle
 import sys
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
 
-from armory_mdnf.errors import BundleError
+from armory_mdnf.errors import BundleError, cause, quoted
+from armory_mdnf.files.bounds import MAX_VALUES
+from armory_mdnf.files.pickles import MAX_PICKLE, Inert, Storage, Unpickler
 
 T = TypeVar("T")
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-DTYPES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
+MAX_NESTING = 16  # of OmegaConf's containers
+ZIP_END = 22  # bytes of an archive's last record, when nothing comments on it
 
 
 @dataclass(frozen=True)
@@ -52,64 +41,36 @@ class Imported(Generic[T]):
     left: tuple[str, ...]
 
 
-class Inert:
-    """Stands in for everything that a pickle names and we do not know: it keeps the values and does nothing."""
-
-    args: tuple[Any, ...] = ()
-    state: Any = None
-
-    def __new__(cls, *args: Any, **options: Any) -> Inert:
-        self = super().__new__(cls)
-        self.args = args
-        return self
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __call__(self, *args: Any, **options: Any) -> Inert:
-        """A pickle calls what an earlier call gave; nothing happens."""
-        return Inert(*args)
-
-    def append(self, item: Any) -> None:
-        """Pickled list items; kept out, nothing here needs them."""
-
-    def extend(self, items: Any) -> None:
-        """Pickled list items; likewise."""
-
-    def add(self, item: Any) -> None:
-        """Pickled set items; likewise."""
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Pickled dictionary items; likewise."""
-
-
 def plain(value: Any) -> Any:
-    """Values of an OmegaConf container, node or enum that was read as :class:`Inert`; None where there are none."""
+    """Values of an OmegaConf container, node or enum that was read as :class:`Inert`; None where there are none.
+
+    Raises :class:`BundleError` for one that holds itself, or more than a configuration does.
+    """
+    return _plain(value, itertools.count(), 0)
+
+
+def _plain(value: Any, visited: Iterator[int], depth: int) -> Any:
     if not isinstance(value, Inert):
         return value
+    if depth > MAX_NESTING or next(visited) > MAX_VALUES:
+        raise BundleError("its configuration holds itself, or more values than any does")
     state = value.state
     if isinstance(state, tuple):
         state = next((part for part in state if isinstance(part, dict)), {})
     if isinstance(state, dict) and "_content" in state:
         content = state["_content"]
         if isinstance(content, dict):
-            return {k: plain(v) for k, v in content.items()}
-        return [plain(v) for v in content] if isinstance(content, list) else content
+            return {k: _plain(v, visited, depth + 1) for k, v in content.items()}
+        return [_plain(v, visited, depth + 1) for v in content] if isinstance(content, list) else content
     if isinstance(state, dict) and "_val" in state:
-        return plain(state["_val"])
+        return _plain(state["_val"], visited, depth + 1)
     return value.args[0] if len(value.args) == 1 else None
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
+def is_torch_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as what ``torch.save`` writes does: a zip archive or a pickle."""
     with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return f.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
@@ -127,74 +88,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
     except Exception as error:  # whatever a damaged pickle raises, the user needs the file's name
-        raise BundleError(f"{path} is not a readable checkpoint: {type(error).__name__}: {error}") from error
-
-
-@dataclass(frozen=True)
-class _Storage:
-    data: torch.UntypedStorage
-    dtype: torch.dtype
-    first: int
-    size: int
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors, storages and ordered dictionaries; everything else that is named becomes inert."""
-
-    def __init__(self, file: IO[bytes], storage: Callable[..., _Storage] | None = None) -> None:
-        super().__init__(file, encoding="utf-8")
-        self._storage = storage
-
-        # Functions of this one reading: a pickle can set attributes on what it gets, and must not reach others.
-        def rebuild(storage: _Storage, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
-            return _rebuild(storage, offset, size, stride)
-
-        def parameter(tensor: Tensor, *rest: Any) -> Tensor:
-            return tensor
-
-        self._known: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor"): rebuild,
-            ("torch._utils", "_rebuild_tensor_v2"): rebuild,
-            ("torch._utils", "_rebuild_parameter"): parameter,
-            ("torch._utils", "_rebuild_parameter_with_state"): parameter,
-        }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("torch", "torch.storage") and name in DTYPES:
-            return DTYPES[name]
-        known = self._known.get((module, name))
-        return known if known is not None else type(f"Inert_{name}", (Inert,), {})
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        if self._storage is None or not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-            raise BundleError("it refers to something that is not in the file")
-        _, dtype, key, _, numel, *view = pid
-        if not isinstance(dtype, torch.dtype):
-            raise BundleError(f"tensor storage {key!r} is of a type that is not known here")
-        if not isinstance(numel, int) or numel < 0:
-            raise BundleError(f"tensor storage {key!r} has a size of {numel!r}")
-        whole = self._storage(dtype, str(key), numel)
-        if view and view[0] is not None:
-            _, first, size = view[0]
-            if not 0 <= first <= first + size <= whole.size:
-                raise BundleError(f"tensor storage {key!r} is viewed beyond its end")
-            return _Storage(whole.data, dtype, first, size)
-        return whole
-
-
-def _rebuild(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
-    numbers = (offset, *size, *stride)
-    if not isinstance(storage, _Storage) or not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise BundleError("it holds a tensor without a valid storage, size or stride")
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if math.prod(size) and last >= storage.size:
-        raise BundleError(f"a tensor of shape {tuple(size)} reaches beyond its storage of {storage.size} numbers")
-    if math.prod(size) > storage.size:  # a stride of zero would make terabytes of one number
-        raise BundleError(f"a tensor of shape {tuple(size)} repeats a storage of {storage.size} numbers")
-    return torch.empty(0, dtype=storage.dtype).set_(
-        storage.data, storage.first + offset, torch.Size(size), tuple(stride)
-    )
+        raise BundleError(f"{path} is not a readable checkpoint: {cause(error)}") from error
 
 
 def _untyped(data: bytearray) -> torch.UntypedStorage:
@@ -203,70 +97,86 @@ def _untyped(data: bytearray) -> torch.UntypedStorage:
 
 def _read_zip(path: Path) -> Any:
     """Raises :class:`BundleError` for an archive that ``torch.save`` does not write."""
+    with path.open("rb") as f:
+        f.seek(max(0, path.stat().st_size - ZIP_END))
+        end = f.read()
+    # zipfile would look for another end before: that of an archive within a tensor, if the file was cut behind it.
+    if len(end) != ZIP_END or not end.startswith(b"PK\5\6") or not end.endswith(b"\0\0"):
+        raise BundleError("it does not end as a zip archive does (truncated?)")
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(pickles) != 1:
+        if len(pickles) != 1 or len(members) != len(archive.infolist()):
             raise BundleError("expected an archive of torch.save with one data.pkl, found another kind of zip file")
+        if min(info.header_offset for info in members.values()) != 0:
+            raise BundleError("it does not begin with the archive that it ends with (truncated?)")
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}constants.pkl" in members:
             raise BundleError("it is a TorchScript program, which reading would execute; expected a state dict")
         for info in members.values():
             if info.compress_type != zipfile.ZIP_STORED:
-                raise BundleError(f"{info.filename!r} is compressed, which torch.save does not do")
-        if sum(info.file_size for info in members.values()) > path.stat().st_size:
+                raise BundleError(f"{quoted(info.filename)} is compressed, which torch.save does not do")
+        available = path.stat().st_size
+        if sum(info.file_size for info in members.values()) > available:
             raise BundleError("its members claim more bytes than the file has")
         if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != sys.byteorder.encode():
             raise BundleError("it was written on a machine of another byte order")
-        found: dict[str, _Storage] = {}
+        found: dict[str, Storage] = {}
 
-        def storage(dtype: torch.dtype, key: str, numel: int) -> _Storage:
+        def storage(dtype: torch.dtype, key: str, numel: int) -> Storage:
             if key not in found:
                 info = members.get(f"{folder}data/{key}")
                 if info is None or info.file_size < numel * dtype.itemsize:
-                    raise BundleError(f"tensor storage {key!r} is missing or shorter than {numel} numbers")
-                found[key] = _Storage(_untyped(bytearray(archive.read(info))), dtype, 0, numel)
+                    raise BundleError(f"tensor storage {quoted(key)} is missing or shorter than {numel} numbers")
+                found[key] = Storage(_untyped(bytearray(archive.read(info))), dtype, 0, numel)
             return _checked(found[key], dtype, key, numel)
 
-        with archive.open(pickles[0]) as f:
-            return _Unpickler(f, storage).load()
+        if members[pickles[0]].file_size > MAX_PICKLE:
+            raise BundleError(f"it holds a pickle of more than {MAX_PICKLE} bytes")
+        # Read whole, so that its checksum is looked at.
+        return Unpickler(io.BytesIO(archive.read(pickles[0])), storage, available).load()
 
 
 def _read_legacy(path: Path) -> Any:
     """Magic number, protocol, machine, the object, storage keys, then the storages, all in one file."""
     with path.open("rb") as f:
-        if _Unpickler(f).load() != LEGACY_MAGIC:
+        if Unpickler(f).load() != LEGACY_MAGIC:
             raise BundleError("expected a file of torch.save, found another pickle")
-        _Unpickler(f).load()  # protocol
-        machine = _Unpickler(f).load()
+        Unpickler(f).load()  # protocol
+        machine = Unpickler(f).load()
         if isinstance(machine, dict) and machine.get("little_endian", True) != (sys.byteorder == "little"):
             raise BundleError("it was written on a machine of another byte order")
-        available, found = path.stat().st_size, dict[str, _Storage]()
+        size = available = path.stat().st_size
+        found: dict[str, Storage] = {}
         buffers: dict[str, bytearray] = {}
 
-        def storage(dtype: torch.dtype, key: str, numel: int) -> _Storage:
+        def storage(dtype: torch.dtype, key: str, numel: int) -> Storage:
             nonlocal available
             if key not in found:
                 available -= numel * dtype.itemsize
                 if available < 0:
                     raise BundleError("its tensors claim more bytes than the file has")
                 buffers[key] = bytearray(numel * dtype.itemsize)
-                found[key] = _Storage(_untyped(buffers[key]), dtype, 0, numel)
+                found[key] = Storage(_untyped(buffers[key]), dtype, 0, numel)
             return _checked(found[key], dtype, key, numel)
 
-        content = _Unpickler(f, storage).load()
-        for key in map(str, _Unpickler(f).load()):
-            if key not in found or int.from_bytes(f.read(8), "little") != found[key].size:
-                raise BundleError(f"tensor storage {key!r} is not as large as announced")
+        content = Unpickler(f, storage, size).load()
+        keys = Unpickler(f).load()
+        if not isinstance(keys, list) or not all(isinstance(key, (str, int)) for key in keys):
+            raise BundleError(f"expected the keys of its storages, found {quoted(keys)}")
+        for key in map(str, keys):
+            length = f.read(8)  # all of them are looked at: an empty storage is eight zeros, and its end can be missing
+            if len(length) != 8 or key not in found or int.from_bytes(length, "little") != found[key].size:
+                raise BundleError(f"tensor storage {quoted(key)} is not as large as announced (truncated?)")
             if f.readinto(buffers[key]) != len(buffers[key]):
-                raise BundleError(f"it ends within tensor storage {key!r} (truncated?)")
+                raise BundleError(f"it ends within tensor storage {quoted(key)} (truncated?)")
             del found[key]
         if found:
-            raise BundleError(f"tensor storage {min(found)!r} is missing (truncated?)")
+            raise BundleError(f"tensor storage {quoted(min(found))} is missing (truncated?)")
         return content
 
 
-def _checked(storage: _Storage, dtype: torch.dtype, key: str, numel: int) -> _Storage:
+def _checked(storage: Storage, dtype: torch.dtype, key: str, numel: int) -> Storage:
     if storage.dtype != dtype or storage.size != numel:
-        raise BundleError(f"tensor storage {key!r} is described in two ways")
+        raise BundleError(f"tensor storage {quoted(key)} is described in two ways")
     return storage

@@ -19,7 +19,7 @@ from test_vocoder_checkpoints import checkpoint
 from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
 from armory_mdnf.checkpoints import published
 from armory_mdnf.cli import main
-from armory_mdnf.foreign import sha256_of
+from armory_mdnf.files.provenance import sha256_of
 from armory_mdnf.vocoders import load_vocoder
 
 DATA = Path(__file__).parent / "data"

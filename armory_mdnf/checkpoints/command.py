@@ -52,7 +52,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _download(args: argparse.Namespace) -> int:
     from armory_mdnf.checkpoints.published import download
-    from armory_mdnf.foreign import sha256_of
+    from armory_mdnf.files.provenance import sha256_of
 
     path = download(args.name, args.out, args.sha256)
     checked = "as expected" if args.sha256 else "not checked: pin it with --sha256"

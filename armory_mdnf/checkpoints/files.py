@@ -15,7 +15,8 @@ from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
 from armory_mdnf.asr.deepspeech_pytorch import import_recognizer, is_deepspeech
 from armory_mdnf.asr.whisper.ctc import WhisperCTC
 from armory_mdnf.errors import BundleError
-from armory_mdnf.foreign import Imported, read_checkpoint, sha256_of
+from armory_mdnf.files.provenance import sha256_of
+from armory_mdnf.foreign import Imported, read_checkpoint
 from armory_mdnf.vocoders import KINDS, Vocoder, load_vocoder, save_vocoder
 from armory_mdnf.vocoders.importing import import_vocoder
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from armory_mdnf.errors import BundleError, OptionError, choices
-from armory_mdnf.foreign import sha256_of
+from armory_mdnf.files.provenance import sha256_of
 
 _V2 = "https://github.com/SeanNaren/deepspeech.pytorch/releases/download/v2.0"
 _V3 = "https://github.com/SeanNaren/deepspeech.pytorch/releases/download/V3.0"
