@@ -75,6 +75,8 @@ def storing(safe: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # whoever read what is printed has gone: no fault of a disk
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StorageError(f"{where}{_reason(error)}; {safe()}") from error

@@ -6,9 +6,11 @@ Nothing in the file can be executed.
 
 from __future__ import annotations
 
-import json
+import errno
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from armory_mdnf.atomic import replacing
-from armory_mdnf.errors import BundleError, choices
+from armory_mdnf.errors import BundleError, cause, choices, quoted, shown
+from armory_mdnf.files import strict_json
+from armory_mdnf.files.bounds import check_small
+from armory_mdnf.foreign import is_torch_file
 from armory_mdnf.locations import saved_model
 
 FORMAT = "armory_mdnf/1"
+MAX_CONFIG = 1 << 20  # characters; most have some hundred
+# What checkpoints of other projects are called, which have to be converted.
+FOREIGN_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl", ".tar", ".bin")
 
 
 def bundled_path(name: str) -> Path | None:
@@ -41,36 +49,70 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     A relative path is one in the working directory, else below Armory's folder of saved models, on the host and in its
     containers alike. Raises :class:`BundleError`.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise BundleError(f"expected the name or the path of weights, got {quoted(name_or_path)}")
     text = os.fspath(name_or_path)
-    is_path = os.sep in text or text.endswith(".safetensors")
-    found = saved_model(Path(text)) if is_path else bundled_path(text)
-    if found is not None and found.is_file():
-        return found
+    is_path = os.sep in text or text.endswith((".safetensors", *FOREIGN_SUFFIXES))
+    try:
+        found = saved_model(Path(text)) if is_path else bundled_path(text)
+        if found is not None and found.is_file():
+            return found
+    except OSError as error:  # a name that is too long, a folder that cannot be entered
+        raise BundleError(f"no weight file at {shown(text)}: {cause(error)}") from error
     if is_path:
         where = "" if os.path.isabs(text) else ", neither from here nor in Armory's saved_model_dir"
-        raise BundleError(f"no weight file at {text}{where}")
+        raise BundleError(f"no weight file at {shown(text)}{where}")
     raise BundleError(f"{choices(text, bundled_names(), 'bundled weights')}; a path ends in .safetensors")
 
 
 def save(path: str | os.PathLike[str], kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a bundle atomically: a killed run leaves the old file or the new one."""
+    """Write a bundle atomically: a killed run leaves the old file or the new one.
+
+    Raises ``OSError`` naming ``path`` if the disk is full or cannot be written.
+    """
+    metadata = {"format": FORMAT, "kind": kind, "config": strict_json.dumps(dict(config), sort_keys=True)}
+    save_tensors(path, tensors, metadata)
+
+
+def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically. Raises ``OSError`` naming ``path``."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    metadata = {"format": FORMAT, "kind": kind, "config": json.dumps(dict(config), sort_keys=True)}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
-        save_file(plain, str(partial), metadata=metadata)
+        try:
+            save_file(plain, str(partial), metadata=metadata)
+        except SafetensorError as error:  # which a full disk raises too, its number in the text
+            number = re.search(r"code: (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, cause(error), os.fspath(path)) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file. Raises :class:`BundleError` naming it if it is none, or damaged."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            yield f
+    except BundleError:
+        raise
+    except Exception as error:  # whatever a damaged header raises, the user needs the file's name
+        if path.is_file() and is_torch_file(path):
+            raise BundleError(
+                f"{path} is a checkpoint of torch, expected a safetensors file: write one with `armory-mdnf checkpoint "
+                f"convert {path} {path.with_suffix('.safetensors')}`, and name that"
+            ) from error
+        if path.is_dir():
+            raise BundleError(f"{path} is a folder, expected a safetensors file") from error
+        raise BundleError(f"{path} is not a readable safetensors file (truncated or corrupt?): {cause(error)}") from error
 
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:
     """The kind that a safetensors file says it is. Raises :class:`BundleError` if it is none."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(os.fspath(path), framework="pt") as f:
-            return (f.metadata() or {}).get("kind")
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path} is not a readable safetensors file (truncated or corrupt?): {error}") from error
+    with _opened(Path(path)) as f:
+        return (f.metadata() or {}).get("kind")
 
 
 def load(name_or_path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -86,44 +128,61 @@ def load_any(
     Raises :class:`BundleError` naming the file if it is missing, truncated, corrupt, of another kind, or written
     by another format.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = resolve(name_or_path)
-    try:
-        with safe_open(str(path), framework="pt") as f:
-            metadata = f.metadata() or {}
-            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path} is not a readable safetensors file (truncated or corrupt?): {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise BundleError(f"{path}: expected format {FORMAT!r}, found {metadata.get('format')!r}")
-    if (kind := metadata.get("kind")) not in (known := list(kinds)):
-        expected = " or ".join(map(repr, known))
-        raise BundleError(f"{path}: expected a bundle of kind {expected}, found {kind!r}")
-    try:
-        config = json.loads(metadata["config"])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise BundleError(f"{path}: its configuration is missing or not JSON") from error
-    if not isinstance(config, dict):
-        raise BundleError(f"{path}: expected a configuration that is an object, found {type(config).__name__}")
+    with _opened(path) as f:
+        metadata = f.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise BundleError(f"{path}: expected format {FORMAT!r}, found {quoted(metadata.get('format'))}")
+        if (kind := metadata.get("kind")) not in (known := list(kinds)):
+            expected = " or ".join(map(repr, known))
+            raise BundleError(f"{path}: expected a bundle of kind {expected}, found {quoted(kind)}")
+        config = _config(metadata.get("config"), path)
+        tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
     return kind, config, tensors
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load ``tensors`` into ``network``. Raises :class:`BundleError` for the first key that does not fit."""
+def _config(text: str | None, path: Path) -> dict[str, Any]:
+    if text is None or len(text) > MAX_CONFIG:
+        found = "none" if text is None else f"one of {len(text)} characters"
+        raise BundleError(f"{path}: expected a configuration of at most {MAX_CONFIG} characters, found {found}")
+    config = strict_json.loads(text, f"{path}: its configuration")
+    if not isinstance(config, dict):
+        raise BundleError(f"{path}: expected a configuration that is an object, found {type(config).__name__}")
+    check_small(config, f"{path}: its configuration")
+    return config
+
+
+def check_fit(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Raise :class:`BundleError` for the first of ``tensors`` that is not what ``network`` has under its name.
+
+    The network may be on torch's meta device, so that sizes which a file only claims allocate nothing.
+    """
     expected = network.state_dict()
-    for key in expected:
+    for key, value in expected.items():
+        shape = tuple(value.shape)
         if key not in tensors:
             if key.endswith("num_batches_tracked"):
                 continue
-            raise BundleError(f"{origin}: weight {key!r} is missing, expected shape {tuple(expected[key].shape)}")
-        if tensors[key].shape != expected[key].shape:
-            raise BundleError(
-                f"{origin}: weight {key!r} has shape {tuple(tensors[key].shape)}, expected {tuple(expected[key].shape)}"
-            )
-        if tensors[key].is_floating_point() and not bool(torch.isfinite(tensors[key]).all()):
-            raise BundleError(f"{origin}: weight {key!r} has values that are not finite")
-    for key in tensors:
+            raise BundleError(f"{origin}: expected weight {quoted(key)} of shape {shape}, found none")
+        if not isinstance(found := tensors[key], Tensor) or found.shape != value.shape:
+            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise BundleError(f"{origin}: expected weight {quoted(key)} of shape {shape}, found {what}")
+        if found.is_floating_point() != value.is_floating_point() or found.is_complex() or found.is_quantized:
+            kind = "floating point" if value.is_floating_point() else "whole"
+            raise BundleError(f"{origin}: expected {kind} numbers in weight {quoted(key)}, found {found.dtype}")
+        if not bool(torch.isfinite(found).all()):
+            raise BundleError(f"{origin}: expected finite numbers in weight {quoted(key)}, found NaN or infinity")
+    for key, found in tensors.items():
         if key not in expected:
-            raise BundleError(f"{origin}: unexpected weight {key!r} of shape {tuple(tensors[key].shape)}")
-    network.load_state_dict(dict(tensors), strict=False)
+            raise BundleError(f"{origin}: found weight {quoted(key)}, which this network does not have")
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Load ``tensors`` into ``network``; they replace what a network on the meta device only describes.
+
+    Raises :class:`BundleError` naming ``origin`` for the first weight that is missing, too many, of another shape or
+    not finite.
+    """
+    check_fit(network, tensors, origin)
+    described_only = any(value.is_meta for value in network.state_dict().values())
+    network.load_state_dict(dict(tensors), strict=False, assign=described_only)

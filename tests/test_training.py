@@ -99,8 +99,8 @@ def test_missing_and_broken_lists_are_named(tmp_path: Path) -> None:
         "[1]": r"line 2: expected an object, found \[1\]",
         '{"file": 1}': "line 2: file: expected a text that is not empty, found 1",
         '{"file": "a", "transcript": "A", "words": [["A", 1]]}': "line 2: words: expected a list of words with their",
-        '{"file": "a", "file": "b"}': "line 2 is not JSON: the key 'file' is there twice",
-        '{"file": "a", "transcript": NaN}': "line 2 is not JSON: NaN",
+        '{"file": "a", "file": "b"}': "line 2 is not JSON as it is meant: the key 'file' is there twice",
+        '{"file": "a", "transcript": NaN}': "line 2 is not JSON as it is meant: transcript: NaN",
         "[" * 100_000: "line 2 is not JSON",
     }
     for line, message in lines.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,18 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
     common = ["--kind", "melgan", "--source", f"{recordings}=1", "--batch", "1", "--log-every", "1"]
     common += ["--discriminator-from", "1", "--evaluate-every", "100"]
 
-    def run(folder: str, steps: int, total: int) -> dict[str, torch.Tensor]:
-        monkeypatch.setattr(recipe.Run, "learning_rate", lambda self: 1e-3 * (self.step + 1) / total)
-        assert recipe.main([*common, "--out", str(tmp_path / folder), "--steps", str(steps)]) == 0
+    common += ["--steps", "3"]
+
+    def run(folder: str) -> dict[str, torch.Tensor]:
+        assert recipe.main([*common, "--out", str(tmp_path / folder)]) == 0
         return torch.load(tmp_path / folder / "checkpoint.pt", weights_only=True)["generator"]
 
-    straight = run("a", 3, 3)
-    run("b", 2, 3)
-    resumed = run("b", 3, 3)
+    straight = run("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "save_state", stopping_at(2, recipe.save_state))
+        with pytest.raises(KeyboardInterrupt):
+            run("b")
+    resumed = run("b")
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
     rows = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -113,8 +118,118 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
     generator.load_state_dict(resumed)
     with torch.no_grad():
         torch.testing.assert_close(vocoder.synthesize(log_mel, torch.tensor([10])), generator(log_mel)[:, 0])
+    out = ["--out", str(tmp_path / "b"), "--export", str(tmp_path / "x.safetensors")]
+    for options, message in OTHERS.items():
+        for also in ([], ["--export-only"]):
+            with pytest.raises(BundleError, match=rf"checkpoint\.pt was made of something else: {message}"):
+                recipe.main([*common, *options.split(), *out, *also])
+    write_flac(recordings / "0.flac", chirp(16000, 9), 16000)
+    with pytest.raises(BundleError, match=r"made of something else: sources\.0\.recordings was '"):
+        run("b")
+    assert not (tmp_path / "x.safetensors").exists()
+    recipe.main(["--out", str(tmp_path / "b"), "--export-only", "--export", str(tmp_path / "x.safetensors")])
+
+
+OTHERS = {
+    "--seed 2": "recipe.seed was 1 there, is 2 now",
+    "--lr 0.1": "recipe.lr was 0.0015 there, is 0.1 now",
+    "--steps 4": "recipe.steps was 3 there, is 4 now",
+    "--kind parallel_wavegan": "recipe.kind was 'melgan' there, is 'parallel_wavegan' now",
+    "--discriminator-from 2": "recipe.discriminator_from was 1 there, is 2 now",
+    "--adversarial-weight 0.1": "recipe.adversarial_weight was 0.5 there, is 0.1 now",
+}
+
+
+def stopping_at(step: int, save: Callable[..., None]) -> Callable[..., None]:
+    def stop(path: Path, state: dict[str, Any]) -> None:
+        save(path, state)
+        if state["step"] == step:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_a_discriminator_joins_a_run_of_another_folder(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(recipe.GENERATORS, "melgan", TINY)
+    common = ["--kind", "melgan", "--source", str(recordings), "--batch", "1", "--log-every", "1"]
+    first, second = (str(tmp_path / name) for name in ("first", "second"))
+    assert recipe.main([*common, "--steps", "1", "--out", first]) == 0
+    joined = [*common, "--steps", "2", "--discriminator-from", "1", "--continue-from", f"{first}/checkpoint.pt"]
+    assert recipe.main([*joined, "--out", second]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2]
+    assert "critic" in rows[0]
+    assert recipe.main([*joined, "--out", second]) == 0  # at its end
+    (tmp_path / "first" / "checkpoint.pt").write_bytes((tmp_path / "second" / "checkpoint.pt").read_bytes())
+    with pytest.raises(BundleError, match="made of something else: continue_from was '"):
+        recipe.main([*joined, "--out", second])
     with pytest.raises(BundleError, match="expected kind 'parallel_wavegan', found 'melgan'"):
-        recipe.main([*common[2:], "--kind", "parallel_wavegan", "--out", str(tmp_path / "b")])
+        recipe.main([*joined, "--out", str(tmp_path / "third"), "--kind", "parallel_wavegan"])
+    with pytest.raises(BundleError, match="no checkpoint at nowhere"):
+        recipe.main([*joined, "--out", str(tmp_path / "third"), "--continue-from", "nowhere"])
+
+
+def test_a_vocoders_checkpoint_of_unknown_origin_is_refused(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipe.GENERATORS, "melgan", TINY)
+    command = ["--kind", "melgan", "--source", str(recordings), "--batch", "1", "--steps", "1", "--out", str(tmp_path)]
+    assert recipe.main(command) == 0
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    changes: dict[str, dict[str, Any]] = {
+        "does not say what it was made of": {"made_of": None},
+        "expected 'step' of type int, found '1'": {"step": "1"},
+        "weight '.*' is missing": {"generator": {}},
+        "optimizer's state does not fit": {"optimizer": {"state": {}, "param_groups": []}},
+    }
+    for message, change in changes.items():
+        torch.save(state | change, path)
+        with pytest.raises(BundleError, match=message):
+            recipe.main(command)
+    path.write_bytes(path.read_bytes()[:-50])
+    for options in ([], ["--export-only", "--export", str(tmp_path / "x.safetensors")]):
+        with pytest.raises(BundleError, match="not a readable checkpoint"):
+            recipe.main([*command, *options])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "steps: expected a whole number from 1"),
+        (["--batch", "0"], "batch: expected a whole number from 1"),
+        (["--lr", "nan"], "lr: expected a finite number above 0.*, found nan"),
+        (["--lr", "-1"], "lr: expected a finite number above 0"),
+        (["--noisy", "1.5"], "noisy: expected a number from 0 to 1, found 1.5"),
+        (["--noise-snr-db", "40", "0"], "noise_snr_db: expected two finite numbers, the lower one first"),
+        (["--seed", "-1"], "seed: expected a whole number from 0"),
+        (["--source", "speech=many"], "--source: expected FOLDER_OR_MANIFEST=WEIGHT, got 'speech=many'"),
+        (["--source", "speech=0"], "sources: expected folders or manifests of recordings, each with a weight above 0"),
+        (["--source", "a=1", "--source", "a=2"], "'a' is there twice"),
+        (["--export-only"], "--export-only needs --export"),
+        (["--export", "."], "cannot write .: it is a folder"),
+    ],
+)
+def test_options_of_a_vocoder_are_checked_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=message):
+        recipe.main(["--kind", "melgan", "--source", "nowhere", "--out", "run", *options])
+    with pytest.raises(OptionError, match="expected --kind"):
+        recipe.main(["--source", "nowhere", "--out", "run"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match="cannot write to the folder file"):
+        recipe.main(["--kind", "melgan", "--source", "nowhere", "--out", "file"])
+
+
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
+    for content, message in (("{", "line 1 is not JSON"), ('{"path": "a"}', "line 1: file: expected a text")):
+        (tmp_path / "train.jsonl").write_text(content)
+        with pytest.raises(BundleError, match=message):
+            find_recordings(tmp_path / "train.jsonl")
 
 
 def test_parallel_wavegan_starts_from_a_melgans_waveform(recordings: Path, tmp_path: Path) -> None:

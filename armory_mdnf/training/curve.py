@@ -32,10 +32,10 @@ from armory_mdnf.data.librispeech import FOLDER, SPLITS, load_split
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import AttackError, OptionError, choices
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
+from armory_mdnf.files.strict_json import dumps, read_json
 from armory_mdnf.training.options import SEED, Kind, Parser, listed, number, program, typed, whole
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, is_training_split, read_recordings
 from armory_mdnf.training.state import MADE_OF, Progress, is_finished, recognizer_checksum
-from armory_mdnf.training.strict import read_json, to_json
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 
 ATTACKED_AT_ONCE = 8
@@ -220,7 +220,7 @@ def _make(args: argparse.Namespace, recordings: list[np.ndarray], data: str, pro
             "mean_difference": [round(v, 6) for v in mean],
             "curve": [round(v, 6) for v in curve],
         }
-        write_text(args.out, to_json(content, indent=1) + "\n")
+        write_text(args.out, dumps(content, indent=1) + "\n")
         progress.finish()
 
 

@@ -32,10 +32,10 @@ from armory_mdnf.defenses import MDNF
 from armory_mdnf.defenses.mdnf import NORMALIZATIONS
 from armory_mdnf.errors import OptionError
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
+from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.training.options import SEED, Parser, number, program, typed, whole
 from armory_mdnf.training.state import MADE_OF, Progress, curve_checksum, is_finished, recognizer_checksum
-from armory_mdnf.training.strict import to_json
 from armory_mdnf.vocoders import vocoder_file
 
 ROW = {name: number(0) for name in ("noise_level", "benign_wer", "adversarial_wer")}
@@ -140,7 +140,7 @@ def _make(args: argparse.Namespace, chosen: list[Utterance], curve: str | None, 
         best = min(rows, key=lambda row: row["benign_wer"] + row["adversarial_wer"])
         recipe = {k: v for k, v in vars(args).items() if k != "out"}
         content = {"recipe": recipe, MADE_OF: provenance, "grid": rows, "chosen": best}
-        write_text(args.out, to_json(content, indent=1) + "\n")
+        write_text(args.out, dumps(content, indent=1) + "\n")
         progress.finish()
 
 

@@ -106,13 +106,14 @@ def describe(fields: Mapping[str, Field], defaults: Mapping[str, Any]) -> str:
     """The fields of a recipe, a paragraph each, for ``--help``; those without a default have to be given."""
     lines = []
     for name, field in fields.items():
-        given = f"(default: {_plain(defaults[name])})" if name in defaults else "(has to be given)"
+        given = f"(default: {describe_value(defaults[name])})" if name in defaults else "(has to be given)"
         text = f"{name}: {field.kind.words}. {field.help} {given}"
         lines.append(textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False))
     return "\n".join(lines)
 
 
-def _plain(value: Any) -> str:
+def describe_value(value: Any) -> str:
+    """A default for ``--help``."""
     if value is None or value in ({}, ()):
         return "none"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
@@ -177,7 +178,7 @@ def program(main: Callable[[], int]) -> int:
     """Run a command that was started as ``python -m``: what a user did wrong is one line, and status 2."""
     try:
         return main()
-    except ArmoryMdnfError as error:
+    except (ArmoryMdnfError, OSError) as error:
         print(f"armory-mdnf: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

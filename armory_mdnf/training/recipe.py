@@ -12,6 +12,7 @@ import torch
 from armory_mdnf.asr.checkpoints import KINDS
 from armory_mdnf.data.librispeech import FOLDER
 from armory_mdnf.errors import BundleError, OptionError, quoted
+from armory_mdnf.files.strict_json import read_json
 from armory_mdnf.training.augmentation import Augmentation
 from armory_mdnf.training.corpus import held_out_sentences
 from armory_mdnf.training.options import (
@@ -42,7 +43,6 @@ from armory_mdnf.training.sources import (
     is_training_split,
     read_recordings,
 )
-from armory_mdnf.training.strict import read_json
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 DEV_SPLITS = ("human_dev", "synthetic_dev")

@@ -37,6 +37,7 @@ from armory_mdnf.data.librispeech import split_name
 from armory_mdnf.data.selection import any_split
 from armory_mdnf.errors import OptionError
 from armory_mdnf.files.provenance import made_of, of_values
+from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.training.augmentation import Augmentation
 from armory_mdnf.training.options import Parser, program
@@ -45,7 +46,6 @@ from armory_mdnf.training.recipe import DEV_SPLITS, PRECISIONS, Recipe, build_so
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ
 from armory_mdnf.training.start import init_checksum, starting_recognizer
 from armory_mdnf.training.state import MADE_OF, after_failure, fill_optimizer, load_state, save_state
-from armory_mdnf.training.strict import to_json
 
 
 class Batches:
@@ -243,7 +243,7 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int) -
                 bar.set_postfix(line)
                 running = 0.0
                 state = {"network": recognizer.network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-                save_state(checkpoint, state | {MADE_OF: to_json(provenance)})
+                save_state(checkpoint, state | {MADE_OF: dumps(provenance)})
             if step == recipe.steps:
                 break
     bar.close()

@@ -17,8 +17,8 @@ from armory_mdnf.data.librispeech import audio_checksum, load_split, split_name
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import BundleError, OptionError, quoted
 from armory_mdnf.files.provenance import sha256_of
+from armory_mdnf.files.strict_json import loads
 from armory_mdnf.training.options import FILE_NAME, TEXT, Kind, number, whole
-from armory_mdnf.training.strict import parse_json
 
 SAMPLE_RATE_HZ = 16000
 
@@ -55,7 +55,7 @@ def read_lines(path: Path, kinds: Mapping[str, Kind]) -> list[dict]:
         if not text.strip():
             continue
         where = f"{path}, line {place}"
-        line = parse_json(text, where)
+        line = loads(text, where)
         if not isinstance(line, dict):
             raise BundleError(f"{where}: expected an object, found {quoted(line)}")
         for key, kind in kinds.items():

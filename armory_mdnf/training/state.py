@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from armory_mdnf.atomic import replacing, write_text
 from armory_mdnf.defenses.curves import curve_file
 from armory_mdnf.errors import BundleError, quoted
 from armory_mdnf.files.provenance import check_same, of_files, sha256_of
+from armory_mdnf.files.strict_json import dumps, loads, read_json
 from armory_mdnf.training.options import Kind
-from armory_mdnf.training.strict import parse_json, read_json, to_json
 
 MADE_OF = "made_of"
 
@@ -31,8 +31,16 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
             raise OSError(f"{path} could not be written (is the disk full?)") from error
 
 
-def load_state(path: Path, kinds: Mapping[str, type], made_of: Mapping[str, Any], device: str = "cpu") -> dict:
+def load_state(
+    path: Path,
+    kinds: Mapping[str, type],
+    made_of: Mapping[str, Any],
+    device: str = "cpu",
+    incidental: Callable[[str], bool] = lambda key: False,
+) -> dict:
     """Read the checkpoint of the training that ``made_of`` describes; ``kinds`` are the types of its entries.
+
+    ``incidental`` says which parts of ``made_of``, by dotted key, may differ.
 
     Raises :class:`BundleError` if it is damaged, of another training, or does not say of which it is.
     """
@@ -47,10 +55,10 @@ def load_state(path: Path, kinds: Mapping[str, type], made_of: Mapping[str, Any]
         if not isinstance(state.get(key), kind):
             found = quoted(state[key]) if key in state else "nothing"
             raise BundleError(f"{path}: expected {key!r} of type {kind.__name__}, found {found}; {again}")
-    stored = parse_json(state[MADE_OF], f"{path}: {MADE_OF!r}")
+    stored = loads(state[MADE_OF], f"{path}: {MADE_OF!r}")
     if not isinstance(stored, dict):
         raise BundleError(f"{path}: expected {MADE_OF!r} to be an object, found {quoted(stored)}; {again}")
-    check_same(stored, made_of, path, f"begin in a new folder, or {again}")
+    check_same(stored, made_of, path, f"begin in a new folder, or {again}", incidental)
     return state
 
 
@@ -87,7 +95,7 @@ def claim_folder(folder: Path, made_of: Mapping[str, Any], pattern: str, advice:
             f"{folder} has {pattern} and no {path.name}, which would say what they were made of; {advice}"
         )
     else:
-        write_text(path, to_json(made_of, indent=1) + "\n")
+        write_text(path, dumps(made_of, indent=1) + "\n")
 
 
 def is_finished(out: Path, made_of: Mapping[str, Any]) -> bool:
@@ -128,12 +136,12 @@ class Progress:
         self.path = out.with_name(f"{out.name}.progress.jsonl")
         self.rows: list[dict[str, Any]] = []
         if not self.path.exists():
-            write_text(self.path, to_json({MADE_OF: made_of}) + "\n")
+            write_text(self.path, dumps({MADE_OF: made_of}) + "\n")
             return
         content = self.path.read_bytes()
         size = content.rfind(b"\n") + 1  # a killed process may have left half a line
         texts = content[:size].decode("utf-8", errors="replace").splitlines()
-        lines = [parse_json(text, f"{self.path}, line {number}") for number, text in enumerate(texts, 1)]
+        lines = [loads(text, f"{self.path}, line {number}") for number, text in enumerate(texts, 1)]
         advice = f"delete {self.path} to begin again, or give another --out"
         if not lines or not isinstance(lines[0], dict) or not isinstance(lines[0].get(MADE_OF), dict):
             raise BundleError(f"{self.path} does not say what it was made of; {advice}")
@@ -150,7 +158,7 @@ class Progress:
     def append(self, row: Mapping[str, Any]) -> None:
         """Keep a result: it is on disk when this returns."""
         with self.path.open("a", encoding="utf-8") as f:
-            f.write(to_json(row) + "\n")
+            f.write(dumps(row) + "\n")
             f.flush()
             os.fsync(f.fileno())
         self.rows.append(dict(row))

@@ -1,18 +1,23 @@
 """Recipe of the bundled vocoders: spectral losses, then (optional) a discriminator.
 
-    python -m armory_mdnf.training.vocoder --kind melgan --source LibriSpeech/train-clean-100=2 \
+    armory-mdnf train vocoder --kind melgan --source LibriSpeech/train-clean-100=2 \
         --source human/train.jsonl=1 --evaluate LibriSpeech/test-other --steps 2400 --out runs/melgan
 
-A run that is stopped goes on from its last checkpoint when it is started again with the same ``--out``.
+A run that is stopped goes on from its last checkpoint when the same command is started again; another command with the
+same ``--out`` is refused. To go on in another way (other recordings, a discriminator), begin in a new folder with
+``--continue-from CHECKPOINT``.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +25,32 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from armory_mdnf.atomic import replacing
+from armory_mdnf import bundles
+from armory_mdnf.atomic import ensure_writable, ensure_writable_folder, storing
 from armory_mdnf.audio.mel import LogMel, MelRecipe
 from armory_mdnf.audio.noise import stream
 from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.files.provenance import made_of, of_values, sha256_of
+from armory_mdnf.files.strict_json import dumps
+from armory_mdnf.training.options import Parser, describe_value, program, typed, whole
+from armory_mdnf.training.state import MADE_OF, after_failure, fill_optimizer, load_state, save_state
 from armory_mdnf.training.vocoder_data import Segments, find_recordings, mel_statistics, read_all
 from armory_mdnf.training.vocoder_generators import GENERATORS, build, condition_on
 from armory_mdnf.training.vocoder_losses import MultiResolutionSTFTLoss, adversarial_loss, discriminator_loss
-from armory_mdnf.vocoders import load_vocoder, make_vocoder, save_vocoder
+from armory_mdnf.training.vocoder_recipe import FIELDS, PATHS, VocoderRecipe, parse_sources
+from armory_mdnf.vocoders import load_vocoder, make_vocoder, save_vocoder, vocoder_file
 from armory_mdnf.vocoders._parallel_wavegan import MelGANMultiScaleDiscriminator
 
 RECIPE = MelRecipe(16000, 1024, 256, 1024, 80, 0.0, 8000.0, "centered", 1e-5)
 SEGMENT = 12288  # samples, 48 frames
+STATE = {
+    **dict.fromkeys(("generator", "discriminator", "optimizer", "critic"), dict),
+    "step": int,
+    "mean": Tensor,
+    "scale": Tensor,
+    "kind": str,
+}
+"""What a checkpoint holds besides its provenance, and of which types."""
 
 
 def generate(kind: str, generator: nn.Module, log_mel: Tensor, noise: Tensor) -> Tensor:
@@ -54,37 +73,59 @@ def stoi_scores(kind: str, generator: nn.Module, front_end: LogMel, utterances: 
     return scores
 
 
-class Run:
-    """One training run and its checkpoint: everything needed to go on as if it had never stopped."""
+@dataclass(frozen=True)
+class Watching:
+    """What a run reports while it goes on; it does not change what is learned."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.folder = Path(args.out)
-        self.folder.mkdir(parents=True, exist_ok=True)
+    evaluate: Sequence[str] = ()
+    evaluate_stride: int = 4
+    evaluate_limit: int = 10
+    evaluate_every: int = 400
+    log_every: int = 50
+
+    def read(self) -> dict[str, list[Tensor]]:
+        """The utterances that are evaluated, by the names of their folders or manifests."""
+        found = {}
+        for text in self.evaluate:
+            paths = find_recordings(Path(text))[:: self.evaluate_stride][: self.evaluate_limit]
+            found[Path(text).name.removesuffix(".jsonl")] = read_all(paths, RECIPE.sample_rate_hz)
+        return found
+
+
+class Run:
+    """One training run and its checkpoint: everything needed to go on as if it had never stopped.
+
+    Raises :class:`BundleError` if the checkpoint in ``folder`` is of another run, or damaged.
+    """
+
+    def __init__(self, recipe: VocoderRecipe, folder: Path, watching: Watching) -> None:
+        self.recipe, self.folder, self.watching = recipe, folder, watching
         self.step = 0
-        sources = [text.rsplit("=", 1) for text in args.source]
-        groups = [read_all(find_recordings(Path(s[0])), RECIPE.sample_rate_hz) for s in sources]
-        weights = [float(s[1]) if len(s) == 2 else 1.0 for s in sources]
-        self.segments = Segments(groups, weights, RECIPE, SEGMENT, noisy=args.noisy, snr_db=args.noise_snr_db)
-        self.held_out = {
-            Path(text).name.removesuffix(".jsonl"): read_all(
-                find_recordings(Path(text))[:: args.evaluate_stride][: args.evaluate_limit], RECIPE.sample_rate_hz
-            )
-            for text in args.evaluate
-        }
-        if (args.kind == "parallel_wavegan_on_melgan") != (args.conditioning is not None):
-            raise OptionError("--conditioning goes with --kind parallel_wavegan_on_melgan, and that kind needs it")
-        torch.manual_seed(args.seed)
-        self.generator = build(args.kind)
+        groups = read_sources(recipe.sources)
+        weights = list(recipe.sources.values())
+        self.provenance = made_of(
+            recipe=recipe.plain(),
+            sources=sources_provenance(recipe.sources, groups),
+            conditioning=None if recipe.conditioning is None else sha256_of(vocoder_file(recipe.conditioning)),
+            continue_from=None if recipe.continue_from is None else checkpoint_sum(Path(recipe.continue_from)),
+        )
+        stored = load_state(self.checkpoint, STATE, self.provenance) if self.checkpoint.is_file() else None
+        self.segments = Segments(groups, weights, RECIPE, SEGMENT, noisy=recipe.noisy, snr_db=recipe.noise_snr_db)
+        self.held_out = watching.read()
+        torch.manual_seed(recipe.seed)
+        self.generator = build(recipe.kind)
         self.discriminator = MelGANMultiScaleDiscriminator(max_downsample_channels=256)
-        self.optimizer = torch.optim.AdamW(self.learning(), args.lr, (0.8, 0.99), weight_decay=1e-4)
-        self.critic = torch.optim.AdamW(self.discriminator.parameters(), args.lr / 2, (0.5, 0.9), weight_decay=1e-4)
-        if self.checkpoint.is_file():
-            self.resume()
-        elif args.conditioning is not None:
-            melgan = load_vocoder(args.conditioning)
+        self.optimizer = torch.optim.AdamW(self.learning(), recipe.lr, (0.8, 0.99), weight_decay=1e-4)
+        self.critic = torch.optim.AdamW(self.discriminator.parameters(), recipe.lr / 2, (0.5, 0.9), weight_decay=1e-4)
+        if stored is not None:
+            self.resume(self.checkpoint, stored)
+        elif recipe.continue_from is not None:
+            other = Path(recipe.continue_from)
+            self.resume(other, load_state(other, STATE, {}, incidental=lambda key: True))
+        elif recipe.conditioning is not None:
+            melgan = load_vocoder(recipe.conditioning)
             if melgan.recipe != RECIPE or melgan.front_end.mean is None or melgan.front_end.scale is None:
-                raise BundleError(f"{args.conditioning}: expected a MelGAN of this recipe, found {melgan.recipe}")
+                raise BundleError(f"{recipe.conditioning}: expected a MelGAN of this recipe, found {melgan.recipe}")
             self.mean, self.scale = melgan.front_end.mean, melgan.front_end.scale
             condition_on(self.generator, melgan)
         else:
@@ -109,46 +150,49 @@ class Run:
 
     def save(self) -> None:
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts().items()}
-        state |= {"step": self.step, "mean": self.mean, "scale": self.scale, "kind": self.args.kind}
-        with replacing(self.checkpoint) as partial:
-            torch.save(state, partial)
+        state |= {"step": self.step, "mean": self.mean, "scale": self.scale, "kind": self.recipe.kind}
+        save_state(self.checkpoint, state | {MADE_OF: dumps(self.provenance)})
 
-    def resume(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True)
-        if state["kind"] != self.args.kind:
-            raise BundleError(f"{self.checkpoint}: expected kind {self.args.kind!r}, found {state['kind']!r}")
+    def resume(self, path: Path, state: dict[str, Any]) -> None:
+        if state["kind"] != self.recipe.kind:
+            raise BundleError(f"{path}: expected kind {self.recipe.kind!r}, found {state['kind']!r}")
         for name, part in self.parts().items():
-            part.load_state_dict(state[name])
+            if isinstance(part, nn.Module):
+                bundles.fill(part, state[name], str(path))
+            else:
+                fill_optimizer(part, state[name], path)
         self.step, self.mean, self.scale = state["step"], state["mean"], state["scale"]
 
     def learning_rate(self) -> float:
         """Linear warm-up over 100 steps, then a cosine down to 5 %."""
-        progress = min(self.step / self.args.steps, 1.0)
-        return self.args.lr * min((self.step + 1) / 100, 1.0) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+        progress = min(self.step / self.recipe.steps, 1.0)
+        return (
+            self.recipe.lr * min((self.step + 1) / 100, 1.0) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+        )
 
     def train_step(self) -> dict[str, float]:
-        args = self.args
-        context, target = self.segments.batch(args.seed, self.step, args.batch)
+        recipe = self.recipe
+        context, target = self.segments.batch(recipe.seed, self.step, recipe.batch)
         with torch.no_grad():
             log_mel = self.front_end.unpadded(context)
-        noise = torch.randn(args.batch, 1, SEGMENT, generator=stream(args.seed, 1, self.step))
+        noise = torch.randn(recipe.batch, 1, SEGMENT, generator=stream(recipe.seed, 1, self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
-            wave = generate(args.kind, self.generator, log_mel, noise)
-        sizes = torch.full((args.batch,), SEGMENT)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+            wave = generate(recipe.kind, self.generator, log_mel, noise)
+        sizes = torch.full((recipe.batch,), SEGMENT)
         convergence, distance = self.stft_loss(wave, target)
         mel_distance = (self.front_end(wave, sizes)[0] - self.front_end(target, sizes)[0]).abs().mean()
-        loss = convergence + distance + args.mel_weight * mel_distance
+        loss = convergence + distance + recipe.mel_weight * mel_distance
         report = {"sc": convergence.item(), "mag": distance.item(), "mel": mel_distance.item()}
-        if args.discriminator_from is not None and self.step >= args.discriminator_from:
+        if recipe.discriminator_from is not None and self.step >= recipe.discriminator_from:
             real = self.discriminator(target[:, None])
             critic_loss = discriminator_loss(real, self.discriminator(wave.detach()[:, None]))
             self.critic.zero_grad()
             critic_loss.backward()
             self.critic.step()
             verdict, matching = adversarial_loss(self.discriminator(target[:, None]), self.discriminator(wave[:, None]))
-            loss = loss + args.adversarial_weight * (verdict + 10 * matching)
+            loss = loss + recipe.adversarial_weight * (verdict + 10 * matching)
             report |= {"critic": critic_loss.item(), "verdict": verdict.item(), "matching": matching.item()}
         self.optimizer.zero_grad()
         loss.backward()
@@ -163,26 +207,31 @@ class Run:
         scores = {
             f"stoi_{name}": sum(values) / len(values)
             for name, utterances in self.held_out.items()
-            for values in [stoi_scores(self.args.kind, self.generator, self.front_end, utterances)]
+            for values in [stoi_scores(self.recipe.kind, self.generator, self.front_end, utterances)]
         }
         self.generator.train()
         return scores
 
     def train(self) -> None:
-        args, started = self.args, time.monotonic()
-        bar = tqdm(total=args.steps, initial=self.step, disable=not sys.stderr.isatty(), unit="step")
+        """Go on to the last step. Raises :class:`StorageError` if the disk fails."""
+        with storing(lambda: after_failure(self.checkpoint)):
+            self._train()
+
+    def _train(self) -> None:
+        recipe, watching, started = self.recipe, self.watching, time.monotonic()
+        bar = tqdm(total=recipe.steps, initial=self.step, disable=not sys.stderr.isatty(), unit="step")
         with (self.folder / "log.jsonl").open("a") as log:
             sums: dict[str, float] = {}
             count = 0
-            while self.step < args.steps:
+            while self.step < recipe.steps:
                 for name, value in self.train_step().items():
                     sums[name] = sums.get(name, 0.0) + value
                 count += 1
                 bar.update()
-                if self.step % args.log_every == 0 or self.step == args.steps:
+                if self.step % watching.log_every == 0 or self.step == recipe.steps:
                     row: dict[str, float] = {"step": self.step, "seconds": round(time.monotonic() - started, 1)}
                     row |= {name: round(value / count, 4) for name, value in sums.items()}
-                    if self.step % args.evaluate_every == 0 or self.step == args.steps:
+                    if self.step % watching.evaluate_every == 0 or self.step == recipe.steps:
                         row |= {name: round(value, 4) for name, value in self.evaluate().items()}
                     log.write(json.dumps(row) + "\n")
                     log.flush()
@@ -190,11 +239,48 @@ class Run:
                     self.save()
 
 
+def read_sources(sources: Iterable[str]) -> list[list[Tensor]]:
+    """The recordings of each source."""
+    return [read_all(find_recordings(Path(source)), RECIPE.sample_rate_hz) for source in sources]
+
+
+def sources_provenance(sources: Mapping[str, float], groups: list[list[Tensor]]) -> dict[str, Any]:
+    """Weight and a checksum of the recordings of each source, by its place among them."""
+    sums = [of_values(hashlib.sha256(u.numpy().tobytes()).hexdigest() for u in group) for group in groups]
+    return {str(i): {"weight": w, "recordings": s} for i, (w, s) in enumerate(zip(sources.values(), sums, strict=True))}
+
+
+def checkpoint_sum(path: Path) -> str:
+    """SHA-256 of a checkpoint. Raises :class:`BundleError` if there is none."""
+    if not path.is_file():
+        raise BundleError(f"no checkpoint at {path}")
+    return sha256_of(path)
+
+
+def check_given(folder: Path, given: Mapping[str, Any]) -> None:
+    """Raise :class:`BundleError` unless the checkpoint in a folder is of a run with the options that are given."""
+    expected: dict[str, Any] = {"recipe": {key: value for key, value in given.items() if key not in PATHS}}
+    counts = [f"recipe.{key}" for key in expected["recipe"]]
+    if "sources" in given:
+        expected["sources"] = sources_provenance(given["sources"], read_sources(given["sources"]))
+    if "conditioning" in given:
+        expected["conditioning"] = sha256_of(vocoder_file(given["conditioning"]))
+    if "continue_from" in given:
+        expected["continue_from"] = checkpoint_sum(Path(given["continue_from"]))
+    counts += [key for key in PATHS if key in expected]
+    checkpoint_sum(folder / "checkpoint.pt")  # it is there
+
+    def incidental(key: str) -> bool:
+        return key not in counts and key.split(".")[0] not in counts
+
+    load_state(folder / "checkpoint.pt", STATE, made_of(**expected), incidental=incidental)
+
+
 def export(checkpoint: Path, path: Path) -> None:
     """Write the generator of a checkpoint, weight norm removed, as a bundle with its recipe inside."""
-    state = torch.load(checkpoint, weights_only=True)
+    state = load_state(checkpoint, STATE, {}, incidental=lambda key: True)
     generator: Any = build(state["kind"])
-    generator.load_state_dict(state["generator"])
+    bundles.fill(generator, state["generator"], str(checkpoint))
     kind = state["kind"].removesuffix("_on_melgan")
     vocoder = make_vocoder(kind, RECIPE, GENERATORS[state["kind"]], state["mean"], state["scale"])
     generator.remove_weight_norm()
@@ -202,44 +288,76 @@ def export(checkpoint: Path, path: Path) -> None:
     save_vocoder(path, vocoder, {"steps": state["step"]})
 
 
-def main(argv: list[str] | None = None) -> int:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser("vocoder", __doc__)
+    add = parser.add_argument
+
+    def recipe(option: str, name: str, **how: Any) -> None:
+        field, default = FIELDS[name], getattr(VocoderRecipe, name, None)
+        shown = "" if default is None else f" (default: {describe_value(default)})"
+        add(option, dest=name, default=argparse.SUPPRESS, help=f"{field.help}{shown}", **how)
+
+    recipe("--kind", "kind", choices=sorted(GENERATORS))
+    recipe("--source", "sources", action="append", metavar="FOLDER_OR_MANIFEST[=WEIGHT]")
+    recipe("--conditioning", "conditioning", metavar="VOCODER")
+    recipe("--continue-from", "continue_from", metavar="CHECKPOINT")
+    for option, parse in (("steps", int), ("batch", int), ("lr", float), ("mel-weight", float)):
+        recipe(f"--{option}", option.replace("-", "_"), type=parse, metavar="X")
+    recipe("--discriminator-from", "discriminator_from", type=int, metavar="STEP")
+    recipe("--adversarial-weight", "adversarial_weight", type=float, metavar="X")
+    recipe("--noisy", "noisy", type=float, metavar="SHARE")
+    recipe("--noise-snr-db", "noise_snr_db", type=float, nargs=2, metavar=("LOW", "HIGH"))
+    recipe("--bfloat16", "bfloat16", action="store_true")
+    recipe("--seed", "seed", type=int, metavar="S")
+    count = typed(whole(1), int)
+    text = "folder or manifest to score in the log (STOI); may be given more than once"
+    add("--evaluate", action="append", default=[], metavar="FOLDER_OR_MANIFEST", help=text)
+    add("--evaluate-stride", type=count, default=4, metavar="N", help="every N-th recording of each (default: 4)")
+    add("--evaluate-limit", type=count, default=10, metavar="N", help="of those the first N (default: 10)")
+    add("--evaluate-every", type=count, default=400, metavar="STEPS", help="how often, in steps (default: 400)")
+    add("--log-every", type=count, default=50, metavar="STEPS", help="line in the log and checkpoint (default: 50)")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="folder of the checkpoint and the log")
+    add("--export", type=Path, metavar="FILE", help="bundle to write at the end: FILE.safetensors")
+    add("--export-only", action="store_true", help="write the bundle of the checkpoint, don't train")
+    parser.add_threads()
+    return parser.parse(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Train, and write a bundle at the end. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="armory_mdnf.training.vocoder", description=__doc__.splitlines()[0])
-    parser.add_argument("--kind", choices=sorted(GENERATORS), required=True)
-    parser.add_argument("--source", action="append", required=True, metavar="FOLDER_OR_MANIFEST[=WEIGHT]")
-    parser.add_argument("--conditioning", help="trained MelGAN under a parallel_wavegan_on_melgan: bundle name or path")
-    parser.add_argument("--evaluate", action="append", default=[], metavar="FOLDER_OR_MANIFEST")
-    parser.add_argument("--evaluate-stride", type=int, default=4)
-    parser.add_argument("--evaluate-limit", type=int, default=10)
-    parser.add_argument("--evaluate-every", type=int, default=400)
-    parser.add_argument("--out", required=True, help="folder of the checkpoint and the log")
-    parser.add_argument("--export", type=Path, help="bundle to write at the end")
-    parser.add_argument("--export-only", action="store_true", help="write the bundle of the checkpoint, don't train")
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--mel-weight", type=float, default=1.0)
-    parser.add_argument("--discriminator-from", type=int, help="step at which the discriminator joins (default: never)")
-    parser.add_argument("--adversarial-weight", type=float, default=0.5)
-    parser.add_argument("--noisy", type=float, default=0.0, help="share of segments under white noise")
-    parser.add_argument("--noise-snr-db", type=float, nargs=2, default=(0.0, 40.0), metavar=("LOW", "HIGH"))
-    parser.add_argument("--bfloat16", action="store_true", help="run the generator in bfloat16 where it is quicker")
-    parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int)
-    args = parser.parse_args(argv)
-    if args.steps < 1 or args.batch < 1:
-        raise OptionError(f"expected --steps and --batch >= 1, got {args.steps} and {args.batch}")
-    if not 0 <= args.noisy <= 1:
-        raise OptionError(f"expected --noisy between 0 and 1, got {args.noisy:g}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if not args.export_only:
-        Run(args).train()
+    args = _arguments(argv)
+    given = {name: getattr(args, name) for name in FIELDS if hasattr(args, name)}
+    if "sources" in given:
+        given["sources"] = parse_sources(given["sources"])
     if args.export:
-        export(Path(args.out) / "checkpoint.pt", args.export)
+        ensure_writable(args.export)
+    if args.export_only:
+        if not args.export:
+            raise OptionError("--export-only needs --export, the file to write")
+        check_given(args.out, given)
+    else:
+        for name, option in (("kind", "--kind"), ("sources", "--source")):
+            if name not in given:
+                raise OptionError(f"expected {option}")
+        watching = Watching(**{f.name: getattr(args, f.name) for f in fields(Watching)})
+        recipe = VocoderRecipe(**given)
+        ensure_writable_folder(args.out)
+        if watching.evaluate:
+            check_stoi()
+        Run(recipe, args.out, watching).train()
+    if args.export:
+        with storing(lambda: after_failure(args.out / "checkpoint.pt")):
+            export(args.out / "checkpoint.pt", args.export)
     return 0
 
 
+def check_stoi() -> None:
+    """Refuse an evaluation that cannot be made. Raises :class:`OptionError`."""
+    try:
+        import pystoi  # noqa: F401
+    except ImportError as error:
+        raise OptionError("--evaluate needs pystoi: pip install pystoi") from error
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(program(main))

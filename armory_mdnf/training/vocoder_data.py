@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.mel import LogMel, MelRecipe
 from armory_mdnf.errors import AudioError, BundleError
 from armory_mdnf.training.augmentation import under_white_noise
+from armory_mdnf.training.options import TEXT
+from armory_mdnf.training.sources import read_lines
 
 
 def find_recordings(source: Path) -> list[Path]:
@@ -22,8 +23,7 @@ def find_recordings(source: Path) -> list[Path]:
     if source.is_dir():
         paths = sorted(source.rglob("*.flac"))
     elif source.is_file():
-        rows = [json.loads(line) for line in source.read_text().splitlines() if line.strip()]
-        paths = [source.parent / row["file"] for row in rows]
+        paths = [source.parent / line["file"] for line in read_lines(source, {"file": TEXT})]
     else:
         raise BundleError(f"expected a folder of FLAC files or a manifest, found nothing at {source}")
     if not paths:

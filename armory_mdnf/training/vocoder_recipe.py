@@ -1,0 +1,91 @@
+"""What determines a vocoder's training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from armory_mdnf.errors import OptionError, quoted
+from armory_mdnf.training.options import SEED, TEXT, Field, Kind, check_fields, number, one_of, or_null, pair, whole
+from armory_mdnf.training.vocoder_generators import GENERATORS
+
+ON_MELGAN = "parallel_wavegan_on_melgan"
+
+_WEIGHT = number(0, above=True)
+_SOURCES = Kind(
+    "folders or manifests of recordings, each with a weight above 0",
+    lambda v: isinstance(v, Mapping) and len(v) > 0 and all(map(TEXT.holds, v)) and all(map(_WEIGHT.holds, v.values())),
+)
+_FLAG = Kind("true or false", lambda v: isinstance(v, bool))
+
+FIELDS = {
+    "kind": Field(one_of(GENERATORS), "What is trained."),
+    "sources": Field(_SOURCES, "Recordings, drawn from by weight, then by duration."),
+    "conditioning": Field(or_null(TEXT), f"Trained MelGAN under a {ON_MELGAN}: name of a bundled one, or a file."),
+    "continue_from": Field(
+        or_null(TEXT),
+        "Checkpoint of another run: its networks, optimizers, statistics and step are what this one begins with.",
+    ),
+    "steps": Field(whole(1), "Steps of the optimizer."),
+    "batch": Field(whole(1, 1 << 16), "Segments per step."),
+    "lr": Field(number(0, 1000, above=True), "Peak of the learning rate."),
+    "mel_weight": Field(number(0, 1e6), "Weight of the distance of log mels in the loss."),
+    "discriminator_from": Field(or_null(whole(0)), "Step at which the discriminator joins; without, it never does."),
+    "adversarial_weight": Field(number(0, 1e6), "Weight of the discriminator's verdict in the loss."),
+    "noisy": Field(number(0, 1), "Share of segments under white noise."),
+    "noise_snr_db": Field(pair(-200, 200), "Range of the ratio of a segment to that noise in dB."),
+    "bfloat16": Field(_FLAG, "Run the generator in bfloat16."),
+    "seed": Field(SEED, "Of the weights to begin with, the segments and the noise."),
+}
+"""Every field of a :class:`VocoderRecipe`, as ``train vocoder --help`` describes it."""
+
+# Where something is kept, not what it is; their content counts.
+PATHS = ("sources", "conditioning", "continue_from")
+
+
+@dataclass(frozen=True)
+class VocoderRecipe:
+    """All that determines a run. :data:`FIELDS` says what each field is. Raises :class:`OptionError`."""
+
+    kind: str
+    sources: Mapping[str, float]
+    conditioning: str | None = None
+    continue_from: str | None = None
+    steps: int = 2400
+    batch: int = 8
+    lr: float = 1.5e-3
+    mel_weight: float = 1.0
+    discriminator_from: int | None = None
+    adversarial_weight: float = 0.5
+    noisy: float = 0.0
+    noise_snr_db: tuple[float, float] = (0.0, 40.0)
+    bfloat16: bool = False
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(vars(self), FIELDS, "recipe of a vocoder")
+        starts = self.conditioning is not None or self.continue_from is not None
+        if (self.kind == ON_MELGAN and not starts) or (self.kind != ON_MELGAN and self.conditioning is not None):
+            raise OptionError(f"--conditioning goes with --kind {ON_MELGAN}, and that kind needs it")
+        if self.conditioning is not None and self.continue_from is not None:
+            raise OptionError("--conditioning has no effect with --continue-from, whose networks are complete")
+
+    def plain(self) -> dict[str, Any]:
+        """The fields that are no paths."""
+        return {key: value for key, value in asdict(self).items() if key not in PATHS}
+
+
+def parse_sources(texts: list[str]) -> dict[str, float]:
+    """Weights by source, of ``FOLDER_OR_MANIFEST[=WEIGHT]``. Raises :class:`OptionError`."""
+    sources: dict[str, float] = {}
+    for text in texts:
+        path, _, value = text.rpartition("=") if "=" in text else (text, "", "1")
+        try:
+            weight = float(value)
+        except ValueError:
+            raise OptionError(f"--source: expected FOLDER_OR_MANIFEST=WEIGHT, got {quoted(text)}") from None
+        if path in sources:
+            raise OptionError(f"--source: {quoted(path)} is there twice")
+        sources[path] = weight
+    return sources
