@@ -99,14 +99,15 @@ def _opened(path: Path) -> Iterator[Any]:
     except BundleError:
         raise
     except Exception as error:  # whatever a damaged header raises, the user needs the file's name
-        if path.is_file() and is_torch_file(path):
+        if path.suffix != ".safetensors" and path.is_file() and is_torch_file(path):
             raise BundleError(
                 f"{path} is a checkpoint of torch, expected a safetensors file: write one with `armory-mdnf checkpoint "
                 f"convert {path} {path.with_suffix('.safetensors')}`, and name that"
             ) from error
         if path.is_dir():
             raise BundleError(f"{path} is a folder, expected a safetensors file") from error
-        raise BundleError(f"{path} is not a readable safetensors file (truncated or corrupt?): {cause(error)}") from error
+        reason = f"(truncated or corrupt?): {cause(error)}"
+        raise BundleError(f"{path} is not a readable safetensors file {reason}") from error
 
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:
@@ -172,7 +173,7 @@ def check_fit(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) ->
             raise BundleError(f"{origin}: expected {kind} numbers in weight {quoted(key)}, found {found.dtype}")
         if not bool(torch.isfinite(found).all()):
             raise BundleError(f"{origin}: expected finite numbers in weight {quoted(key)}, found NaN or infinity")
-    for key, found in tensors.items():
+    for key in tensors:
         if key not in expected:
             raise BundleError(f"{origin}: found weight {quoted(key)}, which this network does not have")
 

@@ -67,10 +67,10 @@ def test_another_kind_is_refused(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fc.0.module.1.weight": None}, "'fc.0.module.1.weight' is missing, expected shape"),
-        ({"fc.0.module.1.weight": torch.zeros(3, 3)}, r"shape \(3, 3\), expected \(29, 24\)"),
-        ({"fc.0.module.1.weight": torch.full((29, 24), torch.nan)}, "not finite"),
-        ({"extra": torch.zeros(2)}, "unexpected weight 'extra'"),
+        ({"fc.0.module.1.weight": None}, r"expected weight 'fc.0.module.1.weight' of shape \(29, 24\), found none"),
+        ({"fc.0.module.1.weight": torch.zeros(3, 3)}, r"of shape \(29, 24\), found \(3, 3\)"),
+        ({"fc.0.module.1.weight": torch.full((29, 24), torch.nan)}, "expected finite numbers"),
+        ({"extra": torch.zeros(2)}, "found weight 'extra', which"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(saved: Path, change: dict, message: str) -> None:

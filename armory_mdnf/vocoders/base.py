@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.mel import LogMel, MelRecipe
-from armory_mdnf.errors import AudioError, BundleError
+from armory_mdnf.errors import AudioError
 
 
 class Vocoder(nn.Module):
@@ -128,24 +127,3 @@ class Vocoder(nn.Module):
 
     def _generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
         raise NotImplementedError
-
-
-def load_generator_state(generator: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Load weights, refusing missing, unexpected and misshapen ones by name.
-
-    Raises :class:`BundleError` naming the file, the key, and what was expected and found.
-    """
-    expected = generator.state_dict()
-    for key, value in expected.items():
-        if key not in tensors:
-            raise BundleError(f"{where}: expected weight {key!r} of shape {tuple(value.shape)}, found none")
-        if tensors[key].shape != value.shape:
-            raise BundleError(
-                f"{where}: expected weight {key!r} of shape {tuple(value.shape)}, found {tuple(tensors[key].shape)}"
-            )
-        if not bool(torch.isfinite(tensors[key]).all()):
-            raise BundleError(f"{where}: expected finite numbers in weight {key!r}, found NaN or infinity")
-    for key in tensors:
-        if key not in expected:
-            raise BundleError(f"{where}: found weight {key!r}, which this generator does not have")
-    generator.load_state_dict(tensors, assign=True)  # replaces what a meta generator only describes

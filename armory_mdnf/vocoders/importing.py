@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from armory_mdnf import bundles
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.errors import BundleError
 from armory_mdnf.foreign import Imported
-from armory_mdnf.vocoders.base import Vocoder, load_generator_state
+from armory_mdnf.vocoders.base import Vocoder
 from armory_mdnf.vocoders.storage import make_vocoder
 
 # Suffixes of a weight's direction and length under weight norm, in torch's older and newer way.
@@ -89,7 +90,7 @@ def build(
         vocoder = make_vocoder(kind, recipe, generator_config, *(statistics or ()), described_only=True)
     except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
         raise BundleError(f"{origin}: its configuration describes no vocoder: {error}") from error
-    load_generator_state(vocoder.generator, weights, str(origin))
+    bundles.fill(vocoder.generator, weights, str(origin))
     return vocoder.requires_grad_(False)
 
 

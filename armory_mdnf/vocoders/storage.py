@@ -70,7 +70,6 @@ def load_vocoder(name_or_path: str | os.PathLike[str], device: str | torch.devic
     Evaluation mode, no gradients for weights. Raises :class:`BundleError` naming the file and the key if the file is
     missing, damaged or of another kind, or if its weights do not fit its own configuration.
     """
-    from armory_mdnf.vocoders.base import load_generator_state
     from armory_mdnf.vocoders.hifigan_checkpoints import INSTALLED, load_installed
 
     if os.fspath(name_or_path) in INSTALLED:
@@ -89,7 +88,7 @@ def load_vocoder(name_or_path: str | os.PathLike[str], device: str | torch.devic
         vocoder = make_vocoder(kind, MelRecipe.from_dict(mel), generator, *statistics, described_only=True)
     except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
         raise BundleError(f"{path}: its configuration describes no vocoder: {error}") from error
-    load_generator_state(vocoder.generator, weights, str(path))
+    bundles.fill(vocoder.generator, weights, str(path))
     return vocoder.requires_grad_(False).to(device)
 
 
