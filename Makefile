@@ -8,7 +8,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STARTED := $(VENV)/.run-started
 CONFIG ?= scenario_configs/mg_mdnf_pgd_l2.json
+BASELINE ?= scenario_configs/none_pgd_l2.json
+UTTERANCES ?= 3
 ARMORY_FLAGS ?=
+PYTEST_FLAGS ?=
 LOG := --log-level armory:METRIC
 SPLIT ?= human
 CONFIGS ?= $(addsuffix _pgd_l2,none rs mg mg_mdnf wg wg_mdnf)
@@ -20,18 +23,29 @@ export MPLBACKEND ?= Agg
 export KMP_WARNINGS ?= 0
 export PIP_DEFAULT_TIMEOUT ?= 120
 
-.PHONY: help install configure demo test lint results configs bench tables clean distclean
+.PHONY: help install configure demo run test test-portable lint results configs bench tables clean distclean
 
 help:  ## list the targets
-	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: install configure  ## run MG-MDNF under an l2 PGD attack in Armory, and print what came out
+demo: install configure  ## no defence and MG-MDNF under an l2 PGD attack in Armory, side by side (UTTERANCES=3)
+	@$(BIN)/python -W ignore tools/demo.py --armory $(BIN)/armory --utterances $(UTTERANCES) $(BASELINE) $(CONFIG) \
+	  $(ARMORY_FLAGS)
+
+run: install configure  ## run all of CONFIG in Armory, and print what came out
 	@touch $(STARTED)
 	$(BIN)/armory run $(CONFIG) $(LOG) $(ARMORY_FLAGS)
 	@$(BIN)/armory-mdnf summary --newer-than $(STARTED)
 
-test: install configure  ## run the tests
-	$(BIN)/python -m pytest
+test: install configure  ## run the tests (PYTEST_FLAGS=--random-order)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# Processors without AVX, and MKL's and torch's paths for others, imitated on this one; with one thread and with two.
+test-portable: install configure  ## run the tests that compare floating point as on other processors
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 TEST_THREADS=1 \
+	  $(BIN)/python -m pytest -m numeric $(PYTEST_FLAGS)
+	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE TEST_THREADS=2 \
+	  $(BIN)/python -m pytest -m numeric $(PYTEST_FLAGS)
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

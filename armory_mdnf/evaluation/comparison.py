@@ -92,14 +92,13 @@ def meaning(first: RunRecord, second: RunRecord) -> list[str]:
     labels = _labels(first, second)
     before, after = (run.counts("adversarial") or WordCounts() for run in (first, second))
     words, utterances = before.reference_words, len(first.outcomes)
-    fewer = before.errors - after.errors
-    found = "as many words wrong" if not fewer else f"{abs(fewer)} {'fewer' if fewer > 0 else 'more'} words wrong"
-    lines = [f"Under attack, {labels[1]} gets {found} {'as' if not fewer else 'than'} {labels[0]} ({words} were said)."]
-    benign = [run.counts("benign") for run in (first, second)]
-    if benign[0] and benign[1]:
-        cost = benign[1].errors - benign[0].errors
-        more = f"{abs(cost)} {'more' if cost > 0 else 'fewer'}" if cost else "as many"
-        lines.append(f"Benign, {more} wrong: what the defence and its recogniser cost where nobody attacks.")
+    lines = [
+        f"Under attack, {labels[1]} has {_difference(before, after)} {labels[0]}; {words} words were said.",
+    ]
+    clean = [run.counts("benign") for run in (first, second)]
+    if clean[0] and clean[1]:
+        found = _difference(clean[0], clean[1])
+        lines.append(f"Benign, it has {found} {labels[0]}: the cost where nobody attacks.")
     lines.append(
         f"This rests on {words} words in {utterances} utterance{'s' * (utterances != 1)}, one word being "
         f"{100 / words:.1f} points: it shows what happens, and not how good a defence is."
@@ -117,6 +116,13 @@ def meaning(first: RunRecord, second: RunRecord) -> list[str]:
 def _labels(first: RunRecord, second: RunRecord) -> list[str]:
     labels = [defence_label(run.config) for run in (first, second)]
     return labels if labels[0] != labels[1] else [f"{label} ({i})" for i, label in enumerate(labels, 1)]
+
+
+def _difference(before: WordCounts, after: WordCounts) -> str:
+    more = after.errors - before.errors
+    if not more:
+        return "as many errors as"
+    return f"{abs(more)} error{'s' * (abs(more) != 1)} {'more' if more > 0 else 'fewer'} than"
 
 
 def _rate(counts: WordCounts | None) -> str:
