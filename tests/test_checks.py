@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import ragged_array
 
-from armory_mdnf.audio.checks import as_waveforms, restore
-from armory_mdnf.errors import AudioError
+from armory_mdnf.audio.checks import as_waveforms, check_batch, check_made, restore
+from armory_mdnf.errors import AudioError, OptionError
 
 A, B = np.linspace(-0.5, 0.5, 400), np.linspace(0.3, -0.3, 300)
 
@@ -97,3 +97,44 @@ def test_a_given_rate_is_checked():
     assert len(as_waveforms(A, 16000)) == 1
     with pytest.raises(AudioError, match="expected audio at 16000 Hz, got 8000 Hz"):
         as_waveforms(A, 8000)
+
+
+MADE = {
+    "nan": (np.where(np.arange(400) == 7, np.nan, A), "expected finite samples, got nan at sample 7"),
+    "infinite": (np.where(A > 0, np.inf, A), "expected finite samples, got inf at sample 200"),
+    "short": (A[:-1], r"expected 400 samples for as many, got shape \(399,\)"),
+    "two of them": (np.stack([A[:200], A[200:]]), r"expected 400 samples for as many, got shape \(2, 200\)"),
+    "none": (np.zeros(0), r"got shape \(0,\)"),
+    "int16": (np.zeros(400, dtype=np.int16), "expected float samples, got int16"),
+    "complex": (A.astype(complex), "expected float samples, got complex128"),
+    "text": (np.array(["a"] * 400, dtype=object), "expected float samples, got"),
+    "nothing": (None, "expected float samples, got"),
+}
+
+
+@pytest.mark.parametrize(("found", "message"), MADE.values(), ids=MADE.keys())
+def test_what_others_make_is_refused_in_their_name(found, message):
+    with pytest.raises(OptionError, match=f"^Theirs: {message}"):
+        check_made(found, 400, "Theirs", OptionError)
+
+
+@pytest.mark.parametrize("found", [A, A[None], A.astype(np.float32), A.astype(object), torch.tensor(A)])
+def test_what_others_make_is_taken_as_floats(found):
+    made = check_made(found, 400, "Theirs")
+    assert made.shape == (400,)
+    np.testing.assert_allclose(made, A, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (torch.tensor([[0.0, 1.0], [2.0, torch.nan]]), "expected finite samples, got nan at sample 1"),
+        (torch.zeros(2, 3), r"expected shape \(2, 2\), got \(2, 3\)"),
+        (torch.zeros(2, 2, dtype=torch.int16), "expected a tensor of float samples, got torch.int16"),
+        (np.zeros((2, 2)), "expected a tensor of float samples, got ndarray"),
+    ],
+)
+def test_a_batch_that_others_make_is_refused_in_their_name(found, message):
+    with pytest.raises(AudioError, match=f"^Theirs: {message}"):
+        check_batch(found, (2, 2), "Theirs")
+    check_batch(torch.zeros(2, 2, requires_grad=True), (2, 2), "Theirs")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from art.attacks import evasion
 from art.attacks.evasion.imperceptible_asr.imperceptible_asr import PsychoacousticMasker
 from art.exceptions import EstimatorError
@@ -15,7 +16,7 @@ from conftest import ragged_array
 
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
-from armory_mdnf.errors import OptionError, TranscriptError
+from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError
 from armory_mdnf.plugin import attacks as adapters
 
 CPU = {"device_type": "cpu"}
@@ -164,12 +165,86 @@ def test_adapters_refuse(plain, utterances, name):
     adapter = getattr(adapters, name)
     with pytest.raises(OptionError, match=f"expected targeted true, got False: {name} has no untargeted form"):
         adapter(plain, targeted=False)
-    with pytest.raises(TypeError, match="max_itr"):
+    with pytest.raises((OptionError, TypeError), match="max_itr"):
         adapter(plain, max_itr=1)
+    with pytest.raises(OptionError, match=f"{name} does not take .*'num_iter_decrease_eps': -1"):
+        adapter(plain, num_iter_decrease_eps=-1)
+    with pytest.raises(OptionError, match=f"{name}: expected eps to be finite, got nan"):
+        adapter(plain, eps=float("nan"))
     with pytest.raises(TranscriptError, match="expected 3 target transcripts, got 1"):
         adapter(plain).generate(ragged_array(utterances), TARGET)
     with pytest.raises(TranscriptError, match="expected 3 target transcripts, got none"):
         adapter(plain).generate(ragged_array(utterances))
+
+
+IMPERCEPTIBLE = ["ImperceptibleASR", "ImperceptibleASRPyTorch"]
+
+
+@pytest.mark.parametrize("name", IMPERCEPTIBLE)
+def test_an_imperceptible_attack_names_the_nearest_option(plain, name):
+    with pytest.raises(OptionError, match=f"unknown option of {name} 'alhpa'.*did you mean 'alpha'"):
+        getattr(adapters, name)(plain, alhpa=0.1)
+
+
+@pytest.mark.parametrize("option", ["window_size", "hop_size"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "x", None, True])
+def test_the_maskers_options_are_checked(plain, option, value):
+    with pytest.raises(OptionError, match=f"expected {option} to be a whole number"):
+        adapters.ImperceptibleASR(plain, **{option: value})
+
+
+@pytest.mark.parametrize("samples", [0, 2560, 4096])
+@pytest.mark.parametrize("name", IMPERCEPTIBLE)
+def test_a_pause_of_digital_zeros(plain, utterances, name, samples):
+    """The recogniser gives it no gradient, so the perturbation stays zero there for whole windows (ART 672)."""
+    x = np.concatenate([utterances[0], np.zeros(samples, dtype=np.float32), utterances[1]])[None]
+    attack = getattr(adapters, name)(plain, **FOREIGN[name][1] | {"max_iter_1": 2})
+    adversarial = attack.generate(x, TARGET)
+    check(plain, x, adversarial, TARGET, towards=True)
+    assert (adversarial != x)[0, 6401 + samples :].any()
+
+
+@pytest.mark.parametrize("name", IMPERCEPTIBLE)
+def test_silence_masks_nothing(plain, utterances, name):
+    attack = getattr(adapters, name)(plain, **FOREIGN[name][1])
+    silent = utterances[0].copy()
+    silent[: 2048 + (len(silent) - 2048) // 512 * 512] = 0  # the rest is in no window
+    for x in (np.zeros(6000, dtype=np.float32), silent):
+        with pytest.raises(AudioError, match="utterance 1 is silent throughout: nothing in it can mask"):
+            attack.generate(ragged_array([utterances[0], x]), np.array(["A", "B"]))
+    with pytest.raises(AudioError, match="utterance 0: expected at least 2048 samples, got 2000"):
+        attack.generate(utterances[0][None, :2000], TARGET)
+
+
+def test_the_gradient_of_a_magnitude_is_zero_where_it_is_zero():
+    stft = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]], dtype=torch.float64, requires_grad=True)
+    magnitude = adapters._magnitude(stft)
+    assert magnitude.tolist() == [5, 0, 1e-30]
+    (gradient,) = torch.autograd.grad(magnitude.sum(), stft)
+    assert gradient[1].tolist() == [0, 0]
+    torch.testing.assert_close(gradient[0], torch.tensor([0.6, 0.8], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: np.where(np.arange(a.shape[1]) == 7, np.nan, a), "expected finite samples, got nan at sample 7"),
+        (lambda a: a[:, :-1], r"expected 6401 samples for as many, got shape \(6400,\)"),
+        (lambda a: (32767 * a).astype(np.int16), "expected float samples, got int16"),
+        (lambda a: np.concatenate([a, a]), "expected 1 utterances, got 2"),
+    ],
+)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_what_arts_attack_returns_is_checked(plain, x, monkeypatch, change, message, ragged):
+    monkeypatch.setattr(evasion.CarliniWagnerASR, "generate", lambda self, x, y, **options: change(x))
+    with pytest.raises(AttackError, match=f"CarliniWagnerASR: {message}"):
+        adapters.CarliniWagnerASR(plain).generate(ragged_array(list(x)) if ragged else x, TARGET)
+
+
+def test_an_attack_that_leaves_the_range_of_audio_is_named(plain, x):
+    attack = adapters.CarliniWagnerASR(plain, eps=1e6, learning_rate=1e6, max_iter=2)
+    with pytest.raises(AttackError, match=r"CarliniWagnerASR left the range of audio: .*peak of 1e"):
+        attack.generate(x, TARGET)
 
 
 @pytest.mark.parametrize("name", ["CarliniWagnerASR", "ImperceptibleASRPyTorch"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from armory_mdnf.errors import AudioError
+from armory_mdnf.errors import ArmoryMdnfError, AudioError, quoted
 
 Waveform = npt.NDArray[np.float32]
 
@@ -63,6 +63,43 @@ def restore(values: Sequence[npt.NDArray[Any]], like: Any) -> Any:
     for i, value in enumerate(values):
         result[i] = _typed(value, like[i])
     return result
+
+
+def check_made(found: Any, samples: int, origin: str, error: type[ArmoryMdnfError] = AudioError) -> npt.NDArray[Any]:
+    """What somebody else's component, called ``origin``, made of an utterance of so many samples.
+
+    Returns it as a float array (samples,). Raises ``error`` naming the component for another length, another dtype and
+    samples that are not finite: each of them would be heard as something else, or as nothing.
+    """
+    u = np.asarray(_numpy(found))
+    if u.dtype == object:  # ART leaves numbers in object arrays
+        try:
+            u = u.astype(np.float64)
+        except (TypeError, ValueError):
+            raise error(f"{origin}: expected float samples, got {quoted(found)}") from None
+    if not np.issubdtype(u.dtype, np.floating):
+        raise error(f"{origin}: expected float samples, got {u.dtype}")
+    if u.size != samples or u.ndim > 2 or u.size != max(u.shape, default=0):
+        raise error(f"{origin}: expected {samples} samples for as many, got shape {u.shape}")
+    u = u.reshape(-1)
+    finite = np.isfinite(u)
+    if not finite.all():
+        at = int(np.argmin(finite))
+        raise error(f"{origin}: expected finite samples, got {u[at]} at sample {at}")
+    return u
+
+
+def check_batch(found: Any, shape: Sequence[int], origin: str, error: type[ArmoryMdnfError] = AudioError) -> None:
+    """The same for the tensor that a component made of a padded batch, whose shape should be ``shape``."""
+    if not _is_tensor(found) or not found.is_floating_point():
+        kind = f"{found.dtype}" if _is_tensor(found) else type(found).__name__
+        raise error(f"{origin}: expected a tensor of float samples, got {kind}")
+    if found.shape != tuple(shape):
+        raise error(f"{origin}: expected shape {tuple(shape)}, got {tuple(found.shape)}")
+    finite = found.detach().isfinite()
+    if not bool(finite.all()):
+        row, at = divmod(int(finite.int().argmin()), found.shape[1])
+        raise error(f"{origin}: expected finite samples, got {found[row, at].item()} at sample {at}")
 
 
 def _rows(x: Any) -> list[Any]:

@@ -2,44 +2,86 @@
 
 Armory reads whether an attack is targeted from ``attack.kwargs.targeted``, and passes it on; ART's attacks on speech
 recognition are always targeted and refuse the keyword. These take it, and have defaults for audio in [-1, 1], where
-ART's are for 16-bit integers.
+ART's are for 16-bit integers. What comes back is finite and of the length that went in, or an error says so.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from art.attacks import evasion
 from art.attacks.evasion.imperceptible_asr.imperceptible_asr import PsychoacousticMasker
+from numpy.typing import NDArray
+from torch import Tensor
 
+from armory_mdnf.attacks.evasion import check_count
 from armory_mdnf.audio import checks
-from armory_mdnf.errors import OptionError, TranscriptError
+from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError, quoted, refuse_unknown
 
 
-def _check_targeted(targeted: bool, name: str) -> None:
-    if targeted is not True:
-        raise OptionError(f"expected targeted true, got {targeted!r}: {name} has no untargeted form")
+class _Adapter:
+    """What the adapters add to an attack of ART's: options checked, batches of any kind, the result checked."""
 
+    estimator: Any
+    window = 0
+    """Samples of one analysis window, the fewest that the attack takes."""
 
-class _AnyBatch:
-    """Ragged batches for ART's attacks, which NumPy refuses since 1.24: one utterance after another."""
+    def _adapt(self, art: Any, estimator: Any, targeted: object, options: Mapping[str, Any], **fixed: Any) -> None:
+        """Construct ART's attack. Raises :class:`OptionError` for options that it does not take."""
+        name = type(self).__name__
+        if targeted is not True:
+            raise OptionError(f"expected targeted true, got {quoted(targeted)}: {name} has no untargeted form")
+        known = [key for key in inspect.signature(art.__init__).parameters if key not in ("self", "estimator", *fixed)]
+        refuse_unknown(options, known, name)
+        for key, value in options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise OptionError(f"{name}: expected {key} to be finite, got {value}")
+        try:
+            art.__init__(self, estimator, **fixed, **options)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            given = quoted(dict(options), 200)
+            raise OptionError(f"{name} does not take {given}: {quoted(str(error), 200)}") from error
 
     def generate(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
-        """Adversarial utterances of the kind, shape and dtype of ``x``, towards the transcripts ``y``."""
-        attack: Any = super()
-        if isinstance(x, np.ndarray) and x.ndim == 2 and x.dtype != object:
-            return attack.generate(x, y, **kwargs)
-        waveforms = checks.as_waveforms(x)
+        """Adversarial utterances of the kind, shape and dtype of ``x``, towards the transcripts ``y``.
+
+        A ragged batch goes one utterance after another: the way ART makes one of it is refused by NumPy since 1.24.
+        Raises :class:`AudioError` and :class:`TranscriptError` for what cannot be attacked, :class:`AttackError` for a
+        result that is no audio of the same length.
+        """
+        waveforms = checks.as_waveforms(x, min_samples=max(self.window, self.estimator.min_samples))
         if y is None or len(y) != len(waveforms):
             raise TranscriptError(
                 f"expected {len(waveforms)} target transcripts, got {'none' if y is None else len(y)}"
             )
+        self._check_audio(waveforms)
+        if isinstance(x, np.ndarray) and x.ndim == 2 and x.dtype != object:
+            return np.stack(self._attacked(x, y, kwargs)).astype(x.dtype, copy=False)
         pairs = zip(waveforms, y, strict=True)
-        return checks.restore([attack.generate(u[None], np.array([text]), **kwargs)[0] for u, text in pairs], x)
+        return checks.restore([self._attacked(u[None], np.array([text]), kwargs)[0] for u, text in pairs], x)
+
+    def _check_audio(self, waveforms: Sequence[checks.Waveform]) -> None:
+        """Raise :class:`AudioError` for an utterance on which the attack is not defined."""
+
+    def _attacked(self, x: NDArray[Any], y: Any, kwargs: Mapping[str, Any]) -> list[NDArray[Any]]:
+        """What ART's attack makes of utterances of one length. Shape: (N, T) -> N arrays (T,)."""
+        name = type(self).__name__
+        attack: Any = super()
+        try:
+            found = attack.generate(x, y, **kwargs)
+        except AudioError as error:  # the audio that came in is right: this is what the attack made of it
+            raise AttackError(f"{name} left the range of audio: {error}") from error
+        if len(found) != len(x):
+            raise AttackError(f"{name}: expected {len(x)} utterances, got {len(found)}")
+        return [checks.check_made(row, x.shape[1], name, AttackError) for row in found]
 
 
-class CarliniWagnerASR(_AnyBatch, evasion.CarliniWagnerASR):
+class CarliniWagnerASR(_Adapter, evasion.CarliniWagnerASR):
     """ART's attack of Carlini and Wagner (2018). It does not clip to [-1, 1]."""
 
     def __init__(
@@ -53,13 +95,32 @@ class CarliniWagnerASR(_AnyBatch, evasion.CarliniWagnerASR):
         batch_size: int = 1,
         targeted: bool = True,
     ) -> None:
-        _check_targeted(targeted, type(self).__name__)
-        super().__init__(
-            estimator, eps, learning_rate, max_iter, decrease_factor_eps, num_iter_decrease_eps, batch_size
-        )
+        options = {
+            "eps": eps,
+            "learning_rate": learning_rate,
+            "max_iter": max_iter,
+            "decrease_factor_eps": decrease_factor_eps,
+            "num_iter_decrease_eps": num_iter_decrease_eps,
+            "batch_size": batch_size,
+        }
+        self._adapt(evasion.CarliniWagnerASR, estimator, targeted, options)
 
 
-class ImperceptibleASR(_AnyBatch, evasion.ImperceptibleASR):
+class _Imperceptible(_Adapter):
+    """What both forms of Qin et al.'s attack need beside: audio that can mask something."""
+
+    hop = 1
+    """Samples from one analysis window to the next."""
+
+    def _check_audio(self, waveforms: Sequence[checks.Waveform]) -> None:
+        for i, u in enumerate(waveforms):
+            # The thresholds are relative to the loudest window; what no whole window covers is in none.
+            covered = self.window + (len(u) - self.window) // self.hop * self.hop
+            if not u[:covered].any():
+                raise AudioError(f"utterance {i} is silent throughout: nothing in it can mask a perturbation")
+
+
+class ImperceptibleASR(_Imperceptible, evasion.ImperceptibleASR):
     """ART's attack of Qin et al. (2019), any framework, with the psychoacoustic masker that JSON cannot give it.
 
     ``window_size`` and ``hop_size`` of the masker are in samples at the estimator's sample rate; ``options`` are ART's.
@@ -68,13 +129,21 @@ class ImperceptibleASR(_AnyBatch, evasion.ImperceptibleASR):
     def __init__(
         self, estimator: Any, window_size: int = 2048, hop_size: int = 512, targeted: bool = True, **options: Any
     ) -> None:
-        _check_targeted(targeted, type(self).__name__)
+        check_count("window_size", window_size, least=2)
+        check_count("hop_size", hop_size, least=1)
+        self.window, self.hop = window_size, hop_size
         masker = PsychoacousticMasker(window_size, hop_size, estimator.sample_rate)
         of_audio = {"eps": 2000 / 2**15, "learning_rate_1": 100 / 2**15, "learning_rate_2": 1 / 2**15}
-        super().__init__(estimator, masker, **of_audio | options)
+        self._adapt(evasion.ImperceptibleASR, estimator, targeted, of_audio | options, masker=masker)
+
+    def _approximate_power_spectral_density_torch(self, perturbation: Tensor, psd_maximum_stabilized: Tensor) -> Tensor:
+        """ART's, with a gradient that is not NaN where a window of the perturbation is zero throughout."""
+        gain = np.sqrt(8.0 / 3.0)
+        psd = _magnitude(gain * _stft(perturbation, self.window, self.hop, self.window) / self.window).square()
+        return pow(10.0, 9.6) / psd_maximum_stabilized.reshape(-1, 1, 1) * psd
 
 
-class ImperceptibleASRPyTorch(_AnyBatch, evasion.ImperceptibleASRPyTorch):
+class ImperceptibleASRPyTorch(_Imperceptible, evasion.ImperceptibleASRPyTorch):
     """ART's attack of Qin et al. (2019) for PyTorch. ``global_max_length``: samples of the longest utterance."""
 
     def __init__(
@@ -85,5 +154,31 @@ class ImperceptibleASRPyTorch(_AnyBatch, evasion.ImperceptibleASRPyTorch):
         targeted: bool = True,
         **options: Any,
     ) -> None:
-        _check_targeted(targeted, type(self).__name__)
-        super().__init__(estimator, global_max_length=global_max_length, batch_size=batch_size, **options)
+        options = {"global_max_length": global_max_length, "batch_size": batch_size, **options}
+        self._adapt(evasion.ImperceptibleASRPyTorch, estimator, targeted, options)
+        self.window, self.hop = self.n_fft, self.hop_length
+
+    def _psd_transform(self, delta: Tensor, original_max_psd: NDArray[Any]) -> Tensor:
+        """ART's, with a gradient that is not NaN where a window of the perturbation is zero throughout."""
+        amplitude = (8.0 / 3.0) * _magnitude(_stft(delta, self.n_fft, self.hop_length, self.win_length))
+        psd = (amplitude / self.win_length) ** 2
+        loudest = torch.as_tensor(original_max_psd, device=delta.device).reshape(-1, 1, 1)
+        ten, exponent = torch.tensor([10.0, 9.6], dtype=torch.float64, device=delta.device)
+        return torch.pow(ten, exponent) / loudest * psd.double()
+
+
+def _stft(x: Tensor, n_fft: int, hop: int, win: int) -> Tensor:
+    """Short-time Fourier transform, real and imaginary part. Shape: (..., T) -> (..., bins, frames, 2)."""
+    window = torch.hann_window(win, device=x.device)
+    return torch.view_as_real(torch.stft(x, n_fft, hop, win, window, center=False, return_complex=True))
+
+
+def _magnitude(stft: Tensor) -> Tensor:
+    """Absolute value, whose gradient is 0 at 0. Shape: (..., 2) -> (...).
+
+    That of ART's ``sqrt(sum(square))`` is infinity times zero there, and a recogniser with a floor under its magnitudes
+    gives no gradient, and so no perturbation, to a pause of digital zeros: the NaN spread from there.
+    """
+    power = stft.square().sum(-1)
+    sounding = power > 0
+    return torch.where(sounding, power, 1).sqrt() * sounding
