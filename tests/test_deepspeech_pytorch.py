@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_recognizer
+from conftest import speechlike, tiny_recognizer
 from foreign_files import Malicious, module_that_vanishes, v2_package, v3_checkpoint
 
 from armory_mdnf.asr.deepspeech_pytorch import import_recognizer, read_recognizer
@@ -97,12 +97,16 @@ def test_a_malicious_checkpoint_executes_nothing(tmp_path: Path, where: str, ver
 
 
 REFUSED = {
-    r"expected weight 'rnns\.1\.batch_norm\.module\.weight' of shape \(24,\), found none": {"rnns.1.batch_norm.module.weight": None},
+    r"expected weight 'rnns\.1\.batch_norm\.module\.weight' of shape \(24,\), found none": {
+        "rnns.1.batch_norm.module.weight": None
+    },
     r"weight 'rnns\.0\.rnn\.weight_hh_l0' is missing": {"rnns.0.rnn.weight_hh_l0": None},
     r"'rnns\.0\.rnn\.weight_hh_l0' has shape \(96,\), expected two": {"rnns.0.rnn.weight_hh_l0": torch.zeros(96)},
     r"3 \(GRU\) or 4 \(LSTM\) gates.*found shape \(24, 24\)": {"rnns.0.rnn.weight_hh_l0": torch.zeros(24, 24)},
     r"'rnns\.1\.rnn\.weight_hh_l0' has shape \(96, 23\)": {"rnns.1.rnn.weight_hh_l0": torch.zeros(96, 23)},
-    r"weight 'fc\.0\.module\.1\.weight' of shape \(29, 24\), found \(3, 3\)": {"fc.0.module.1.weight": torch.zeros(3, 3)},
+    r"weight 'fc\.0\.module\.1\.weight' of shape \(29, 24\), found \(3, 3\)": {
+        "fc.0.module.1.weight": torch.zeros(3, 3)
+    },
     r"expected finite numbers": {"fc.0.module.1.weight": torch.full((29, 24), torch.nan)},
     r"found weight 'fc\.1\.weight', which": {"fc.1.weight": torch.zeros(2)},
     r"'rnns\.2\.rnn\.weight_hh_l0' is missing": {"rnns.77.rnn.bias_hh_l0": torch.zeros(2)},
@@ -131,12 +135,20 @@ AUDIO = {"sample_rate": 16000, "window_size": 0.02, "window_stride": 0.01, "wind
         ({"bidirectional": False}, "says bidirectional False, its weights True"),
         ({"labels": "_AB"}, r"of shape \(3, 24\), found \(29, 24\)"),
         ({"labels": ["_", "AB"]}, "alphabet of characters under 'labels'"),
+        ({"labels": "ABC"}, "the blank '_' once in the alphabet 'ABC', found it 0 times"),
+        ({"labels": "_A_"}, "the blank '_' once in the alphabet '_A_', found it 2 times"),
+        ({"labels": "_" * 10**6}, r"expected the blank '_' once in the alphabet '_{60,90}\.\.\., found it"),
+        ({"labels": ["_"] * 10**5}, "holds more than 65536 values"),
         ({"labels": None}, "alphabet of characters under 'labels'"),
         ({"audio_conf": {}}, "not that of a deepspeech.pytorch V2 package: KeyError"),
         ({"audio_conf": 3}, "a dictionary under 'audio_conf', found int"),
-        ({"audio_conf": AUDIO | {"sample_rate": 10**12}}, "gives .* inputs"),
-        ({"audio_conf": AUDIO | {"window_stride": 0.0}}, "stride 0.0 s"),
-        ({"audio_conf": AUDIO | {"window_size": "x"}}, "not that of"),
+        ({"audio_conf": AUDIO | {"sample_rate": 10**11}}, "gives .* inputs"),
+        ({"audio_conf": AUDIO | {"window_stride": 0.0}}, "stride 0 s"),
+        ({"audio_conf": AUDIO | {"window_size": "x"}}, "expected a number as its .* window_size, found 'x'"),
+        ({"audio_conf": AUDIO | {"sample_rate": torch.zeros(2)}}, "expected a number as its .* sample_rate"),
+        ({"audio_conf": AUDIO | {"window": torch.zeros(2)}}, "not that of a"),
+        ({"hidden_size": torch.zeros(2)}, "says hidden_size"),
+        ({"hidden_size": True}, "says hidden_size True, its weights 24"),
         (
             {"audio_conf": {"sample_rate": 16000, "window_size": 0.02, "window_stride": 0.01, "window": "kaiser"}},
             "hann",
@@ -170,3 +182,70 @@ def test_other_files_of_torch_are_refused(tmp_path: Path) -> None:
     torch.save({"model": {}}, path)
     with pytest.raises(BundleError, match=r"m\.pth: expected 'state_dict' with 'hyper_parameters'"):
         read_recognizer(path)
+
+
+@pytest.mark.parametrize("version", ["V2", "V3"])
+@pytest.mark.parametrize("blank", [7, 28])
+def test_the_blank_is_where_the_labels_say(tmp_path: Path, blank: int, version: str) -> None:
+    """As upstream, ``labels.index("_")``: the same network, its classes permuted, gives what it gave."""
+    original, path = tiny_recognizer(), tmp_path / "m.pth"
+    first, *others = original.config.labels
+    labels = "".join([*others[:blank], first, *others[blank:]])
+    state = original.network.state_dict()
+    rows = [original.config.labels.index(c) for c in labels]
+    state["fc.0.module.1.weight"] = state["fc.0.module.1.weight"][rows]
+    write(version, path, original, state_dict=state)
+    content = read_checkpoint(path)
+    (content if version == "V2" else content["hyper_parameters"])["labels"] = labels
+    imported = import_recognizer(content, str(path))
+    assert imported.module.config.labels == original.config.labels
+    assert f"its blank '_' moved from class {blank} to the front" in imported.mapped[2]
+    x = torch.from_numpy(speechlike(8000, 3))[None]
+    lengths, target = torch.tensor([8000]), [original.encode("AB")]
+    assert imported.module.transcripts(x, lengths) == original.transcripts(x, lengths) != [""]
+    torch.testing.assert_close(imported.module.losses(x, lengths, target), original.losses(x, lengths, target))
+
+
+def test_v1_is_named(tmp_path: Path) -> None:
+    """The names of issues 331, 336, 378 of deepspeech.pytorch; data-parallel or not."""
+    path, original = tmp_path / "v1.pth", tiny_recognizer()
+    for prefix in ("", "module."):
+        state = {
+            prefix + k.replace("conv.seq_module.", "conv."): v
+            for k, v in original.network.state_dict().items()
+            if "bias_" not in k
+        }
+        write("V2", path, original, state_dict=state)
+        with pytest.raises(BundleError, match=r"v1\.pth: .* deepspeech\.pytorch V1 .*'conv\.0\.weight'"):
+            read_recognizer(path)
+
+
+def test_sizes_that_only_the_shapes_claim_allocate_nothing(tmp_path: Path) -> None:
+    """Without numbers a tensor can have any shape: a million channels, and the inputs that go with them."""
+    path, original = tmp_path / "m.pth", tiny_recognizer(bidirectional=False)
+    channels = 10**6
+    claimed = {
+        "conv.seq_module.0.weight": torch.zeros(channels, 0, 41, 11),
+        "rnns.0.rnn.weight_ih_l0": torch.zeros(0, channels * 41),
+    }
+    write("V2", path, original, state_dict=original.network.state_dict() | claimed)
+    with pytest.raises(BundleError, match=r"m\.pth: expected weight 'conv\.seq_module\.0\.weight' of shape"):
+        read_recognizer(path)
+
+
+def test_sections_without_end_are_refused(tmp_path: Path) -> None:
+    deep: Any = {}
+    for _ in range(50):
+        deep = {"a": deep, "b": deep}
+    itself: list[Any] = []
+    itself.append(itself)
+    path = tmp_path / "m.pth"
+    for changes in (
+        {"audio_conf": AUDIO | {"x": deep}},
+        {"labels": itself},
+        {"audio_conf": AUDIO | {"window": itself}},
+    ):
+        write("V2", path, tiny_recognizer(), **changes)
+        with pytest.raises(BundleError, match=r"m\.pth: .*(nested more than|holds more than)") as refused:
+            read_recognizer(path)
+        assert len(str(refused.value)) < 500
