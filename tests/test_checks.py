@@ -104,11 +104,11 @@ MADE = {
     "infinite": (np.where(A > 0, np.inf, A), "expected finite samples, got inf at sample 200"),
     "short": (A[:-1], r"expected 400 samples for as many, got shape \(399,\)"),
     "two of them": (np.stack([A[:200], A[200:]]), r"expected 400 samples for as many, got shape \(2, 200\)"),
-    "none": (np.zeros(0), r"got shape \(0,\)"),
+    "none": (np.zeros(0), r"expected 400 samples for as many, got shape \(0,\)"),
     "int16": (np.zeros(400, dtype=np.int16), "expected float samples, got int16"),
     "complex": (A.astype(complex), "expected float samples, got complex128"),
     "text": (np.array(["a"] * 400, dtype=object), "expected float samples, got"),
-    "nothing": (None, "expected float samples, got"),
+    "nothing": (None, r"expected 400 samples for as many, got shape \(\)"),
 }
 
 

@@ -10,8 +10,9 @@ import torch
 from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 from torch import Tensor
 
-from armory_mdnf.audio import ragged
+from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key
+from armory_mdnf.errors import AudioError
 
 
 @runtime_checkable
@@ -66,10 +67,16 @@ class Chain:
         return [op.draw(n, keys) if isinstance(op, Defense) else None for op in self.operations]
 
     def __call__(self, x: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Shape: x (N, T), zero beyond lengths (N,) -> (N, T'), lengths' (N,). Differentiable."""
+        """Shape: x (N, T), zero beyond lengths (N,) -> (N, T), lengths (N,). Differentiable.
+
+        Raises :class:`AudioError` naming the preprocessor whose output is of another length, of another dtype or not
+        finite: a recogniser would hear something else in it, or nothing, without a word.
+        """
         for operation, streams in zip(self.operations, draws, strict=True):
             if isinstance(operation, Defense):
-                x = operation.transform(x, lengths, streams)
+                heard = operation.transform(x, lengths, streams)
+                checks.check_batch(heard, x.shape, type(operation).__name__)
+                x = heard
             else:
                 x, lengths = ragged.pad([_foreign(operation, u) for u in ragged.unpad(x, lengths)])
         return x, lengths
@@ -83,30 +90,53 @@ def select(draws: Draws, rows: Sequence[int]) -> Draws:
 def _foreign(operation: Any, u: Tensor) -> Tensor:
     if not isinstance(operation, PreprocessorPyTorch):
         return _ThroughNumpy.apply(u, operation)
+    name = type(operation).__name__
     x = u[None].to(operation.device)
-    value = operation.forward(x)[0]
+    value = _tensor(_first(operation.forward(x), name), len(u), name)
     if x.requires_grad and type(operation).estimate_forward is not PreprocessorPyTorch.estimate_forward:
-        estimate = operation.estimate_forward(x)
+        estimate = _tensor(operation.estimate_forward(x), len(u), f"{name}.estimate_forward")
         value = estimate + (value - estimate).detach()
-    return value.reshape(-1).to(u)
+    return value[0].to(u)
+
+
+def _tensor(found: Any, samples: int, name: str) -> Tensor:
+    """Shape: (T,) or (1, T) -> (1, T)."""
+    found = found[None] if isinstance(found, Tensor) and found.dim() == 1 else found
+    checks.check_batch(found, (1, samples), name)
+    return found
 
 
 class _ThroughNumpy(torch.autograd.Function):
-    """One utterance through a preprocessor that knows only NumPy, its gradient through ``estimate_gradient``."""
+    """One utterance through a preprocessor that knows only NumPy, its gradient through ``estimate_gradient``.
+
+    It gets a batch of one, (1, T), as Armory gives it.
+    """
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, operation: Preprocessor) -> Tensor:
-        ctx.operation, ctx.x = operation, _object_array(u)
-        values, _ = operation(ctx.x.copy())
-        return torch.as_tensor(np.asarray(values[0], dtype=np.float64).reshape(-1)).to(u)
+        ctx.operation, ctx.x = operation, _batch_of_one(u)
+        name = type(operation).__name__
+        values = _first(operation(ctx.x.copy()), name)
+        return torch.as_tensor(checks.check_made(_first(values, name, 1), len(u), name)).to(u)
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
-        estimate = ctx.operation.estimate_gradient(ctx.x, _object_array(grad[0]))
-        return torch.as_tensor(np.asarray(estimate[0], dtype=np.float64).reshape(-1)).to(grad[0]), None
+        name = f"{type(ctx.operation).__name__}.estimate_gradient"
+        estimate = _first(ctx.operation.estimate_gradient(ctx.x, _batch_of_one(grad[0])), name, 1)
+        return torch.as_tensor(checks.check_made(estimate, len(grad[0]), name)).to(grad[0]), None
 
 
-def _object_array(u: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
-    array = np.empty(1, dtype=object)
-    array[0] = u.detach().cpu().numpy()
-    return array
+def _first(found: Any, name: str, size: int = 2) -> Any:
+    """The first of so many that a preprocessor returns: its audio and labels, or a batch of one."""
+    try:
+        number = len(found)
+    except TypeError:
+        number = 0
+    if number != size:
+        what = "audio and labels" if size == 2 else "one utterance for one"
+        raise AudioError(f"{name}: expected {what}, got {type(found).__name__} of length {number}")
+    return found[0]
+
+
+def _batch_of_one(u: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    return u.detach().cpu().numpy()[None]

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from armory_mdnf.audio import noise
+from armory_mdnf.audio import checks, noise
 from armory_mdnf.audio.resample import fit_length, resample
 from armory_mdnf.defenses.base import WaveformDefense
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 
 
@@ -27,7 +27,8 @@ class MelResynth(WaveformDefense):
     back: the output has its exact length. A vocoder that needs a noise input draws it from the utterance's own stream,
     before anything else.
 
-    Raises :class:`OptionError` for rates that are no whole numbers > 0, :class:`BundleError` for the vocoder.
+    Raises :class:`OptionError` for rates that are no whole numbers > 0, :class:`BundleError` for the vocoder; later
+    :class:`AudioError` for a vocoder whose output is of another length or not finite.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class MelResynth(WaveformDefense):
         for name, rate in (("sample_rate_hz", sample_rate_hz), ("resample_rate_hz", resample_rate_hz)):
             allowed = rate is None and name == "resample_rate_hz"
             if not allowed and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
-                raise OptionError(f"expected {name} to be a whole number of hertz, got {rate!r}")
+                raise OptionError(f"expected {name} to be a whole number of hertz, got {quoted(rate)}")
         self.vocoder = vocoder.to(self.device) if isinstance(vocoder, Vocoder) else shared_vocoder(vocoder, self.device)
         self.sample_rate_hz = sample_rate_hz
         self.resample_rate_hz = resample_rate_hz or self.vocoder.recipe.sample_rate_hz
@@ -59,6 +60,8 @@ class MelResynth(WaveformDefense):
         log_mel, frames = self.vocoder.mel(*self._covered(y, y_lengths))
         z = self._vocoder_noise(frames, streams, like=y)
         wave = self.vocoder.synthesize(self.perturb(log_mel, frames, streams), frames, z)
+        samples = log_mel.shape[-1] * self.vocoder.recipe.hop
+        checks.check_batch(wave, (len(log_mel), samples), f"vocoder {type(self.vocoder).__name__}")
         wave = fit_length(wave, y_lengths, y.shape[-1])
         back, _ = resample(wave, y_lengths, self.resample_rate_hz, self.sample_rate_hz)
         return fit_length(back, lengths, x.shape[-1])
