@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rapidfuzz.distance import Levenshtein
 
 from armory_mdnf.runner.lines import Line, parse_line
 
@@ -40,10 +41,24 @@ def strict(path: Path) -> Any:
 
 
 def same(a: Line, b: Line) -> bool:
-    """Equal but for the time, and the last bits of the sizes."""
+    """Equal but for the time, and what rounding can do to sizes and transcripts."""
     sizes = [(getattr(a, k), getattr(b, k)) for k in ("snr_db", "l2", "linf")]
-    texts = ("index", "id", "reference", "benign", "adversarial", "target", "seed")
-    return all(getattr(a, k) == getattr(b, k) for k in texts) and all(x == pytest.approx(y, rel=1e-3) for x, y in sizes)
+    texts = ("index", "id", "reference", "target", "seed")
+    return (
+        all(getattr(a, k) == getattr(b, k) for k in texts)
+        and all(near(x, y) for x, y in ((a.benign, b.benign), (a.adversarial, b.adversarial)))
+        and all(x == pytest.approx(y, rel=1e-3) for x, y in sizes)
+    )
+
+
+def near(a: str | None, b: str | None) -> bool:
+    """Transcripts of the same utterance that differ in a tenth of their letters at most.
+
+    Two classes of nearly the same probability change places by rounding, which hangs on the processor and the batch.
+    """
+    if a is None or b is None:
+        return a is b
+    return Levenshtein.distance(a, b) <= max(1, len(b) // 10)
 
 
 def change(config: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
