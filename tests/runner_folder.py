@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rapidfuzz.distance import Levenshtein
 
-from armory_mdnf.runner.lines import Line, parse_line
+from armory_mdnf.runner.lines import Failed, Line, parse_line
 
 CONFIGS = Path(__file__).parents[1] / "scenario_configs"
 INDEX = [13, 18, 41]
@@ -29,8 +29,15 @@ needs_armory = pytest.mark.skipif(find_spec("armory") is None, reason="Armory is
 
 
 def lines(folder: Path) -> dict[int, Line]:
-    texts = (folder / "utterances.jsonl").read_text().splitlines()
-    return {line.index: line for line in (parse_line(text, "here") for text in texts)}
+    return {line.index: line for line in _parsed(folder) if isinstance(line, Line)}
+
+
+def failures(folder: Path) -> dict[int, Failed]:
+    return {line.index: line for line in _parsed(folder) if isinstance(line, Failed)}
+
+
+def _parsed(folder: Path) -> list[Line | Failed]:
+    return [parse_line(text, "here") for text in (folder / "utterances.jsonl").read_text().splitlines()]
 
 
 def strict(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,17 +10,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_recognizer
+import torch
+from conftest import speechlike, tiny_recognizer
+from librispeech_folder import make_librispeech
 from runner_folder import INDEX, RS, lines, near, same
 
 from armory_mdnf import cli
 from armory_mdnf.asr.checkpoints import save_recognizer
+from armory_mdnf.audio.files import write_flac
+from armory_mdnf.data import librispeech
 from armory_mdnf.evaluation.armory_results import read_armory_results
-from armory_mdnf.runner import journal
+from armory_mdnf.runner import command, journal
 from armory_mdnf.runner.components import fingerprints
 from armory_mdnf.runner.evaluate import Evaluation
 
@@ -137,6 +143,160 @@ def test_no_folder_is_ever_overwritten(tmp_path: Path, monkeypatch: pytest.Monke
         made.close()
         folders.append(made.folder)
     assert len(set(folders)) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
+@pytest.mark.parametrize("what", ["recording", "transcript"])
+def test_other_recordings_do_not_go_on(
+    what: str,
+    config: dict[str, Any],
+    run: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = make_librispeech(tmp_path / "LibriSpeech")
+    monkeypatch.setenv(librispeech.VARIABLE, str(root))
+    config["dataset"] |= {"name": "librispeech", "eval_split": "test_clean", "index": None}
+    folder = run(config, "--skip-attack")
+    assert cli.main(["run", "--resume", str(folder)]) == 0
+    chapter = root / "test-clean" / "84" / "122"
+    if what == "recording":
+        write_flac(chapter / "84-122-0000.flac", speechlike(19200, 99), 16000)
+    else:
+        (chapter / "84-122.trans.txt").write_text("84-122-0000 SHE TELLS US\n")
+    assert cli.main(["run", "--resume", str(folder)]) == 2
+    assert "was made of something else: recordings.84-122-0000 was" in capsys.readouterr().err
+
+
+def test_runs_of_older_versions_do_not_go_on(interrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = interrupted / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": journal.OLDER}))
+    assert cli.main(["run", "--resume", str(interrupted)]) == 2
+    assert f"{path} is of an older version, which did not keep what recordings" in capsys.readouterr().err
+    content = json.loads(path.read_text()) | {"format": journal.FORMAT, "armory_mdnf": "0.0.1"}
+    path.write_text(json.dumps(content))
+    assert cli.main(["run", "--resume", str(interrupted)]) == 2
+    assert "armory_mdnf was '0.0.1' there" in capsys.readouterr().err
+
+
+def test_options_without_effect_are_refused(interrupted: Path, tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["run", "--resume", str(interrupted), "--output-dir", str(tmp_path / "elsewhere")]) == 2
+    assert "--output-dir has no effect with --resume" in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
+    assert cli.main(["run", str(tmp_path / "tiny.json"), "--check", "--num-eval-batches", "1"]) == 2
+    assert "--num-eval-batches has no effect with --check" in capsys.readouterr().err
+
+
+# Disks.
+
+
+def full_from(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full from a number of finished utterances on."""
+    calls: list[int] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) >= call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(journal.os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("options", [[], ["--batch-seconds", "0.001"]])
+def test_a_full_disk_is_told_in_one_line_with_what_is_on_it(
+    options: list[str],
+    config: dict[str, Any],
+    run: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        full_from(3, patch)
+        folder = run(config, "--skip-attack", *options, code=2)
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("batch ")]
+    assert told == [
+        f"armory-mdnf: error: {folder}/utterances.jsonl: No space left on device; stopped after 2 of 3 utterances, "
+        f"which are safe; make room and go on with armory-mdnf run --resume {folder}"
+    ]
+    assert len(lines(folder)) == 2
+    assert cli.main(["run", "--resume", str(folder)]) == 0
+    assert set(lines(folder)) == set(INDEX)
+
+
+def test_a_disk_that_takes_a_part_of_a_line(interrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (interrupted / "utterances.jsonl").read_bytes()
+    again = journal.Journal.reopen(interrupted)
+    (line,) = again.lines.values()
+    file: Any = again._file
+
+    class Nearly:
+        room = 10
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+        def write(self, data: bytes) -> int:
+            if not self.room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written = file.write(data[: self.room])
+            self.room -= written
+            return written
+
+        def close(self) -> None:
+            file.close()
+
+    again._file = Nearly()  # type: ignore[assignment]
+    with pytest.raises(OSError, match="No space left"):
+        again.append([replace(line, index=99)])
+    again.close()
+    assert (interrupted / "utterances.jsonl").read_bytes() == before
+    assert 99 not in again.lines
+
+
+def test_a_disk_that_is_full_at_the_end(
+    config: dict[str, Any], run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def write_text(path: Path, text: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "write_text", write_text)
+        folder = run(config, "--skip-attack", code=2)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"armory-mdnf: error: {folder}/results.json: Read-only file system; all utterances are safe; make room and go "
+        f"on with armory-mdnf run --resume {folder}"
+    )
+    assert cli.main(["run", "--resume", str(folder)]) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    monkeypatch.setattr(command, "_prepare", lambda config: pytest.fail("the work has begun"))
+    assert cli.main(["run", str(tmp_path / "c.json"), "--output-dir", str(tmp_path / "file" / "out")]) == 2
+    assert capsys.readouterr().err == (
+        f"armory-mdnf: error: cannot write to the folder {tmp_path}/file/out: {tmp_path}/file is a file, "
+        "expected a folder\n"
+    )
+
+
+def test_too_little_memory_is_told_in_one_line(
+    config: dict[str, Any], run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def call(self: Evaluation, batch: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Evaluation, "__call__", call)
+    folder = run(config, code=2)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "armory-mdnf: error: not enough memory; stopped after 0 of 3 utterances, which are safe; go on with "
+        f"armory-mdnf run --resume {folder} --batch-seconds X, less than 32"
+    )
 
 
 @pytest.mark.slow

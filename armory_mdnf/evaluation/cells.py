@@ -82,6 +82,11 @@ def _changes(run: RunRecord) -> Iterator[str]:
 
 def _differences(run: RunRecord, cell: Cell) -> Iterator[str]:
     parts = [part for part in PARTS if part != "attack" or cell.attacked]
+    for part in ("defense", "attack"):
+        was, now = (_name(source.get(part)) for source in (cell.blocks, run.config))
+        if part in parts and was != now:
+            parts.remove(part)
+            yield f"{part} {_shown(now)} instead of {_shown(was)}"
     stored, found = (dict(leaves({part: source.get(part) for part in parts})) for source in (cell.blocks, run.config))
     for key in sorted(stored.keys() | found.keys()):
         if not key.startswith(INCIDENTAL) and stored.get(key) != found.get(key):
@@ -160,6 +165,10 @@ def heading(run: RunRecord) -> str:
     if isinstance(words, str) and not departures(run, cell_described(run)):
         return words
     return describe(run)
+
+
+def _name(block: Any) -> str:
+    return f"{block.get('module')}.{block.get('name')}" if isinstance(block, Mapping) else "none"
 
 
 def _data(run: RunRecord) -> str:

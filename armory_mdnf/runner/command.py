@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         journal.close()
     if not journal.lines:
-        first = min(journal.failed.items())[1]
-        raise ResultsError(f"none of the {len(journal.failed)} utterances could be processed; {first.sentence}")
+        raise ResultsError(f"none of the {len(journal.failed)} utterances could be processed; {_first(journal)}")
     path = journal.folder / "results.json"
     content = json.dumps(_results(journal, prepared, changed), indent=4, sort_keys=True, allow_nan=False)
     with storing(lambda: f"all utterances are safe; make room and go on with {_again(journal)}"):
@@ -74,7 +73,11 @@ def run(args: argparse.Namespace) -> int:
         raise
     except OSError as error:
         raise StorageError(f"standard output: {error.strerror or error}; the results are in {path}") from error
-    return INCOMPLETE if journal.failed else 0
+    if not journal.failed:
+        return 0
+    number, total = len(journal.failed), len(prepared.chosen)
+    print(f"{number} of {total} utterances are left out; {_first(journal)}", file=sys.stderr)
+    return INCOMPLETE
 
 
 def _begin(args: argparse.Namespace, given: Overrides) -> tuple[Journal, _Prepared, dict[str, Any]]:
@@ -181,6 +184,10 @@ def _tell(failure: Failed, strict: bool) -> None:
     if strict:
         raise ResultsError(f"--strict: {failure.sentence}")
     print(f"left out: {failure.sentence}", file=sys.stderr)
+
+
+def _first(journal: Journal) -> str:
+    return min(journal.failed.items())[1].sentence
 
 
 def _again(journal: Journal) -> str:

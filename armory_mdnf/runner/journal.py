@@ -106,9 +106,9 @@ class Journal:
                 while rest:  # a disk that is nearly full takes a part
                     rest = rest[self._file.write(rest) :]
                 os.fsync(self._file.fileno())
-            except OSError:
+            except OSError as error:
                 os.ftruncate(self._file.fileno(), end)
-                raise
+                raise OSError(error.errno, error.strerror, str(self.folder / "utterances.jsonl")) from error
             self._keep(line)
 
     def close(self) -> None:

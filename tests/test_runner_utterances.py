@@ -1,0 +1,261 @@
+"""Utterances that cannot be processed: named, left out, counted; and what other people's components give back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from art.defences.preprocessor.preprocessor import Preprocessor
+from conftest import speechlike
+from librispeech_folder import make_librispeech
+from runner_folder import INDEX, failures, lines, strict
+
+from armory_mdnf import cli
+from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.audio.files import write_flac
+from armory_mdnf.data import librispeech
+from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.data.selection import bundled, read_samples
+from armory_mdnf.errors import AttackError, AudioError
+from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.runner.evaluate import Evaluation
+from armory_mdnf.runner.lines import Failed
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
+
+
+@pytest.fixture
+def root(tmp_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A LibriSpeech of five utterances, which the configuration takes all of."""
+    folder = make_librispeech(tmp_path / "LibriSpeech")
+    monkeypatch.setenv(librispeech.VARIABLE, str(folder))
+    config["dataset"] |= {"name": "librispeech", "eval_split": "test_clean", "index": None}
+    return folder / "test-clean"
+
+
+def too_short(chapter: Path, path: Path) -> None:
+    write_flac(path, np.zeros(100, np.float32), 16000)
+
+
+def stereo(chapter: Path, path: Path) -> None:
+    soundfile.write(path, np.zeros((3000, 2), np.int16), 16000, format="FLAC")
+
+
+def of_another_rate(chapter: Path, path: Path) -> None:
+    soundfile.write(path, np.zeros(3000, np.int16), 22050, format="FLAC")
+
+
+def truncated(chapter: Path, path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def of_other_audio(chapter: Path, path: Path) -> None:
+    header, samples = path.read_bytes()[:42], librispeech.flac_header(path).samples
+    write_flac(path, speechlike(samples, 77), 16000)
+    path.write_bytes(header + path.read_bytes()[42:])
+
+
+def missing(chapter: Path, path: Path) -> None:
+    path.unlink()
+
+
+def outside_the_alphabet(chapter: Path, path: Path) -> None:
+    listing = chapter / "84-121.trans.txt"
+    listing.write_text(listing.read_text().replace("DON'T GO", "d\u00f6n't 42"), encoding="utf-8")
+
+
+def without_transcript(chapter: Path, path: Path) -> None:
+    listing = chapter / "84-121.trans.txt"
+    listing.write_text(listing.read_text().splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (too_short, "expected at least 161 samples, found 100"),
+        (stereo, "expected 1 channel(s), found 2"),
+        (of_another_rate, "expected 16000 Hz, found 22050"),
+        (truncated, "is not a readable audio file (truncated or corrupt?)"),
+        (of_other_audio, "decoded"),
+        (missing, "of which there is neither .flac nor .opus"),
+        (outside_the_alphabet, "line 2: expected 84-121-0000 (or so) and its words"),
+        (without_transcript, "84-121-0001.flac has no transcript in 84-121.trans.txt"),
+    ],
+)
+def test_one_bad_utterance_costs_itself_alone(
+    damage: Callable[[Path, Path], None],
+    reason: str,
+    root: Path,
+    config: dict[str, Any],
+    run: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = lines(run(config, "--skip-attack"))
+    path = root / "84" / "121" / "84-121-0001.flac"
+    damage(path.parent, path)
+    capsys.readouterr()
+    folder = run(config, "--skip-attack", code=3)
+    out, err = capsys.readouterr()
+    found = lines(folder)
+    (failure,) = failures(folder).values()
+    assert (failure.id, failure.file) == ("84-121-0001", str(path))
+    assert reason in failure.reason
+    assert {**found, failure.index: None}.keys() == whole.keys()  # positions are those of the whole split
+    assert all(found[i].benign == whole[i].benign for i in found)
+    for text in (out, err):
+        assert f"84-121-0001 ({path}): " in text
+        assert "utterance 0" not in text
+    assert "4 of the split's 2620 utterances, 1 left out" in out
+    assert "1 of 5 utterances are left out" in err
+    record = read_armory_results(folder / "results.json")
+    assert [entry.id for entry in record.left_out] == ["84-121-0001"]
+    assert "84-121-0001" not in [outcome.id for outcome in record.outcomes]
+
+    def never(self: Evaluation, batch: Any) -> Any:
+        raise AssertionError("nothing is left to do")
+
+    monkeypatch.setattr(Evaluation, "__call__", never)
+    assert cli.main(["run", "--resume", str(folder)]) == 3
+    assert f"left out: 84-121-0001 ({path}): " in capsys.readouterr().err
+    assert cli.main(["run", "--resume", str(folder), "--strict"]) == 2
+    assert strict(folder / "results.json")["run"]["left_out"][0]["id"] == "84-121-0001"
+
+
+def test_strict_stops_at_the_first_and_keeps_the_others(
+    root: Path, config: dict[str, Any], run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = root / "84" / "121" / "84-121-0001.flac"
+    too_short(path.parent, path)
+    folder = run(config, "--skip-attack", "--strict", code=2)
+    assert f"--strict: 84-121-0001 ({path}): expected at least 161 samples, found 100" in capsys.readouterr().err
+    assert not failures(folder)
+    assert len(lines(folder)) < 5
+    assert cli.main(["run", "--resume", str(folder)]) == 3
+    assert len(lines(folder)) == 4
+
+
+def test_a_transcript_that_its_frames_cannot_hold(
+    root: Path, config: dict[str, Any], run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = root / "84" / "121" / "84-121.trans.txt"
+    listing.write_text(listing.read_text().replace("DON'T GO", "NO " * 100))
+    config["attack"] |= {"use_label": True}
+    folder = run(config, code=3)
+    (failure,) = failures(folder).values()
+    assert failure.id == "84-121-0001"
+    assert failure.reason.startswith("transcript has 299 characters and needs 299 frames")
+    assert len(lines(folder)) == 4
+
+
+def test_where_nothing_can_be_processed_there_are_no_results(
+    root: Path, config: dict[str, Any], run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in root.rglob("*.flac"):
+        write_flac(path, np.zeros(100, np.float32), 16000)
+    folder = run(config, code=2)
+    assert "none of the 5 utterances could be processed; " in capsys.readouterr().err
+    assert not (folder / "results.json").exists()
+
+
+# What the components of others give back.
+
+
+class Attack:
+    """One step of nothing, but for the utterance at position 18."""
+
+    rows = 1
+
+    def __init__(self, spoil: Callable[[np.ndarray], Any]) -> None:
+        self.spoil = spoil
+
+    def generate(self, x: list[np.ndarray], y: Any = None, indices: Any = None) -> list[Any]:
+        return [self.spoil(u) if i == 18 else u + np.float32(0.001) for i, u in zip(indices, x, strict=True)]
+
+
+def with_nan(u: np.ndarray) -> np.ndarray:
+    return np.where(np.arange(len(u)) == 7, np.nan, u).astype(np.float32)
+
+
+def refusing(u: np.ndarray) -> np.ndarray:
+    raise AttackError("the gradient of utterance 0 is not finite")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (with_nan, "attack Attack gave nan at sample 7, expected finite samples"),
+        (lambda u: u[:-1], "attack Attack gave audio of shape"),
+        (lambda u: u[None], "attack Attack gave audio of shape"),
+        (lambda u: u.astype(np.float64), "attack Attack gave float64 samples, expected float32"),
+        (lambda u: (u * 32768).astype(np.int16), "attack Attack gave int16 samples, expected float32"),
+        (lambda u: None, "attack Attack gave object samples"),
+        (refusing, "the gradient of utterance 0 is not finite"),
+    ],
+)
+def test_what_an_attack_gives_back_is_checked(weights: str, spoil: Callable[..., Any], reason: str) -> None:
+    evaluation = Evaluation(DeepSpeech2Estimator(weights, device_type="cpu"), Attack(spoil))
+    found = evaluation(bundled("human", INDEX))
+    (failure,) = [line for line in found if isinstance(line, Failed)]
+    assert failure.index == 18
+    assert failure.reason.startswith(reason)
+    assert sorted(line.index for line in found if not isinstance(line, Failed)) == [13, 41]
+
+
+def test_an_attack_that_gives_another_number_of_recordings(weights: str) -> None:
+    class Losing(Attack):
+        def generate(self, x: list[np.ndarray], y: Any = None, indices: Any = None) -> list[Any]:
+            return super().generate(x, y, indices)[: 1 if 18 not in indices else -1]
+
+    evaluation = Evaluation(DeepSpeech2Estimator(weights, device_type="cpu"), Losing(lambda u: u))
+    found = {line.index: line for line in evaluation(bundled("human", INDEX))}
+    assert found[18].reason == "attack Losing gave 0 recordings for 1 utterances"
+    assert not any(isinstance(found[i], Failed) for i in (13, 41))
+
+
+class Fragile(Preprocessor):
+    """A preprocessor that fails for one length of audio."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(is_fitted=True, apply_fit=False, apply_predict=True)
+        self.length = length
+
+    def __call__(self, x: Any, y: Any = None) -> Any:
+        if any(len(u) == self.length for u in x):
+            raise ZeroDivisionError("a pause")
+        return x, y
+
+
+def test_a_defence_that_fails_for_one_utterance(weights: str) -> None:
+    chosen = bundled("human", INDEX)
+    length = len(read_samples(chosen[1][1]))
+    estimator = DeepSpeech2Estimator(weights, preprocessing_defences=Fragile(length), device_type="cpu")
+    evaluation = Evaluation(estimator, None, by_keys=False, defense="defense theirs.Fragile")
+    found = [line for batch in evaluation.batches(chosen, 100.0) for line in evaluation(batch)]
+    (failure,) = [line for line in found if isinstance(line, Failed)]
+    assert (failure.index, failure.reason) == (18, "defense theirs.Fragile cannot be used: a pause")
+
+
+def test_a_fault_of_this_package_is_no_fault_of_an_utterance(weights: str) -> None:
+    evaluation = Evaluation(DeepSpeech2Estimator(weights, device_type="cpu"), Attack(lambda u: u.nothing))
+    with pytest.raises(AttributeError):
+        evaluation(bundled("human", INDEX))
+
+
+def test_audio_of_other_formats_is_finite(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.where(np.arange(800) == 5, np.nan, speechlike(800)), 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"a\.wav: expected finite samples, found NaN"):
+        read_samples(Utterance("a", path, "A", "1", 0.05))
+
+
+def test_every_line_of_a_run_is_strict_json(root: Path, config: dict[str, Any], run: Callable[..., Path]) -> None:
+    too_short(root, root / "84" / "121" / "84-121-0001.flac")
+    folder = run(config, "--skip-attack", code=3)
+    for text in (folder / "utterances.jsonl").read_text().splitlines():
+        json.loads(text, parse_constant=lambda name: pytest.fail(name))
