@@ -23,7 +23,7 @@ from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.attacks.pgd import Batch, Descent
 from armory_mdnf.attacks.recognizer import AttackedRecognizer, Purpose
 from armory_mdnf.audio import checks, ragged
-from armory_mdnf.errors import AudioError, OptionError, TranscriptError, choices
+from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError, choices, quoted
 
 NORMS = ("l2", "linf", "snr")
 KEEP = ("last", "best")
@@ -70,7 +70,7 @@ class RecognizerAttack(EvasionAttack):
         Raises :class:`AudioError`, :class:`TranscriptError`, :class:`OptionError` for what cannot be attacked.
         """
         if kwargs:
-            raise OptionError(f"unknown option of generate {sorted(kwargs)[0]!r}, expected x, y, indices")
+            raise OptionError(f"unknown option of generate {quoted(sorted(kwargs)[0])}, expected x, y, indices")
         waveforms = checks.as_waveforms(x, min_samples=self.estimator.min_samples)
         loud = [i for i, u in enumerate(waveforms) if self.estimator.clip_values is not None and np.abs(u).max() > 1]
         if loud:
@@ -87,6 +87,7 @@ class RecognizerAttack(EvasionAttack):
             numbers = [indices[i] for i in chunk]
             chosen = self._labels(audio, lengths, numbers) if targets is None else [targets[i] for i in chunk]
             x_adv = self.attack(Batch(audio, lengths, chosen, numbers))
+            checks.check_batch(x_adv, audio.shape, type(self).__name__, AttackError)
             for i, u in zip(chunk, ragged.unpad(x_adv, lengths), strict=True):
                 results[i] = u.cpu().numpy()
             bar.update(len(chunk))
@@ -103,7 +104,7 @@ class RecognizerAttack(EvasionAttack):
             self.count += n
             return list(range(self.count - n, self.count))
         if len(indices) != n or any(isinstance(i, bool) or int(i) != i or i < 0 for i in indices):
-            raise OptionError(f"expected indices to be {n} whole numbers >= 0, one an utterance, got {indices!r}")
+            raise OptionError(f"expected {n} indices, whole numbers >= 0, one per utterance, got {quoted(indices)}")
         return [int(i) for i in indices]
 
     def _chunks(self, sizes: Sequence[int]) -> Iterator[list[int]]:
@@ -176,8 +177,8 @@ class PGD(RecognizerAttack):
         bound, other = ("snr_db", "eps") if self.norm == "snr" else ("eps", "snr_db")
         if getattr(self, bound) is None or getattr(self, other) is not None:
             raise OptionError(
-                f"expected {bound}, and no {other}, with norm {self.norm!r}, got eps={self.eps!r} and "
-                f"snr_db={self.snr_db!r}"
+                f"expected {bound}, and no {other}, with norm {quoted(self.norm)}, got eps={quoted(self.eps)} and "
+                f"snr_db={quoted(self.snr_db)}"
             )
         if self.eps_step is not None and self.step_fraction is not None:
             raise OptionError("expected eps_step or step_fraction, got both")
@@ -265,7 +266,7 @@ class CarliniWagner(RecognizerAttack):
         for name in ("eps", "learning_rate", "decrease_factor_eps"):
             check_positive(name, getattr(self, name))
         if self.decrease_factor_eps >= 1:
-            raise OptionError(f"expected decrease_factor_eps below 1, got {self.decrease_factor_eps!r}")
+            raise OptionError(f"expected decrease_factor_eps below 1, got {quoted(self.decrease_factor_eps)}")
         check_count("max_iter", self.max_iter, least=0)
         check_count("num_iter_decrease_eps", self.num_iter_decrease_eps, least=1)
 
@@ -279,16 +280,16 @@ class CarliniWagner(RecognizerAttack):
 def check_flag(name: str, value: object) -> None:
     """Raise :class:`OptionError` unless true or false."""
     if not isinstance(value, bool):
-        raise OptionError(f"expected {name} to be true or false, got {value!r}")
+        raise OptionError(f"expected {name} to be true or false, got {quoted(value)}")
 
 
 def check_count(name: str, value: object, least: int) -> None:
     """Raise :class:`OptionError` unless a whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise OptionError(f"expected {name} to be a whole number >= {least}, got {value!r}")
+        raise OptionError(f"expected {name} to be a whole number >= {least}, got {quoted(value)}")
 
 
 def check_positive(name: str, value: object) -> None:
     """Raise :class:`OptionError` unless a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise OptionError(f"expected {name} to be a finite number > 0, got {value!r}")
+        raise OptionError(f"expected {name} to be a finite number > 0, got {quoted(value)}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from armory_mdnf.audio import ragged
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import OptionError, quoted
 
 
 class Geometry(ABC):
@@ -81,7 +81,7 @@ class SNR(_EuclideanBall):
 
     def __post_init__(self) -> None:
         if not _is_number(self.snr_db) or not math.isfinite(self.snr_db):
-            raise OptionError(f"expected snr_db to be a finite number of decibels, got {self.snr_db!r}")
+            raise OptionError(f"expected snr_db to be a finite number of decibels, got {quoted(self.snr_db)}")
 
     def radius(self, x: Tensor) -> Tensor:
         return x.norm(dim=1) * 10 ** (-self.snr_db / 20)
@@ -116,4 +116,4 @@ def _is_number(value: object) -> bool:
 
 def _check_eps(eps: object) -> None:
     if not _is_number(eps) or not 0 <= eps < math.inf:  # type: ignore[operator]
-        raise OptionError(f"expected eps to be a finite number >= 0, got {eps!r}")
+        raise OptionError(f"expected eps to be a finite number >= 0, got {quoted(eps)}")

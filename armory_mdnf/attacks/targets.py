@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from armory_mdnf.errors import OptionError, TranscriptError
+from armory_mdnf.errors import OptionError, TranscriptError, quoted
 
 
 def normalise(text: str) -> str:
@@ -20,7 +20,7 @@ def candidate_pool(candidates: Iterable[str]) -> tuple[str, ...]:
     Raises :class:`OptionError` if there is none, or one without words: silence is another attack.
     """
     if isinstance(candidates, str):
-        raise OptionError(f"expected a list of candidates, got the string {candidates!r}")
+        raise OptionError(f"expected a list of candidates, got the string {quoted(candidates)}")
     pool = {normalise(text) for text in candidates}
     if not pool or "" in pool:
         raise OptionError(f"expected candidates with words, got {'an empty one' if pool else 'none'}")
@@ -40,13 +40,13 @@ def matched_length(
     Source: Armory's ``MatchedTranscriptLengthTargeter``, which counts calls in place of an index.
     """
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
-        raise OptionError(f"expected an index that is a whole number >= 0, got {index!r}")
+        raise OptionError(f"expected an index that is a whole number >= 0, got {quoted(index)}")
     text = normalise(reference)
     others = [c for c in candidates if c != text]
     fitting = [c for c in others if fits is None or fits(c)]
     if not fitting:
         why = "is another text than the reference" if not others else "is short enough for the utterance's frames"
-        raise TranscriptError(f"utterance {index}, {reference!r}: none of the {len(candidates)} candidates {why}")
+        raise TranscriptError(f"utterance {index}, {quoted(reference)}: none of the {len(candidates)} candidates {why}")
     nearest = min(abs(len(c) - len(text)) for c in fitting)
     pool = [c for c in fitting if abs(len(c) - len(text)) == nearest]
     return pool[index % len(pool)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from armory_mdnf.audio import noise, ragged
 from armory_mdnf.defenses.curves import load_curve
 from armory_mdnf.defenses.mel_resynth import MelResynth
-from armory_mdnf.errors import OptionError, choices
+from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.vocoders import Vocoder
 
 NORMALIZATIONS = ("utterance", "frame", "none")
@@ -62,10 +62,10 @@ class MDNF(MelResynth):
         if curve_scales not in CURVE_SCALES:
             raise OptionError(choices(curve_scales, CURVE_SCALES, "curve_scales"))
         if noise_level is None and normalize not in PUBLISHED_LEVELS:
-            raise OptionError(f"expected a noise_level: normalize={normalize!r} has no published one")
+            raise OptionError(f"expected a noise_level: normalize={quoted(normalize)} has no published one")
         level = PUBLISHED_LEVELS[normalize] if noise_level is None else noise_level
         if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 <= level < math.inf:
-            raise OptionError(f"expected noise_level to be a finite number >= 0, got {level!r}")
+            raise OptionError(f"expected noise_level to be a finite number >= 0, got {quoted(level)}")
         self.stochastic = True
         self.noise_level = float(level)
         self.normalize = normalize

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from armory_mdnf.audio import noise
 from armory_mdnf.defenses.base import WaveformDefense
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import OptionError, quoted
 
 
 class RandomizedSmoothing(WaveformDefense):
@@ -36,9 +36,9 @@ class RandomizedSmoothing(WaveformDefense):
     ) -> None:
         super().__init__(seed, apply_fit, apply_predict, device_type)
         if isinstance(snr_db, bool) or not isinstance(snr_db, (int, float)) or not math.isfinite(snr_db):
-            raise OptionError(f"expected snr_db to be a finite number of decibels, got {snr_db!r}")
+            raise OptionError(f"expected snr_db to be a finite number of decibels, got {quoted(snr_db)}")
         if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
-            raise OptionError(f"expected passes to be a whole number >= 1, got {passes!r}")
+            raise OptionError(f"expected passes to be a whole number >= 1, got {quoted(passes)}")
         self.snr_db = float(snr_db)
         self.num_passes = passes
 

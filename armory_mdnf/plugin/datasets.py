@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from armory_mdnf.data import selection
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import SAMPLE_RATE_HZ
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import OptionError, quoted
 
 context = AudioContext(x_shape=(None,), sample_rate=SAMPLE_RATE_HZ)
 
@@ -71,11 +71,11 @@ def librispeech(
 
 def _refuse(framework: str, shuffle_files: bool, class_ids: object) -> None:
     if framework != "numpy":
-        raise OptionError(f"expected framework 'numpy', got {framework!r}: the corpora come as arrays only")
+        raise OptionError(f"expected framework 'numpy', got {quoted(framework)}: the corpora come as arrays only")
     if shuffle_files:
         raise OptionError("the splits are evaluated in their order: shuffle_files and fitting are not for them")
     if class_ids is not None:
-        raise OptionError(f"expected no class_ids, got {class_ids!r}: transcripts have no classes")
+        raise OptionError(f"expected no class_ids, got {quoted(class_ids)}: transcripts have no classes")
 
 
 def _generator(

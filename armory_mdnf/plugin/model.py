@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
-from armory_mdnf.errors import OptionError, refuse_unknown
+from armory_mdnf.errors import OptionError, quoted, refuse_unknown
 
 MODEL_KEYS = ("weights",)
 WRAPPER_KEYS = ("clip_values", "device_type")
@@ -29,7 +29,7 @@ def get_art_model(
     if len(given) != 1 or not isinstance(given[0], str):
         raise OptionError(
             "expected the name or path of weights, in either model_kwargs.weights or weights_file, got "
-            f"{model_kwargs.get('weights')!r} and {weights_path!r}"
+            f"{quoted(model_kwargs.get('weights'))} and {quoted(weights_path)}"
         )
     options = dict(wrapper_kwargs)
     if isinstance(options.get("clip_values"), list):

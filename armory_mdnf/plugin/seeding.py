@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import torch
 
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import OptionError, quoted
 
 
 def seed_everything(seed: int, threads: int | None = None) -> None:
@@ -21,9 +21,9 @@ def seed_everything(seed: int, threads: int | None = None) -> None:
     Every defence draws from a generator of its own, seeded in its block; nothing here depends on it.
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise OptionError(f"expected a seed that is a whole number from 0 to 2**32 - 1, got {seed!r}")
+        raise OptionError(f"expected a seed that is a whole number from 0 to 2**32 - 1, got {quoted(seed)}")
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise OptionError(f"expected threads to be a whole number >= 1, got {threads!r}")
+        raise OptionError(f"expected threads to be a whole number >= 1, got {quoted(threads)}")
     os.environ["PYTHONHASHSEED"] = str(seed)  # for processes started from here
     random.seed(seed)
     np.random.seed(seed)

@@ -15,7 +15,7 @@ from armory_mdnf.asr.ctc import frames_needed
 from armory_mdnf.attacks.targets import candidate_pool, matched_length, normalise
 from armory_mdnf.data.bundled import CORPORA, load_split
 from armory_mdnf.data.selection import any_split
-from armory_mdnf.errors import BundleError, OptionError, TranscriptError, choices
+from armory_mdnf.errors import BundleError, OptionError, TranscriptError, choices, quoted
 
 FRAME_S = 0.02
 """DeepSpeech2 gives one frame of characters in 20 ms."""
@@ -79,7 +79,8 @@ class MatchedLengthTargeter:
             text = normalise(_text(reference))
             found = self._transcripts[index] if 0 <= index < len(self._transcripts) else None
             if found != text:
-                raise TranscriptError(f"expected {found!r} at position {index} of split {self.split!r}, got {text!r}")
+                where = f"position {index} of split {quoted(self.split)}"
+                raise TranscriptError(f"expected {quoted(found)} at {where}, got {quoted(text)}")
             targets.append(self._target(text))
         return targets
 
@@ -87,7 +88,7 @@ class MatchedLengthTargeter:
         place = self._places.get(text)
         if place is None:
             raise TranscriptError(
-                f"{text!r} is not in split {self.split!r}, whose order gives the targets: "
+                f"{quoted(text)} is not in split {quoted(self.split)}, whose order gives the targets: "
                 "is the targeter's split that of dataset.eval_split?"
             )
         # Characters stand for their classes: the alphabet has one of each.
@@ -117,7 +118,7 @@ def librispeech_candidates() -> list[str]:
         assigned = {ast.unparse(node.targets[0]): node.value for node in body if isinstance(node, ast.Assign)}
         return [text for name in LIBRISPEECH_LISTS for text in ast.literal_eval(assigned[name])]
     except (KeyError, SyntaxError, TypeError, ValueError) as error:
-        raise BundleError(f"{paths[0]}: expected the lists {', '.join(LIBRISPEECH_LISTS)}: {error!r}") from error
+        raise BundleError(f"{paths[0]}: expected the lists {', '.join(LIBRISPEECH_LISTS)}: {quoted(error)}") from error
 
 
 CANDIDATES = {"bundled": bundled_candidates, "librispeech": librispeech_candidates}

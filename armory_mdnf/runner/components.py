@@ -15,7 +15,7 @@ from armory_mdnf import attacks, bundles, defenses
 from armory_mdnf.data import selection
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.defenses.curves import curve_file
-from armory_mdnf.errors import ArmoryMdnfError, OptionError, choices, refuse_unknown
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, choices, quoted, refuse_unknown
 from armory_mdnf.runner.config import Config, component
 from armory_mdnf.runner.equivalents import is_translated, translate
 from armory_mdnf.runner.overrides import run_seed
@@ -76,7 +76,7 @@ def make_estimator(config: Config, device: str) -> Any:
     model = config["model"]
     weights = model["weights_file"]
     if weights is not None and not isinstance(weights, str):
-        raise OptionError(f"model.weights_file: expected the path of one file or null, found {weights!r}")
+        raise OptionError(f"model.weights_file: expected the path of one file or null, found {quoted(weights)}")
     function = _only(model, MODEL, "model")
     _check_device_type(model["wrapper_kwargs"], "model.wrapper_kwargs")
     wrapper = model["wrapper_kwargs"] | {"device_type": device_type(device)}
@@ -91,7 +91,8 @@ def make_estimator(config: Config, device: str) -> Any:
 def make_defense(block: Config, device: str) -> Preprocessor:
     """The preprocessor of a defence block: one of this package's, or one of ART's."""
     if block["type"] != "Preprocessor":
-        raise OptionError(f"defense.type: expected 'Preprocessor', found {block['type']!r}: no other is implemented")
+        found = quoted(block["type"])
+        raise OptionError(f"defense.type: expected 'Preprocessor', found {found}: no other is implemented")
     name, home = component(block), block["module"]
     ours = home == "armory_mdnf.defenses" or home.startswith("armory_mdnf.defenses.")
     if not ours and not any(home == m or home.startswith(f"{m}.") for m in ART_PREPROCESSORS):

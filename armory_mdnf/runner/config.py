@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.errors import OptionError, choices, refuse_unknown
+from armory_mdnf.errors import OptionError, choices, quoted, refuse_unknown
 
 Config = dict[str, Any]
 Kinds = tuple[type, ...]
@@ -174,7 +174,7 @@ def check_config(config: Any) -> None:
             _check_block(config[name], keys, name)
     for (block, key), why in UNSUPPORTED.items():
         if (config.get(block) or {}).get(key):
-            raise OptionError(f"{block}.{key} is not supported, found {config[block][key]!r}: {why}")
+            raise OptionError(f"{block}.{key} is not supported, found {quoted(config[block][key])}: {why}")
     _check_attack(config["attack"])
     _check_metric(config["metric"])
     refuse_unknown(config["scenario"]["kwargs"], SCENARIO_KWARGS, "scenario.kwargs")
@@ -183,7 +183,7 @@ def check_config(config: Any) -> None:
     if config["dataset"]["batch_size"] < 1:
         raise OptionError(f"dataset.batch_size: expected at least 1, found {config['dataset']['batch_size']}")
     if config["dataset"].get("framework", "numpy") != "numpy":
-        raise OptionError(f"dataset.framework: expected 'numpy', found {config['dataset']['framework']!r}")
+        raise OptionError(f"dataset.framework: expected 'numpy', found {quoted(config['dataset']['framework'])}")
 
 
 def component(block: Mapping[str, Any]) -> str:
@@ -206,7 +206,7 @@ def _check_block(block: Any, keys: Mapping[str, Kinds], name: str) -> None:
         kinds = keys[key]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             expected = " or ".join("null" if kind is _NULL else kind.__name__ for kind in kinds)
-            raise OptionError(f"{name + '.' if name else ''}{key}: expected {expected}, found {value!r}")
+            raise OptionError(f"{name + '.' if name else ''}{key}: expected {expected}, found {quoted(value)}")
     for key in REQUIRED.get(name, ()):
         if key not in block:
             raise OptionError(f"expected the key {key!r} in {where}, found {', '.join(sorted(block)) or 'none'}")
@@ -235,7 +235,7 @@ def _check_metric(metric: Config) -> None:
             if name not in known:
                 raise OptionError(choices(name, known, f"metric.{key}"))
     if TASKS[0] not in tasks:
-        raise OptionError(f"metric.task: expected {TASKS[0]!r} among them, found {tasks}")
+        raise OptionError(f"metric.task: expected {TASKS[0]!r} among them, found {quoted(tasks)}")
     if metric.get("profiler_type") not in (None, *PROFILERS):
         raise OptionError(choices(metric["profiler_type"], PROFILERS, "metric.profiler_type"))
 

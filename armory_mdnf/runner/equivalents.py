@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from armory_mdnf.errors import OptionError, choices, refuse_unknown
+from armory_mdnf.errors import OptionError, choices, quoted, refuse_unknown
 
 OURS = "armory_mdnf.attacks"
 OWN_CLASSES = ("PGD", "CarliniWagner")
@@ -102,7 +102,7 @@ def translate(module: str, name: str, kwargs: Mapping[str, Any]) -> tuple[str, O
     for key, reason in _REFUSED.items():
         # By type too: ART reads False and 0 alike, but a string "false" is neither.
         if key in defaults and (options[key] != defaults[key] or isinstance(options[key], str)):
-            raise OptionError(f"{name}: expected {key} {defaults[key]!r}, got {options[key]!r}: {reason}")
+            raise OptionError(f"{name}: expected {key} {quoted(defaults[key])}, got {quoted(options[key])}: {reason}")
     return build(name, options)
 
 
@@ -143,7 +143,8 @@ def _snr_pgd(name: str, options: Options) -> tuple[str, Options]:
 
 def _carlini_wagner(name: str, options: Options) -> tuple[str, Options]:
     if options.get("targeted", True) is not True:
-        raise OptionError(f"{name}: expected targeted true, got {options['targeted']!r}: it has no untargeted form")
+        found = quoted(options["targeted"])
+        raise OptionError(f"{name}: expected targeted true, got {found}: it has no untargeted form")
     return "CarliniWagner", {k: v for k, v in options.items() if k != "batch_size"} | {"targeted": True}
 
 
@@ -152,19 +153,21 @@ def _norm(name: str, norm: object) -> str:
         return "linf"
     if norm == 2 and not isinstance(norm, bool):
         return "l2"
-    raise OptionError(f"{name}: expected norm 2 or 'inf', got {norm!r}")
+    raise OptionError(f"{name}: expected norm 2 or 'inf', got {quoted(norm)}")
 
 
 def _snr_db(name: str, norm: object, eps: object) -> float:
     """Armory's bound in decibels; its norm "snr" has a linear power ratio as eps, "snr_db" decibels."""
     if norm not in ("snr", "snr_db"):
-        raise OptionError(f"{name}: expected norm 'snr' (eps a power ratio) or 'snr_db' (eps in dB), got {norm!r}")
+        expected = "norm 'snr' (eps a power ratio) or 'snr_db' (eps in dB)"
+        raise OptionError(f"{name}: expected {expected}, got {quoted(norm)}")
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not math.isfinite(eps):
-        raise OptionError(f"{name}: expected eps to be a finite number, got {eps!r}")
+        raise OptionError(f"{name}: expected eps to be a finite number, got {quoted(eps)}")
     if norm == "snr_db":
         return float(eps)
     if eps <= 0:
-        raise OptionError(f"{name}: expected a power ratio eps > 0, got {eps!r}; is it in dB? then norm is 'snr_db'")
+        hint = "is it in dB? then norm is 'snr_db'"
+        raise OptionError(f"{name}: expected a power ratio eps > 0, got {quoted(eps)}; {hint}")
     return 10 * math.log10(eps)
 
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from armory_mdnf.errors import OptionError, choices
+from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.runner.config import Config
 from armory_mdnf.runner.equivalents import is_translated
 
@@ -41,7 +41,7 @@ def parse_index(text: str) -> str | list[int]:
     if ":" in text:
         return text
     if not re.fullmatch(r"\s*\[?\s*\d+(\s*,\s*\d+)*\s*\]?\s*", text, re.ASCII):
-        raise OptionError(f"--index: expected positions such as 0,5 or a slice such as [2:9], got {text!r}")
+        raise OptionError(f"--index: expected positions such as 0,5 or a slice such as [2:9], got {quoted(text)}")
     return sorted({int(token) for token in re.findall(r"\d+", text, re.ASCII)})
 
 
