@@ -94,9 +94,11 @@ def shown(text: object) -> str:
 
 
 def cause(error: BaseException, limit: int = 200) -> str:
-    """The class and the message of an error of another library's, on one line, escaped and cut."""
+    """What another error says, on one line, escaped and cut; its class before it unless it is one of ours."""
     plain = all(isinstance(a, (str, bytes, int, type(None))) for a in error.args)
-    text = (str(error) if plain else quoted(error.args, limit + 1))[: limit + 1]
+    text = (str(error) if plain else quoted(error.args, limit + 1))[: 3 * limit + 1]
     line = " ".join(text.split())
     line = line if line.isprintable() else ascii(line)[1:-1]
-    return f"{type(error).__name__}: {line[:limit]}" + ("..." if len(text) > limit else "")
+    if isinstance(error, ArmoryMdnfError):
+        return line[: 3 * limit]
+    return f"{type(error).__name__}: {line[:limit]}" + ("..." if len(line) > limit else "")

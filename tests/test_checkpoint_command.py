@@ -23,7 +23,7 @@ from armory_mdnf.files.provenance import sha256_of
 from armory_mdnf.vocoders import load_vocoder
 
 DATA = Path(__file__).parent / "data"
-CONTENT = bytes(range(256)) * 4096
+CONTENT = b"PK" + bytes(range(254)) * 4096
 
 
 def test_inspect_says_what_a_v3_recogniser_holds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf.errors import OptionError
+
 
 def add_checkpoint_command(commands: Any) -> None:
     """Add the command to an argument parser's sub-commands."""
@@ -19,21 +21,31 @@ def add_checkpoint_command(commands: Any) -> None:
 
     convert = actions.add_parser("convert", help="write it as safetensors with the configuration inside")
     convert.add_argument("file", type=Path)
-    convert.add_argument("out", type=Path, metavar="OUT.safetensors")
+    convert.add_argument(
+        "out",
+        type=Path,
+        metavar="OUT",
+        help="OUT.safetensors; of CTranslate2's Whisper (model.bin, its config.json and tokenizer.json beside it) a "
+        "folder, which Hugging Face's transformers read",
+    )
     _add_files(convert)
     convert.set_defaults(run=_convert)
 
-    download = actions.add_parser("download", help="fetch a published checkpoint of deepspeech.pytorch")
-    download.add_argument("name", help="librispeech, an4 or ted with _v3 or _v2: librispeech_v3")
+    download = actions.add_parser("download", help="fetch a published checkpoint, or a model of Hugging Face's hub")
+    download.add_argument(
+        "name",
+        help="of deepspeech.pytorch: librispeech, an4 or ted with _v3 or _v2, as librispeech_v3; of the hub: hf:NAME, "
+        "which goes to Hugging Face's own cache",
+    )
     download.add_argument("--sha256", metavar="HEX", help="refuse a file with another checksum")
-    download.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="(default: the current folder)")
+    download.add_argument("--out", type=Path, metavar="DIR", help="(default: the current folder)")
     download.set_defaults(run=_download)
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sha256", metavar="HEX", help="refuse to open a file with another checksum")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a vocoder's config.yml or config.json")
-    parser.add_argument("--stats", type=Path, metavar="FILE", help="a vocoder's stats.h5 or stats.npy")
+    parser.add_argument("--stats", type=Path, metavar="FILE", help="a vocoder's stats.h5 or stats.npy, or none")
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -44,17 +56,24 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from armory_mdnf.checkpoints.files import convert, open_checkpoint
+    from armory_mdnf.checkpoints.files import check_target, convert, open_checkpoint
 
+    check_target(args.out, args.file)
     print(convert(open_checkpoint(args.file, args.sha256, args.config, args.stats), args.out))
     return 0
 
 
 def _download(args: argparse.Namespace) -> int:
+    from armory_mdnf.asr.huggingface.folders import PREFIX, find_folder
     from armory_mdnf.checkpoints.published import download
     from armory_mdnf.files.provenance import sha256_of
 
-    path = download(args.name, args.out, args.sha256)
+    if args.name.startswith(PREFIX):
+        if args.out or args.sha256:
+            raise OptionError(f"{args.name} goes to Hugging Face's own cache: leave out --out and --sha256")
+        print(find_folder(args.name, download=True))
+        return 0
+    path = download(args.name, args.out or Path(), args.sha256)
     checked = "as expected" if args.sha256 else "not checked: pin it with --sha256"
     print(f"{path}\nsha256  {sha256_of(path)} ({checked})")
     return 0

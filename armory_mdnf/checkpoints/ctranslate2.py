@@ -7,9 +7,9 @@ data) and aliases. Nothing in it can be executed. Source: CTranslate2's ``python
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from armory_mdnf.atomic import replacing, write_text
-from armory_mdnf.errors import BundleError, quoted
+from armory_mdnf.atomic import write_text
+from armory_mdnf.bundles import save_tensors
+from armory_mdnf.errors import BundleError, cause, quoted
+from armory_mdnf.files import strict_json
+from armory_mdnf.foreign import Imported
 
+FORMAT = "CTranslate2 Whisper"
 VERSION = 6
 SPECIFICATION = "WhisperSpec"
 # CTranslate2's DataType: only what a Whisper that computes in floating point holds.
 DTYPES = {code: np.dtype(name) for code, name in enumerate(("<f4", "i1", "<i2", "<i4", "<f2"))}
 MAX_VARIABLES, MAX_NAME, MAX_RANK = 4096, 256, 4
+MAX_JSON_BYTES = 16 << 20  # of a tokenizer, which has some two million
+ENGLISH_VOCABULARY = 51864
+# What may be said beside the weights, and has one value in a Whisper: GELU, normalised before, no other positions.
+ONLY = {"activation": 3, "pre_norm": 1, "alibi": 0, "scale_embeddings": 0}
 
 
 class _Reader:
@@ -35,7 +43,9 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.data = np.memmap(path, dtype=np.uint8, mode="r")
+        # A map of nothing is an error of its own.
+        empty = not path.stat().st_size
+        self.data = np.zeros(0, np.uint8) if empty else np.memmap(path, dtype=np.uint8, mode="r")
         self.at = 0
 
     def take(self, size: int, what: str) -> memoryview:
@@ -54,9 +64,10 @@ class _Reader:
     def text(self, what: str) -> str:
         size = self.number("H", what)
         raw = bytes(self.take(min(size, MAX_NAME + 1), what))
-        if not 0 < size <= MAX_NAME or raw[-1] != 0 or not raw[:-1].isascii():
+        name = raw[:-1].decode("latin-1")
+        if not 0 < size <= MAX_NAME or raw[-1] != 0 or not name.isascii() or not name.isprintable():
             raise BundleError(f"{self.path}: expected {what} as text of at most {MAX_NAME} letters at byte {self.at}")
-        return raw[:-1].decode("ascii")
+        return name
 
 
 def is_ctranslate2(path: str | os.PathLike[str]) -> bool:
@@ -99,9 +110,11 @@ def read_variables(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         values = np.frombuffer(reader.take(size, f"the values of {name}"), dtype).reshape(shape)
         if name in variables:
             raise BundleError(f"{path}: {quoted(name)} is there twice")
-        variables[name] = torch.from_numpy(values.astype(np.float32 if dtype.kind == "f" else dtype))
+        variables[name] = torch.from_numpy(values.astype(np.float32 if dtype.kind == "f" else dtype.newbyteorder("=")))
     for _ in range(reader.number("I", "the number of aliases")):
         alias, name = reader.text("an alias"), reader.text("what an alias stands for")
+        if alias in variables:
+            raise BundleError(f"{path}: {quoted(alias)} is there twice")
         if name not in variables:
             raise BundleError(f"{path}: alias {quoted(alias)} stands for {quoted(name)}, which is not there")
         variables[alias] = variables[name]
@@ -125,7 +138,26 @@ class _Names:
             raise BundleError(
                 f"{self.path}: {quoted(name)} is quantised ({tensor.dtype}), expected float16 or float32 weights"
             )
+        if not bool(torch.isfinite(tensor).all()):
+            raise BundleError(f"{self.path}: expected finite numbers in {quoted(name)}, found NaN or infinity")
         return tensor
+
+    def parts(self, name: str, count: int) -> tuple[Tensor, ...]:
+        """A variable that holds several, one below the other."""
+        tensor = self.take(name)
+        if not tensor.dim() or tensor.shape[0] % count:
+            raise BundleError(f"{self.path}: {quoted(name)} of shape {tuple(tensor.shape)} is no {count} of one size")
+        return tensor.chunk(count) if tensor.shape[0] else (tensor,) * count
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """A whole number that CTranslate2 keeps beside the weights."""
+        tensor = self.variables.pop(name, None)
+        if tensor is None and default is not None:
+            return default
+        if tensor is None or tensor.numel() != 1 or tensor.is_floating_point():
+            found = "none" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+            raise BundleError(f"{self.path}: expected a whole number as {quoted(name)}, found {found}")
+        return int(tensor)
 
 
 def to_huggingface(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -134,7 +166,7 @@ def to_huggingface(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
     Raises :class:`BundleError` for a file that is damaged, quantised, or no Whisper.
     """
     path = Path(path)
-    names = _Names(path, {k: v for k, v in read_variables(path).items() if k != "decoder/projection/weight"})
+    names = _Names(path, read_variables(path))
     state: dict[str, Tensor] = {}
 
     def layer_norm(source: str, target: str) -> None:
@@ -142,8 +174,8 @@ def to_huggingface(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
         state[f"{target}.bias"] = names.take(f"{source}/beta")
 
     def linear(source: str, *targets: str, biasless: str = "") -> None:
-        weights = names.take(f"{source}/weight").chunk(len(targets))
-        biases = names.take(f"{source}/bias").chunk(len(targets))
+        weights = names.parts(f"{source}/weight", len(targets))
+        biases = names.parts(f"{source}/bias", len(targets))
         for target, weight, bias in zip(targets, weights, biases, strict=True):
             state[f"{target}.weight"] = weight.contiguous()
             if target != biasless:
@@ -179,33 +211,76 @@ def to_huggingface(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
     for conv in ("conv1", "conv2"):
         state[f"model.encoder.{conv}.weight"] = names.take(f"encoder/{conv}/weight")
         state[f"model.encoder.{conv}.bias"] = names.take(f"encoder/{conv}/bias")
-    state["model.decoder.embed_tokens.weight"] = names.take("decoder/embeddings/weight")
-    return _config(names, state, layers), state
+    state["model.decoder.embed_tokens.weight"] = tokens = names.take("decoder/embeddings/weight")
+    if "decoder/projection/weight" in names.variables:
+        projection = names.take("decoder/projection/weight")
+        if projection is not tokens and not torch.equal(projection, tokens):
+            raise BundleError(f"{path}: expected a projection that is the embeddings again, found another")
+    if not layers["encoder"] or not layers["decoder"]:
+        raise BundleError(f"{path}: expected layers of an encoder and a decoder, found {layers}")
+    config = _config(names, state, layers)
+    _check_shapes(path, state, config)
+    if left := [name for name, tensor in names.variables.items() if tensor.is_floating_point()]:
+        raise BundleError(f"{path}: found variable {quoted(left[0])}, which no Whisper has")
+    return config, state
+
+
+# What weights are called at their end, and their shape in sizes of the configuration.
+SHAPES: tuple[tuple[str, tuple[str | int, ...]], ...] = (
+    (r"_proj\.weight", ("d_model", "d_model")),
+    (r"fc1\.weight", ("ffn", "d_model")),
+    (r"fc1\.bias", ("ffn",)),
+    (r"fc2\.weight", ("d_model", "ffn")),
+    (r"conv1\.weight", ("d_model", "num_mel_bins", 3)),
+    (r"conv2\.weight", ("d_model", "d_model", 3)),
+    (r"encoder\.embed_positions\.weight", ("max_source_positions", "d_model")),
+    (r"decoder\.embed_positions\.weight", ("max_target_positions", "d_model")),
+    (r"embed_tokens\.weight", ("vocab_size", "d_model")),
+    (r"(bias|layer_norm\.weight)", ("d_model",)),
+)
+
+
+def _check_shapes(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    for key, tensor in state.items():
+        names = next(shape for ending, shape in SHAPES if re.search(f"{ending}$", key))
+        sizes = {**config, "ffn": config["encoder_ffn_dim" if ".encoder." in key else "decoder_ffn_dim"]}
+        expected = tuple(sizes[name] if isinstance(name, str) else name for name in names)
+        if tensor.shape != expected or not tensor.numel():
+            raise BundleError(f"{path}: expected weight {quoted(key)} of shape {expected}, found {tuple(tensor.shape)}")
+
+
+def _first(tensor: Tensor, axis: int = 0) -> int:
+    return tensor.shape[axis] if tensor.dim() > axis else 0
 
 
 def _config(names: _Names, state: Mapping[str, Tensor], layers: Mapping[str, int]) -> dict[str, Any]:
     """transformers' ``config.json``, its sizes read from the weights and from what CTranslate2 says beside them."""
-    vocabulary, d_model = state["model.decoder.embed_tokens.weight"].shape
-    heads = {side: int(names.variables[f"{side}/num_heads"]) for side in ("encoder", "decoder")}
-    if not layers["encoder"] or not layers["decoder"]:
-        raise BundleError(f"{names.path}: expected layers of an encoder and a decoder, found {dict(layers)}")
-    english = vocabulary == 51864
+    vocabulary = _first(state["model.decoder.embed_tokens.weight"])
+    d_model = _first(state["model.decoder.embed_tokens.weight"], 1)
+    heads = {side: names.number(f"{side}/num_heads") for side in ("encoder", "decoder")}
+    if any(n < 1 or d_model % n for n in heads.values()):
+        raise BundleError(f"{names.path}: expected heads that divide {d_model} channels, found {heads}")
+    for side in ("encoder", "decoder"):
+        for name, only in ONLY.items():
+            if (found := names.number(f"{side}/{name}", only)) != only:
+                raise BundleError(f"{names.path}: expected {side}/{name} {only}, as Whisper has, found {found}")
+    english = vocabulary == ENGLISH_VOCABULARY
     end = 50256 if english else 50257
     return {
         "architectures": ["WhisperForConditionalGeneration"],
         "model_type": "whisper",
         "is_encoder_decoder": True,
         "vocab_size": vocabulary,
-        "num_mel_bins": state["model.encoder.conv1.weight"].shape[1],
+        "num_mel_bins": _first(state["model.encoder.conv1.weight"], 1),
         "d_model": d_model,
         "encoder_layers": layers["encoder"],
         "decoder_layers": layers["decoder"],
         "encoder_attention_heads": heads["encoder"],
         "decoder_attention_heads": heads["decoder"],
-        "encoder_ffn_dim": state["model.encoder.layers.0.fc1.weight"].shape[0],
-        "decoder_ffn_dim": state["model.decoder.layers.0.fc1.weight"].shape[0],
-        "max_source_positions": state["model.encoder.embed_positions.weight"].shape[0],
-        "max_target_positions": state["model.decoder.embed_positions.weight"].shape[0],
+        "encoder_ffn_dim": _first(state["model.encoder.layers.0.fc1.weight"]),
+        "decoder_ffn_dim": _first(state["model.decoder.layers.0.fc1.weight"]),
+        "max_source_positions": _first(state["model.encoder.embed_positions.weight"]),
+        "max_target_positions": _first(state["model.decoder.embed_positions.weight"]),
         "activation_function": "gelu",
         "scale_embedding": False,
         "bos_token_id": end,
@@ -215,48 +290,91 @@ def _config(names: _Names, state: Mapping[str, Tensor], layers: Mapping[str, int
     }
 
 
-def convert_folder(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[str]:
-    """Write ``out`` with config.json, generation_config.json, tokenizer.json and model.safetensors.
+@dataclass(frozen=True)
+class WhisperFolder:
+    """A Whisper as Hugging Face's transformers keep it: a folder."""
 
-    ``folder`` holds CTranslate2's model.bin, config.json and tokenizer.json, or is the path of that model.bin.
-    Returns the names of the files written. Raises :class:`BundleError` naming a file that is missing or damaged.
-    """
-    from safetensors.torch import save_file
+    source: Path
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
 
-    folder, out = Path(folder), Path(out)
-    folder = folder.parent if folder.name == "model.bin" else folder
-    for name in ("model.bin", "config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise BundleError(f"no {name} in {folder}: CTranslate2 keeps it beside the weights")
-    config, state = to_huggingface(folder / "model.bin")
-    try:
-        beside = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        suppressed = {key: [int(i) for i in beside[key]] for key in ("suppress_ids", "suppress_ids_begin")}
-        alignment = [[int(i) for i in pair] for pair in beside["alignment_heads"]]
-        tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        tokens = {token["content"]: token["id"] for token in json.loads(tokenizer)["added_tokens"]}
-        without_times = tokens["<|notimestamps|>"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{folder}: config.json or tokenizer.json is not CTranslate2's: {error!r:.200}") from error
-    start = config["decoder_start_token_id"]
-    generation = {
-        **{key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")},
-        "suppress_tokens": suppressed["suppress_ids"],
-        "begin_suppress_tokens": suppressed["suppress_ids_begin"],
-        "alignment_heads": alignment,
-        "no_timestamps_token_id": without_times,
-        "is_multilingual": config["vocab_size"] != 51864,
-        "max_length": config["max_target_positions"],
-        "prev_sot_token_id": tokens.get("<|startofprev|>", start),
-        "return_timestamps": False,
-    }
-    if generation["is_multilingual"]:
-        generation["lang_to_id"] = {name: i for name, i in tokens.items() if i in set(beside.get("lang_ids", ()))}
-        generation["task_to_id"] = {"transcribe": tokens["<|transcribe|>"], "translate": tokens["<|translate|>"]}
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "model.safetensors") as partial:
-        save_file(state, str(partial), metadata={"format": "pt"})
-    write_text(out / "tokenizer.json", tokenizer)
-    write_text(out / "generation_config.json", json.dumps(generation, indent=2) + "\n")
-    write_text(out / "config.json", json.dumps(config, indent=2) + "\n")
-    return ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors"]
+    def facts(self) -> dict[str, str]:
+        """What it is, for a reader."""
+        sizes = self.config
+        language = "English" if sizes["vocab_size"] == ENGLISH_VOCABULARY else "many languages"
+        return {
+            "holds": "recogniser, Whisper",
+            "layers": f"{sizes['encoder_layers']} and {sizes['decoder_layers']} x {sizes['d_model']}, "
+            f"{sizes['encoder_attention_heads']} heads",
+            "alphabet": f"{sizes['vocab_size']} tokens, {language}",
+            "audio": f"16000 Hz, log mel of {sizes['num_mel_bins']} bins",
+            "parameters": f"{sum(weight.numel() for weight in self.weights.values()):,}",
+        }
+
+    def save(self, out: Path) -> list[str]:
+        """Write config.json, generation_config.json, tokenizer.json and model.safetensors. Returns their names.
+
+        CTranslate2's config.json and tokenizer.json lie beside the checkpoint. Raises :class:`BundleError` naming one
+        that is missing or not CTranslate2's.
+        """
+        generation, tokenizer = self._beside()
+        texts = {
+            "tokenizer.json": tokenizer,
+            "generation_config.json": strict_json.dumps(generation, indent=2) + "\n",
+            "config.json": strict_json.dumps(self.config, indent=2) + "\n",
+        }
+        save_tensors(out / "model.safetensors", self.weights, {"format": "pt"})
+        for name, text in texts.items():
+            write_text(out / name, text)
+        return [*texts, "model.safetensors"]
+
+    def _beside(self) -> tuple[dict[str, Any], str]:
+        """transformers' generation_config.json, and the tokenizer's text."""
+        folder, config = self.source.parent, self.config
+        for name in ("config.json", "tokenizer.json"):
+            if not (folder / name).is_file():
+                raise BundleError(f"no {name} in {folder}: CTranslate2 keeps it beside the weights")
+        beside = strict_json.read_json(folder / "config.json", max_bytes=MAX_JSON_BYTES)
+        tokenizer = strict_json.read_json(folder / "tokenizer.json", max_bytes=MAX_JSON_BYTES)
+        try:
+            suppressed = {key: _whole(beside[key]) for key in ("suppress_ids", "suppress_ids_begin")}
+            alignment = [_whole(pair) for pair in beside["alignment_heads"]]
+            tokens = {token["content"]: _whole([token["id"]])[0] for token in tokenizer["added_tokens"]}
+            languages = set(_whole(beside.get("lang_ids", [])))
+            start = config["decoder_start_token_id"]
+            generation = {
+                **{key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
+                "decoder_start_token_id": start,
+                "suppress_tokens": suppressed["suppress_ids"],
+                "begin_suppress_tokens": suppressed["suppress_ids_begin"],
+                "alignment_heads": alignment,
+                "no_timestamps_token_id": tokens["<|notimestamps|>"],
+                "is_multilingual": config["vocab_size"] != ENGLISH_VOCABULARY,
+                "max_length": config["max_target_positions"],
+                "prev_sot_token_id": tokens.get("<|startofprev|>", start),
+                "return_timestamps": False,
+            }
+            if generation["is_multilingual"]:
+                generation["lang_to_id"] = {name: i for name, i in tokens.items() if i in languages}
+                generation["task_to_id"] = {
+                    "transcribe": tokens["<|transcribe|>"],
+                    "translate": tokens["<|translate|>"],
+                }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(
+                f"{folder}: config.json or tokenizer.json is not CTranslate2's: {cause(error)}"
+            ) from error
+        return generation, strict_json.dumps(tokenizer) + "\n"
+
+
+def _whole(values: Any) -> list[int]:
+    if not isinstance(values, list) or any(type(value) is not int for value in values):
+        raise ValueError(f"expected a list of whole numbers, found {quoted(values)}")
+    return values
+
+
+def import_whisper(path: str | os.PathLike[str]) -> Imported[WhisperFolder]:
+    """The Whisper of a ``model.bin``. Raises as :func:`to_huggingface`."""
+    config, weights = to_huggingface(path)
+    mapped = (f"{len(weights)} weights, under the names of transformers", "sizes, from the weights")
+    return Imported(WhisperFolder(Path(path), config, weights), FORMAT, mapped, ())

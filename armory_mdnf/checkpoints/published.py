@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from armory_mdnf.errors import BundleError, OptionError, choices
+from armory_mdnf.atomic import ensure_writable_folder
+from armory_mdnf.errors import BundleError, OptionError, choices, quoted
 from armory_mdnf.files.provenance import sha256_of
+from armory_mdnf.foreign import is_torch_file
 
 _V2 = "https://github.com/SeanNaren/deepspeech.pytorch/releases/download/v2.0"
 _V3 = "https://github.com/SeanNaren/deepspeech.pytorch/releases/download/V3.0"
@@ -39,7 +41,7 @@ def download(name: str, folder: str | os.PathLike[str] = ".", sha256: str | None
     if name not in PUBLISHED:
         raise OptionError(choices(name, PUBLISHED, "published checkpoint"))
     if sha256 is not None and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
-        raise OptionError(f"expected a SHA-256 of 64 hexadecimal digits, got {sha256!r}")
+        raise OptionError(f"expected a SHA-256 of 64 hexadecimal digits, got {quoted(sha256)}")
     return fetch(PUBLISHED[name], Path(folder), sha256.lower() if sha256 else None)
 
 
@@ -54,10 +56,11 @@ def fetch(url: str, folder: Path, sha256: str | None) -> Path:
         ) from error
     path = folder / url.rsplit("/", 1)[1]
     if path.exists():
+        _check(path, "is there already")
         if sha256 is not None and (found := sha256_of(path)) != sha256:
             raise BundleError(f"{path} is there already, with SHA-256 {found}, expected {sha256}; move it away")
         return path
-    folder.mkdir(parents=True, exist_ok=True)
+    ensure_writable_folder(folder)
     partial = path.with_name(f"{path.name}.partial")
     known = None if sha256 is None else f"sha256:{sha256}"
     try:
@@ -72,7 +75,15 @@ def fetch(url: str, folder: Path, sha256: str | None) -> Path:
         ) from error
     except ValueError as error:  # pooch's word for a checksum that does not fit
         raise BundleError(f"{url}: {error}") from error
+    _check(path, "is what came")
     return path
+
+
+def _check(path: Path, how: str) -> None:
+    """Raise :class:`BundleError` for what cannot be the file, so that nobody pins its checksum."""
+    if not path.is_file() or not is_torch_file(path):
+        found = "no file" if not path.is_file() else "empty" if not path.stat().st_size else "no checkpoint of torch"
+        raise BundleError(f"{path} {how}, and is {found}: move it away and run the same again")
 
 
 class _Resuming:

@@ -1,20 +1,18 @@
-"""Noise curves: one non-negative factor a mel bin."""
+"""Noise curves: one non-negative factor per mel bin."""
 
 from __future__ import annotations
 
-import json
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from armory_mdnf.errors import BundleError, choices
-
-MAX_BYTES = 1 << 20  # a curve has some hundred numbers
+from armory_mdnf.errors import BundleError, cause, choices, shown
+from armory_mdnf.files.arrays import MAX_BYTES, Numbers, read_numbers
+from armory_mdnf.files.strict_json import read_json
 
 
 def curve_names() -> list[str]:
@@ -34,9 +32,11 @@ def load_curve(curve: str | os.PathLike[str] | None, n_mels: int) -> Tensor:
     path = curve_file(curve)
     if path.stat().st_size > MAX_BYTES:
         raise BundleError(f"{path}: expected a curve of {n_mels} numbers, found {path.stat().st_size} bytes")
-    values = _read_npy(path) if path.suffix == ".npy" else _read_json(path)
+    values = read_numbers(path) if path.suffix == ".npy" else _read_json(path)
     if values.shape != (n_mels,):
-        raise BundleError(f"{path}: expected {n_mels} values, one a mel bin of the vocoder, found shape {values.shape}")
+        raise BundleError(
+            f"{path}: expected {n_mels} values, one per mel bin of the vocoder, found shape {values.shape}"
+        )
     if not np.isfinite(values).all():
         raise BundleError(f"{path}: expected finite values, found {values[~np.isfinite(values)][0]}")
     if (values < 0).any():
@@ -61,32 +61,18 @@ def curve_file(curve: str | os.PathLike[str]) -> Path:
         raise BundleError(f"{choices(text, curve_names(), 'noise curve')}; a path ends in .json or .npy")
     path = Path(text)
     if path.suffix not in (".json", ".npy"):
-        raise BundleError(f"{path}: expected a curve file that ends in .json or .npy")
-    if not path.is_file():
-        raise BundleError(f"no curve file at {path}")
-    return path
-
-
-def _read_npy(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
+        raise BundleError(f"{shown(text)}: expected a curve file that ends in .json or .npy")
     try:
-        # Mapped, so that a header that promises terabytes allocates nothing; never unpickled.
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
-        raise BundleError(f"{path} is not a readable .npy file of numbers: {error}") from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise BundleError(f"{path}: expected one array of real numbers, found {getattr(values, 'dtype', 'an archive')}")
-    return np.array(values, dtype=np.float64) if values.ndim == 1 else values
+        if path.is_file():
+            return path
+    except OSError as error:  # a name that is too long, a folder that cannot be entered
+        raise BundleError(f"no curve file at {shown(text)}: {cause(error)}") from error
+    raise BundleError(f"no curve file at {shown(text)}")
 
 
-def _read_json(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise BundleError(f"{path} is not readable JSON: {error}") from error
+def _read_json(path: Path) -> Numbers:
+    content = read_json(path, max_bytes=MAX_BYTES)
     values = content.get("curve") if isinstance(content, dict) else content
     if not isinstance(values, list) or any(type(v) not in (int, float) for v in values):
         raise BundleError(f"{path}: expected a list of numbers, or an object with that list as 'curve'")
-    try:
-        return np.array(values, dtype=np.float64)
-    except OverflowError as error:
-        raise BundleError(f"{path}: expected numbers of ordinary size: {error}") from error
+    return np.array(values, dtype=np.float64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import os
 import re
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor
 
 from armory_mdnf.audio.mel import MelRecipe
-from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.errors import BundleError, OptionError, cause, quoted, shown
 from armory_mdnf.foreign import Imported, read_checkpoint
 from armory_mdnf.vocoders.base import Vocoder
-from armory_mdnf.vocoders.importing import build, companion, fold_weight_norm
+from armory_mdnf.vocoders.importing import build, companion, fold_weight_norm, read_config
 
 FORMAT = "HiFi-GAN checkpoint"
 RENAMED = (
@@ -60,11 +59,11 @@ def recognises(content: Any) -> bool:
 def import_checkpoint(content: Any, origin: Path, config: str | os.PathLike[str] | None = None) -> Imported[Vocoder]:
     """The vocoder of a checkpoint. Raises :class:`BundleError` naming the file and the key that does not fit."""
     path = companion(origin, config, ("config.json",), "--config")
+    values = read_config(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         recipe, generator = _recipe(values), _generator(values)
-    except (KeyError, TypeError, ValueError, OptionError) as error:
-        raise BundleError(f"{path}: it is not the configuration of a HiFi-GAN: {error!r}") from error
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise BundleError(f"{path}: it is not the configuration of a HiFi-GAN: {cause(error)}") from error
     weights = {}
     for key, value in fold_weight_norm(content["generator"], origin).items():
         renamed = key
@@ -77,7 +76,7 @@ def import_checkpoint(content: Any, origin: Path, config: str | os.PathLike[str]
         f"generator and mel recipe, from {path.name}",
         "natural logarithm, as a normalisation of log10",
     )
-    return Imported(vocoder, FORMAT, mapped, tuple(key for key in content if key != "generator"))
+    return Imported(vocoder, FORMAT, mapped, tuple(shown(key) for key in content if key != "generator"))
 
 
 def natural_logarithm(recipe: MelRecipe) -> tuple[Tensor, Tensor]:
@@ -105,7 +104,9 @@ def _recipe(config: dict[str, Any]) -> MelRecipe:
 def _generator(config: dict[str, Any]) -> dict[str, Any]:
     scales, kernels = config["upsample_rates"], config["upsample_kernel_sizes"]
     if any(scale % 2 or kernel != 2 * scale for scale, kernel in zip(scales, kernels, strict=True)):
-        raise OptionError(f"expected even upsample_rates and kernels twice as wide, got {scales!r} and {kernels!r}")
+        raise OptionError(
+            f"expected even upsample_rates and kernels twice as wide, got {quoted(scales)} and {quoted(kernels)}"
+        )
     return {
         "in_channels": config["num_mels"],
         "channels": config["upsample_initial_channel"],

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ import torch
 from torch import Tensor
 
 from armory_mdnf.audio.mel import MelRecipe
-from armory_mdnf.errors import BundleError, OptionError, choices
+from armory_mdnf.errors import BundleError, OptionError, cause, choices, quoted, shown
+from armory_mdnf.files.arrays import MAX_BYTES, read_numbers
 from armory_mdnf.foreign import Imported
 from armory_mdnf.vocoders._parallel_wavegan import PQMF
 from armory_mdnf.vocoders.base import Vocoder
-from armory_mdnf.vocoders.importing import build, companion, fold_weight_norm
+from armory_mdnf.vocoders.importing import NO_STATISTICS, build, companion, fold_weight_norm, read_config
 from armory_mdnf.vocoders.melgan import MelGAN
 
 FORMAT = "parallel-wavegan checkpoint"
@@ -55,9 +55,8 @@ CONDITIONING_ONLY: dict[str, dict[str, Any]] = {
         "interpolate_mode": "nearest",
     },
 }
+MAX_STATISTIC = 1e30  # of a logarithm: anything near is no statistic
 FLOOR = 1e-10  # of parallel-wavegan's logmelfilterbank, which no configuration changes
-MAX_CONFIG_BYTES = 1 << 20
-show = reprlib.repr  # a YAML file of a few bytes can describe a value that takes gigabytes to print
 
 
 def recognises(content: Any) -> bool:
@@ -82,14 +81,10 @@ def import_checkpoint(
         kind, generator = _generator(values)
         recipe = _recipe(values)
         base = _logarithm(values)
-    except (KeyError, TypeError, ValueError, AttributeError, OptionError) as error:
-        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        reason = f"{quoted(error.args[0])} is missing" if isinstance(error, KeyError) else cause(error)
         raise BundleError(f"{config_path}: {reason}") from error
-    first, second = ("stats.npy", "stats.h5") if values.get("format") == "npy" else ("stats.h5", "stats.npy")
-    stats_path = companion(origin, stats, (first, second), "--stats")
-    mean, scale = read_statistics(stats_path, recipe.n_mels)
-    # The statistics are of log_b x = log10 x / log10 b: both in units of log10.
-    statistics = mean * math.log10(base), scale * math.log10(base)
+    statistics, told = _statistics(origin, stats, values, recipe.n_mels, math.log10(base))
     weights = fold_weight_norm(content["model"]["generator"], origin)
     if generator.get("pqmf_params"):
         weights |= _filters(generator)
@@ -98,62 +93,82 @@ def import_checkpoint(
         f"{len(content['model']['generator'])} tensors, weight norm folded: {len(weights)} weights",
         f"generator ({values.get('generator_type', 'ParallelWaveGANGenerator')}) and mel recipe, from "
         f"{config_path.name}",
-        f"normalisation, from {stats_path.name}",
+        f"normalisation, {told}",
     )
-    left = [f"model: {key}" for key in content["model"] if key != "generator"]
-    left += [str(key) for key in content if key != "model"]
+    left = [f"model: {shown(key)}" for key in content["model"] if key != "generator"]
+    left += [shown(key) for key in content if key != "model"]
     return Imported(vocoder, FORMAT, mapped, tuple(left))
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A ``config.yml``, its tuples as lists and no other object of Python's.
+def _statistics(
+    origin: Path, given: str | os.PathLike[str] | None, config: Mapping[str, Any], n_mels: int, unit: float
+) -> tuple[tuple[Tensor, Tensor] | None, str]:
+    """Mean and scale of each mel bin in units of log10, and where they are from.
 
-    Raises :class:`BundleError` naming the file.
+    Those in the file are of log_b x = log10 x / log10 b; ``unit`` is log10 b.
     """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node, True))
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise BundleError(f"{path}: expected a configuration of at most {MAX_CONFIG_BYTES} bytes")
-    try:
-        with path.open(encoding="utf-8") as f:
-            values = yaml.load(f, Loader=Loader)  # a SafeLoader: it makes plain values only
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not a readable configuration: {error}") from error
-    if not isinstance(values, dict):
-        raise BundleError(f"{path}: expected a mapping, found {type(values).__name__}")
-    return values
+    if given is not None and os.fspath(given) == NO_STATISTICS:
+        own = None if unit == 1 else (torch.zeros(n_mels), torch.full((n_mels,), unit))
+        return own, "none, as --stats none says"
+    names = ("stats.npy", "stats.h5") if config.get("format") == "npy" else ("stats.h5", "stats.npy")
+    more = f", or --stats {NO_STATISTICS} if the vocoder was trained on features that were not normalised"
+    path = companion(origin, given, names, "--stats", more)
+    mean, scale = read_statistics(path, n_mels)
+    return (mean * unit, scale * unit), f"from {path.name}"
 
 
 def read_statistics(path: Path, n_mels: int) -> tuple[Tensor, Tensor]:
     """Mean and scale of each mel bin. Shape: (n_mels,) each. Raises :class:`BundleError` naming the file."""
-    try:
-        if path.suffix == ".npy":
-            found = dict(zip(("mean", "scale"), np.load(path, allow_pickle=False), strict=False))
-        else:
-            import h5py
-
-            with h5py.File(path, "r") as f:
-                found = {name: f[name][()] for name in ("mean", "scale") if name in f and f[name].size == n_mels}
-    except (OSError, ValueError, EOFError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path} is not a readable file of statistics: {error}") from error
+    if path.suffix == ".npy":
+        values = read_numbers(path)
+        found = dict(zip(("mean", "scale"), values, strict=True)) if len(values) == 2 else {}
+    else:
+        found = _read_hdf5(path, n_mels)
     tensors = []
     for name in ("mean", "scale"):
-        values = np.ravel(found.get(name, []))
-        if values.shape != (n_mels,) or values.dtype.kind not in "fiu":
-            raise BundleError(f"{path}: expected {n_mels} numbers under {name!r}, one a mel bin")
-        tensors.append(torch.from_numpy(values.astype(np.float32)))
+        numbers = np.ravel(found.get(name, []))
+        if numbers.shape != (n_mels,):
+            raise BundleError(f"{path}: expected {n_mels} numbers under {name!r}, one per mel bin")
+        if not np.isfinite(numbers).all() or np.abs(numbers).max() > MAX_STATISTIC:
+            raise BundleError(f"{path}: expected finite numbers under {name!r}")
+        if name == "scale" and numbers.min() <= 0:
+            raise BundleError(f"{path}: expected numbers above 0 under 'scale', found {numbers.min():g}")
+        tensors.append(torch.from_numpy(numbers.astype(np.float32)))
     return tensors[0], tensors[1]
+
+
+def _read_hdf5(path: Path, n_mels: int) -> dict[str, Any]:
+    """Arrays that lie in the file as they are: HDF5 can also point to other files, and unpack bytes to gigabytes."""
+    import h5py
+
+    found = {}
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise BundleError(f"{path}: expected a file of some hundred numbers, found {size} bytes")
+        with h5py.File(path, "r") as f:
+            for name in ("mean", "scale"):
+                if not isinstance(f.get(name, getlink=True), h5py.HardLink):
+                    continue
+                item = f[name]
+                if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu" or item.size != n_mels:
+                    continue
+                if item.external or item.is_virtual or item.chunks:
+                    raise BundleError(f"{path}: expected {name!r} to lie in the file, whole and not compressed")
+                found[name] = item[()]
+    except BundleError:
+        raise
+    except Exception as error:  # whatever a damaged file raises, the user needs its name
+        raise BundleError(f"{path} is not a readable file of statistics: {cause(error)}") from error
+    return found
 
 
 def _recipe(config: Mapping[str, Any]) -> MelRecipe:
     rate_hz = config["sampling_rate"]
+    if type(rate_hz) is not int:
+        raise OptionError(f"expected sampling_rate to be a whole number, found {quoted(rate_hz)}")
     for key, only in (("window", "hann"), ("sampling_rate_for_feats", rate_hz)):
         if config.get(key, only) != only:
-            raise OptionError(f"expected {key} {only!r}, found {show(config[key])}")
+            raise OptionError(f"expected {key} {only!r}, found {quoted(config[key])}")
     win, low, high = (config.get(key) for key in ("win_length", "fmin", "fmax"))
     return MelRecipe(
         sample_rate_hz=rate_hz,
@@ -171,15 +186,15 @@ def _recipe(config: Mapping[str, Any]) -> MelRecipe:
 def _logarithm(config: Mapping[str, Any]) -> float:
     """Base of the logarithm; null in the configuration is e."""
     base = config.get("log_base", 10.0)
-    if base not in (None, 2.0, 10.0):
-        raise OptionError(f"expected log_base null, 2.0 or 10.0, found {show(base)}")
+    if not (base is None or isinstance(base, (int, float))) or base not in (None, 2.0, 10.0):
+        raise OptionError(f"expected log_base null, 2.0 or 10.0, found {quoted(base)}")
     return math.e if base is None else float(base)
 
 
 def _generator(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Kind of vocoder and arguments of its generator."""
     name = config.get("generator_type", "ParallelWaveGANGenerator")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise OptionError(choices(name, KINDS, "generator_type"))
     kind = KINDS[name]
     # A misspelling that parallel-wavegan once had in its own recipes, and still accepts.
@@ -200,13 +215,13 @@ def _without(given: Mapping[str, Any], only: Mapping[str, Any], where: str) -> d
     """Arguments less those that have one value. Raises :class:`OptionError` if they have another."""
     for key, value in only.items():
         if key in given and given[key] != value:
-            raise OptionError(f"{where}: expected {key} {value!r}, found {show(given[key])}")
+            raise OptionError(f"{where}: expected {key} {value!r}, found {quoted(given[key])}")
     return {k: v for k, v in given.items() if k not in only and k not in WITHOUT_EFFECT}
 
 
 def _pqmf_params(config: Mapping[str, Any]) -> dict[str, Any]:
     """Synthesis filters of a multi-band model; up to version 0.4.2 their cut-off was another."""
-    version = tuple(int(n) for n in re.findall(r"\d+", str(config.get("version", "0.1.0")))[:3])
+    version = tuple(int(n) for n in re.findall(r"\d+", str(config.get("version", "0.1.0"))[:20])[:3])
     defaults = {"taps": 62, "cutoff_ratio": 0.142, "beta": 9.0}
     if "pqmf_params" not in config and version <= (0, 4, 2):
         defaults["cutoff_ratio"] = 0.15

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from armory_mdnf import bundles
 from armory_mdnf.audio.mel import MelRecipe
-from armory_mdnf.errors import BundleError, OptionError, choices
+from armory_mdnf.errors import BundleError, OptionError, cause, choices, quoted
 
 if TYPE_CHECKING:
     from armory_mdnf.vocoders.base import Vocoder
 
 KINDS = ("melgan", "parallel_wavegan", "hifigan")
 STATISTICS = ("mel.mean", "mel.scale")
+# More than any vocoder has, and few enough to be described in a moment.
+MAX_SIZE, MAX_LAYERS, MAX_LIST, MAX_RATE_HZ = 1 << 16, 256, 64, 10**6
 
 
 def make_vocoder(
@@ -38,6 +40,12 @@ def make_vocoder(
     Raises :class:`OptionError` for an unknown kind or argument, or one that does not fit the recipe.
     """
     config, factory = dict(generator_config), _factory(kind)
+    check_sizes(config, "generator")
+    if max(recipe.n_fft, recipe.n_mels) > MAX_SIZE or recipe.sample_rate_hz > MAX_RATE_HZ:
+        raise OptionError(
+            f"expected a mel recipe with an n_fft and mel bins of at most {MAX_SIZE} and at most {MAX_RATE_HZ} Hz, got "
+            f"{quoted(recipe.n_fft)}, {quoted(recipe.n_mels)} and {quoted(recipe.sample_rate_hz)}"
+        )
     mels, hop = factory.layout(config)
     if mels != recipe.n_mels or hop != recipe.hop:
         raise OptionError(
@@ -47,6 +55,22 @@ def make_vocoder(
     with torch.device("meta" if described_only else "cpu"):
         generator = factory.build_generator(config)
     return factory(recipe, generator, config, mean, scale).eval()
+
+
+def check_sizes(value: Any, name: str) -> None:
+    """Raise :class:`OptionError` for a generator's argument that no generator has: it may come from any file."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            check_sizes(inner, str(key)[:40])
+    elif isinstance(value, (list, tuple)):
+        if len(value) > MAX_LIST:
+            raise OptionError(f"expected at most {MAX_LIST} values in {name}, got {len(value)}")
+        for inner in value:
+            check_sizes(inner, name)
+    elif isinstance(value, (int, float)):
+        most = MAX_LAYERS if name in ("layers", "stacks") else MAX_SIZE
+        if not -most <= value <= most:
+            raise OptionError(f"expected {name} of at most {most}, got {quoted(value)}")
 
 
 def save_vocoder(path: str | os.PathLike[str], vocoder: Vocoder, extra: Mapping[str, Any] | None = None) -> None:
@@ -87,7 +111,7 @@ def load_vocoder(name_or_path: str | os.PathLike[str], device: str | torch.devic
         mel, generator = _section(config, "mel"), _section(config, "generator")
         vocoder = make_vocoder(kind, MelRecipe.from_dict(mel), generator, *statistics, described_only=True)
     except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
-        raise BundleError(f"{path}: its configuration describes no vocoder: {error}") from error
+        raise BundleError(f"{path}: its configuration describes no vocoder: {cause(error)}") from error
     bundles.fill(vocoder.generator, weights, str(path))
     return vocoder.requires_grad_(False).to(device)
 
