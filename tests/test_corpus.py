@@ -6,15 +6,18 @@ import json
 import random
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from armory_mdnf import cli
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import CORPORA, PARTS, corpora_folder, load_split, read_manifest
 from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.training import corpus as corpus_command
 from armory_mdnf.training import synthesis
 from armory_mdnf.training.alignment import MAX_PIECE_S, Aligned, cut, cut_points
 from armory_mdnf.training.candidates import draw
@@ -288,3 +291,59 @@ def test_any_text_is_a_manifest_or_a_bundle_error(tmp_path_factory, text):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(BundleError):
         read_manifest(path)
+
+
+# --- the command: what is there is kept if it is made of the same
+
+
+def test_a_corpus_of_other_sentences_or_packages_is_refused(tmp_path, monkeypatch, capsys):
+    def make(folder, transcripts, held_out, hours, processes):
+        made.append(folder)
+        (folder / "shard_000.jsonl").write_text("{}\n")
+
+    made: list = []
+    monkeypatch.setattr(corpus_command, "write_synthetic_train", make)
+    monkeypatch.setattr(corpus_command, "versions", lambda packages: dict.fromkeys(packages, "1.0"))
+    command = ["train", "corpus", "--data-dir", str(tmp_path)]
+    (tmp_path / "human").mkdir()
+    (tmp_path / "human" / "train.jsonl").write_text("{}\n")
+    assert cli.main(command) == 2
+    assert "human has *.jsonl and no made_of.json" in capsys.readouterr().err
+    (tmp_path / "human" / "train.jsonl").unlink()
+    assert cli.main(command) in (0, 2)  # the prompts are installed, or not
+    (tmp_path / "human" / "train.jsonl").write_text("{}\n")
+    assert cli.main(command) == 0
+    assert cli.main([*command, "--hours", "12"]) == 0  # more of the same
+    assert len(made) >= 2
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_command, "versions", lambda packages: dict.fromkeys(packages, "1.1"))
+        assert cli.main(command) == 2
+        assert "packages.asterisk-core-sounds-en was '1.0' there, is '1.1' now" in capsys.readouterr().err
+    monkeypatch.setattr(corpus_command, "held_out_sentences", lambda: ["OTHERS"])
+    assert cli.main(command) == 2
+    assert "synthetic was made of something else: held_out was '" in capsys.readouterr().err
+
+
+def test_versions_are_those_of_debian(monkeypatch):
+    listing = "flite 2.2-5\nespeak-ng \n"
+    monkeypatch.setattr(corpus_command.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=listing))
+    assert corpus_command.versions(["flite", "espeak-ng", "festival"]) == {
+        "flite": "2.2-5",
+        "espeak-ng": "none",
+        "festival": "none",
+    }
+
+
+@pytest.mark.parametrize("options", [["--hours", "0"], ["--hours", "-1"], ["--hours", "nan"], ["--processes", "0"]])
+def test_hours_and_processes_are_checked(tmp_path, options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        corpus_command.main(["--data-dir", str(tmp_path), *options])
+    assert stopped.value.code == 2
+    assert f"argument {options[0]}: expected a" in capsys.readouterr().err
+
+
+def test_a_corpus_goes_where_it_can_be_written(tmp_path, capsys):
+    (tmp_path / "human").write_text("")
+    assert cli.main(["train", "corpus", "--data-dir", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'human'} is a file, expected a folder" in capsys.readouterr().err

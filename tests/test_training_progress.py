@@ -182,7 +182,7 @@ def test_a_killed_level_goes_on_and_another_is_refused(
         ('{"made_of": {"seed": 1}}\n{"x": 1}\n{"y": 1}\n', "line 3: expected x, found"),
         ('{"made_of": {"seed": 1}}\n{"x": NaN}\n', "line 2 is not JSON as it is meant: x: NaN"),
         ('{"made_of": {"seed": 1}}\n\xff\n', "line 2 is not JSON"),
-        ('{"made_of": {"seed": 2}}\n', "made of something else: seed was 2 there"),
+        ('{"made_of": {"seed": 2}}\n{"x": 1}\n', "made of something else: seed was 2 there"),
     ],
 )
 def test_damaged_partial_results_are_named(tmp_path: Path, content: str, message: str) -> None:

@@ -7,24 +7,51 @@ It needs these Debian packages, and pocketsphinx (the ``train`` extra):
     apt-get install asterisk-core-sounds-en-g722 asterisk-core-sounds-en ffmpeg flite espeak-ng \\
         festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts
 
+A command that was stopped goes on when it is started again: aligned recordings (once all are) and shards stay, if the
+sentences and the packages are the same.
+
 The splits that ship with the package are frozen. ``--write-splits`` writes them again, the human ones and all
 sentences and voices exactly the same; other versions of the synthesisers may change synthetic samples.
 """
 
 from __future__ import annotations
 
-import argparse
+import subprocess
 from collections.abc import Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 
+from armory_mdnf.atomic import ensure_writable_folder, storing
 from armory_mdnf.data.bundled import CORPORA, PARTS, Utterance, corpora_folder, load_split
 from armory_mdnf.errors import BundleError
+from armory_mdnf.files.provenance import made_of, of_values
 from armory_mdnf.training.cards import human_card, synthetic_card
 from armory_mdnf.training.corpus_files import write_text
 from armory_mdnf.training.human_corpus import read_train_transcripts, write_human_splits, write_human_train
+from armory_mdnf.training.options import Parser, number, program, typed, whole
 from armory_mdnf.training.prompts import read_prompts
 from armory_mdnf.training.splits import Splits, choose
-from armory_mdnf.training.synthesis import split_sentences, write_synthetic_splits, write_synthetic_train
+from armory_mdnf.training.state import claim_folder
+from armory_mdnf.training.synthesis import (
+    SENTENCES_SEED,
+    split_sentences,
+    write_synthetic_splits,
+    write_synthetic_train,
+)
+
+PROMPT_PACKAGES = ("asterisk-core-sounds-en-g722", "asterisk-core-sounds-en", "ffmpeg")
+SPEECH_PACKAGES = ("flite", "espeak-ng", "festival", "festvox-kallpc16k", "festvox-kdlpc16k", "festvox-us-slt-hts")
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of Debian packages, which are what is installed of them; ``none`` where Debian knows of none."""
+    found = dict.fromkeys(packages, "none")
+    command = ["dpkg-query", "--show", "--showformat", "${Package} ${Version}\n", *packages]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return found
+    return found | dict(line.split(" ", 1) for line in listed.splitlines() if not line.endswith(" "))
 
 
 def held_out_sentences(folder: Path | None = None) -> list[str]:
@@ -55,9 +82,28 @@ def write_cards(folder: Path, splits: Splits) -> None:
 def build(data_dir: Path, hours: float, processes: int = 2) -> None:
     """Write ``human/train.jsonl`` and ``synthetic/*.jsonl`` with their audio under ``data_dir``.
 
-    Raises :class:`BundleError` if the recordings at hand do not give the bundled choice of training recordings.
+    What is there already is kept, if it is made of the same. Raises :class:`BundleError` if it is not, or if the
+    recordings at hand do not give the bundled choice of training recordings, :class:`StorageError` if the disk fails.
     """
+    with storing(lambda: f"what is whole in {data_dir} is safe; start the same command again to go on"):
+        _build(data_dir, hours, processes)
+
+
+def _build(data_dir: Path, hours: float, processes: int) -> None:
     transcripts = read_train_transcripts(corpora_folder() / "human")
+    held_out = held_out_sentences()
+    advice = "delete that folder, or choose another --data-dir"
+    installed = {d.metadata["Name"]: d.version for d in distributions(name="pocketsphinx")}
+    packages = versions(PROMPT_PACKAGES) | {"pocketsphinx": installed.get("pocketsphinx", "none")}
+    human = made_of(transcripts=of_values(transcripts.items()), packages=packages)
+    spoken = made_of(
+        transcripts=of_values(transcripts.values()),
+        held_out=of_values(held_out),
+        seed=SENTENCES_SEED,
+        packages=versions(SPEECH_PACKAGES),
+    )
+    claim_folder(data_dir / "human", human, "*.jsonl", advice)
+    claim_folder(data_dir / "synthetic", spoken, "*.jsonl", advice)
     if not (data_dir / "human" / "train.jsonl").is_file():
         prompts = list(read_prompts())
         splits = choose(prompts)
@@ -67,20 +113,29 @@ def build(data_dir: Path, hours: float, processes: int = 2) -> None:
                 "the installed prompts do not give the bundled split; expected version 1.6.1 of the packages"
             )
         write_human_train(data_dir / "human", prompts, splits)
-    write_synthetic_train(
-        data_dir / "synthetic", list(transcripts.values()), held_out_sentences(), hours, processes=processes
-    )
+    write_synthetic_train(data_dir / "synthetic", list(transcripts.values()), held_out, hours, processes=processes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The ``corpus`` recipe."""
-    parser = argparse.ArgumentParser(prog="armory-mdnf train corpus", description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, default=Path("training_runs"), help="where training data goes")
-    parser.add_argument("--hours", type=float, default=9.0, help="hours of synthetic speech (default 9)")
-    parser.add_argument("--processes", type=int, default=2, help="synthesis processes (default 2)")
-    parser.add_argument("--write-splits", action="store_true", help="write the bundled splits and cards again first")
+    parser = Parser("corpus", __doc__)
+    add = parser.add_argument
+    parser.add_data_dir()
+    hours = typed(number(0, 10_000, above=True), float)
+    add("--hours", type=hours, default=9.0, metavar="H", help="hours of synthetic speech, at least (default: 9)")
+    add("--processes", type=typed(whole(1, 1024), int), default=2, metavar="N", help="that synthesise (default: 2)")
+    add("--write-splits", action="store_true", help="write the bundled splits and cards again first (default: no)")
     args = parser.parse_args(argv)
+    for name in CORPORA:
+        ensure_writable_folder(args.data_dir / name)
+        if args.write_splits:
+            ensure_writable_folder(corpora_folder() / name)
     if args.write_splits:
-        write_splits(corpora_folder())
+        with storing(lambda: f"each file of {corpora_folder()} is the old one or the new one; start again"):
+            write_splits(corpora_folder())
     build(args.data_dir, args.hours, args.processes)
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(program(main))

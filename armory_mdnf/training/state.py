@@ -85,17 +85,17 @@ def claim_folder(folder: Path, made_of: Mapping[str, Any], pattern: str, advice:
     says of what.
     """
     path = folder / f"{MADE_OF}.json"
-    if path.exists():
+    if not any(folder.glob(pattern)):  # nothing was made yet
+        write_text(path, dumps(made_of, indent=1) + "\n")
+    elif path.exists():
         stored = read_json(path)
         if not isinstance(stored, dict):
             raise BundleError(f"{path}: expected an object, found {quoted(stored)}; {advice}")
         check_same(stored, made_of, folder, advice)
-    elif any(folder.glob(pattern)):
+    else:
         raise BundleError(
             f"{folder} has {pattern} and no {path.name}, which would say what they were made of; {advice}"
         )
-    else:
-        write_text(path, dumps(made_of, indent=1) + "\n")
 
 
 def is_finished(out: Path, made_of: Mapping[str, Any]) -> bool:
@@ -145,6 +145,9 @@ class Progress:
         advice = f"delete {self.path} to begin again, or give another --out"
         if not lines or not isinstance(lines[0], dict) or not isinstance(lines[0].get(MADE_OF), dict):
             raise BundleError(f"{self.path} does not say what it was made of; {advice}")
+        if len(lines) == 1:  # nothing was done yet
+            write_text(self.path, dumps({MADE_OF: made_of}) + "\n")
+            return
         check_same(lines[0][MADE_OF], made_of, self.path, advice)
         for number, row in enumerate(lines[1:], 2):
             fits = isinstance(row, dict) and row.keys() == kinds.keys() and all(kinds[k].holds(row[k]) for k in kinds)
