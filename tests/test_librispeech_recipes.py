@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -24,10 +27,12 @@ from armory_mdnf.data.selection import any_split, read_samples
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.training.augmentation import under_white_noise
-from armory_mdnf.training.curve import choose
+from armory_mdnf.training.curve import ATTACKED_AT_ONCE, choose
+from armory_mdnf.training.options import Parser
 from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.recipe import Recipe, build_sources
-from armory_mdnf.training.resynthesis import Resynthesis, draw
+from armory_mdnf.training.recognizer import train
+from armory_mdnf.training.resynthesis import SHARD_HOURS, Resynthesis, draw
 from armory_mdnf.training.sources import LibriSpeech, OnDisk, Shards
 from armory_mdnf.vocoders import Vocoder
 from armory_mdnf.vocoders.storage import save_vocoder
@@ -35,6 +40,7 @@ from armory_mdnf.vocoders.storage import save_vocoder
 pytestmark = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
 # The recordings with transcripts are of test-other; under these names they may be trained on, and chosen on.
 SPLIT, DEV = "train-clean-360", "dev-other"
+RECIPES = Path(armory_mdnf.__file__).parent / "training" / "recipes"
 
 
 @pytest.fixture
@@ -114,6 +120,52 @@ def test_the_shipped_recipes_are_read(name: str) -> None:
     shares = {source: share for source, (share, _) in recipe.sources.items()}
     vocoder = {"mg": "melgan", "wg": "pwg"}[name.removeprefix("librispeech_")]
     assert shares == {f"{vocoder}_train-clean-100": 0.7, "train-clean-100": 0.3}
+
+
+README = Path(__file__).parents[1] / "scenario_configs" / "librispeech" / "README.md"
+
+
+def test_the_commands_of_the_readme_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They parse, and the recipe of the second names the weights and the shards of the others."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    text = README.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.split() for line in text.splitlines() if line.startswith("armory-mdnf train ")]
+    assert [line[2] for line in lines] == ["resynthesis", "recognizer", "curve", "level"]
+    parsed = {line[2]: parse(monkeypatch, line[2], line[3:]) for line in lines}
+    recipe = Recipe.read(RECIPES / parsed["recognizer"].recipe.name)
+    made, _, hours = parsed["resynthesis"].sources[0].partition("=")
+    assert hours == "inf"
+    assert f"{Path(parsed['resynthesis'].vocoder).stem}_{made}" in recipe.sources
+    assert recipe.init == parsed["curve"].recognizer
+    assert parsed["level"].recognizer == str(parsed["recognizer"].out)
+    assert parsed["level"].vocoder == parsed["curve"].vocoder == parsed["resynthesis"].vocoder
+
+
+def parse(monkeypatch: pytest.MonkeyPatch, command: str, options: list[str]) -> argparse.Namespace:
+    """The options as the command reads them, without running it."""
+    read: list[argparse.Namespace] = []
+
+    def stop(parser: Parser, argv: list[str]) -> None:
+        read.append(argparse.ArgumentParser.parse_args(parser, argv))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parser, "parse_args", stop)
+        with pytest.raises(KeyboardInterrupt):
+            importlib.import_module(f"armory_mdnf.training.{command}").main(options)
+    return read[0]
+
+
+def test_what_the_readme_says_of_stopping_and_of_the_recipes() -> None:
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"the last whole shard of {SHARD_HOURS * 60:g} minutes" in text
+    assert f"the last checkpoint (every {inspect.signature(train).parameters['every'].default} steps)" in text
+    assert f"the last {ATTACKED_AT_ONCE} pairs" in text
+    assert "70 % resynthesised and 30 % clean speech, all with white noise" in text
+    for name in ("librispeech_mg", "librispeech_wg"):
+        recipe = Recipe.read(RECIPES / f"{name}.json")
+        assert sorted(share for share, _ in recipe.sources.values()) == [0.3, 0.7]
+        assert (recipe.augmentation["noise_probability"], recipe.augmentation["pink_share"]) == (1.0, 0.0)
 
 
 @needs_real
