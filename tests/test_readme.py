@@ -1,0 +1,194 @@
+"""What the README says, held against the files and the code that it speaks of."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from armory_mdnf import attacks, cli, defenses
+from armory_mdnf.asr import pipeline
+from armory_mdnf.data.bundled import load_split
+from armory_mdnf.evaluation.comparison import read_run, side_by_side
+from armory_mdnf.evaluation.records import RunRecord, compare
+from armory_mdnf.runner.overrides import BATCH_SECONDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCALE = (ROOT / "scenario_configs" / "librispeech" / "README.md").read_text(encoding="utf-8")
+FLAT = " ".join(README.split())
+STATE = FLAT[FLAT.index("**State.**") : FLAT.index("## Change the defence")]
+
+
+def record(split: str, name: str) -> RunRecord:
+    return read_run(ROOT / "results" / split / f"{name}.json")
+
+
+def points(split: str, name: str, comparison: str = "adversarial") -> float:
+    rate = record(split, name).rate(comparison)
+    assert rate is not None
+    return 100 * rate
+
+
+# Numbers.
+
+
+def test_the_comparison_is_that_of_the_records() -> None:
+    """The block leaves out utterances of the middle, where it has dots."""
+    made = side_by_side(record("human", "none_pgd_l2"), record("human", "mg_mdnf_pgd_l2"))
+    (block,) = [b for b in re.findall(r"```\n(.*?)```", README, re.DOTALL) if b.startswith("word error rate")]
+    head, tail = block.split("...\n")
+    assert made.startswith(head)
+    assert made.endswith(tail)
+
+
+def test_the_state_paragraph_has_the_numbers_of_the_records() -> None:
+    none, mdnf = points("human", "none_pgd_l2"), points("human", "mg_mdnf_pgd_l2")
+    rs = [points(split, "none_pgd_l2") - points(split, "rs_pgd_l2") for split in ("human", "synthetic")]
+    eot = points("human", "mg_mdnf_eot_l2") - mdnf
+    cw = [points("human", f"{name}_cw", "target") for name in ("none", "mg_mdnf")]
+    snr = [points("human", f"{name}_snr20", "target") for name in ("none", "mg_mdnf")]
+    said = (
+        f"{none - mdnf:.1f} points against no defence on the human ten",
+        f"Randomised smoothing helps more: {rs[0]:.1f} and {rs[1]:.1f} points",
+        f"averaging over five draws (`eot`) adds {eot:.1f} points",
+        f"within a word error rate of {cw[0]:.1f} % of its targets, with MG-MDNF within {cw[1]:.1f} %",
+        f"at an SNR of 20 dB it is {snr[0]:.1f} and {snr[1]:.1f} %",
+    )
+    assert [sentence for sentence in said if sentence not in STATE] == []
+    # No other number with a decimal, none of which could be looked up.
+    assert set(re.findall(r"\d+\.\d+", STATE)) == set(re.findall(r"\d+\.\d+", " ".join(said)))
+
+
+def test_the_state_paragraph_has_the_order_of_the_records() -> None:
+    none, mdnf = points("human", "none_pgd_l2"), points("human", "mg_mdnf_pgd_l2")
+    assert points("human", "mg_pgd_l2") <= mdnf  # "no more than MG without its noise"
+    assert points("synthetic", "mg_mdnf_pgd_l2") >= points("synthetic", "none_pgd_l2")  # "nothing on the synthetic ten"
+    for bound in ("pgd_l2_0.5", "pgd_l2_1.0", "pgd_linf"):  # "differ as little"
+        assert abs(points("human", f"none_{bound}") - points("human", f"mg_mdnf_{bound}")) <= none - mdnf
+    for name in ("wg", "wg_mdnf"):  # "WG makes the attack easier"
+        assert points("human", f"{name}_pgd_l2") > none
+    for name in ("none_cw", "none_snr20", "mg_mdnf_cw", "mg_mdnf_snr20"):  # "no target is reached"
+        assert record("human", name).reached == 0
+    for split in ("human", "synthetic"):  # "resynthesis costs the recognisers little": of MG
+        assert points(split, "mg_benign", "benign") - points(split, "none_benign", "benign") < 5
+
+
+def test_the_level_is_what_the_log_says() -> None:
+    log = json.loads((ROOT / "armory_mdnf" / "training" / "logs" / "level_mg.json").read_text())
+    said = f"{log['recipe']['utterances']} utterances, {log['recipe']['iterations']} iterations"
+    assert f"({'`armory_mdnf/training/logs/level_mg.json`'}: {said}) chooses the published 20" in STATE
+    rates = {row["noise_level"]: row["adversarial_wer"] for row in log["grid"]}
+    assert log["chosen"]["noise_level"] == 20
+    assert sorted(level for level in rates if rates[level] > rates[20]) == [0, 80, 120]
+
+
+def test_most_errors_are_in_the_voice_that_was_not_heard() -> None:
+    run, utterances = record("synthetic", "none_benign"), load_split("synthetic", "eval")
+    assert [u.transcript for u in utterances] == [o.reference for o in run.outcomes]
+    errors: Counter[str] = Counter()
+    for utterance, outcome in zip(utterances, run.outcomes, strict=True):
+        errors[utterance.voice] += compare(outcome, "benign").errors
+    assert errors["festival-ked"] > sum(errors.values()) / 2
+
+
+def test_resampling_costs_what_the_benchmark_says() -> None:
+    rows = json.loads((ROOT / "results" / "bench" / "attack.json").read_text())["rows"]
+    (row,) = [row for row in rows if row["what"].startswith("resampling to 22.05 kHz and back")]
+    assert "costs about a fiftieth of a step, as `attack.json` says" in FLAT
+    assert 1 / 70 < row["ratio"] < 1 / 40
+
+
+def test_the_sizes_of_a_batch_are_the_codes() -> None:
+    parts = f"({BATCH_SECONDS:g} by default; a CPU computes it in parts of {pipeline.PART_SECONDS:g}"
+    assert f"`--batch-seconds` the audio of a batch {parts}" in FLAT
+
+
+def test_nothing_is_counted_that_nobody_counts() -> None:
+    assert not re.search(r"\d+ (tests|configurations)\b", FLAT)
+
+
+# Commands, options and files.
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    yield (), parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                yield from (((name, *rest), found) for rest, found in commands(child))
+
+
+PARSERS = dict(commands(cli.build_parser()))
+SPOKEN = re.findall(r"armory-mdnf ((?:[a-z]+(?:-[a-z]+)*)(?: [^`\n#]*)?)", README + SCALE)
+
+
+@pytest.mark.parametrize("text", sorted(set(SPOKEN)))
+def test_commands_and_their_options_exist(text: str) -> None:
+    words = text.split()
+    if words[0] == "train":
+        assert words[1] in (*cli.RECIPES, "RECIPE")
+        return
+    depth = 2 if tuple(words[:2]) in PARSERS else 1
+    options = {option for action in PARSERS[tuple(words[:depth])]._actions for option in action.option_strings}
+    assert {word.strip("[].,") for word in words if word.startswith(("--", "[--"))} <= options
+
+
+def test_options_named_alone_are_those_of_run() -> None:
+    section = README[README.index("## Run without Armory") : README.index("## In Docker")]
+    options = {option for action in PARSERS["run",]._actions for option in action.option_strings}
+    assert set(re.findall(r"`(--[a-z-]+)", section)) <= options
+
+
+def test_make_targets_exist() -> None:
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE)) <= known
+
+
+def test_files_and_folders_exist() -> None:
+    named = re.findall(r"`((?:armory_mdnf|results|scenario_configs|docker|tools|benchmarks)/[\w./-]*)`", README)
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_layout_names_every_package() -> None:
+    layout = README[README.index("## Layout") : README.index("## Limits")]
+    packages = {path.parent.name for path in (ROOT / "armory_mdnf").glob("*/__init__.py")}
+    # A folder of data files alone, such as weights/, is no package.
+    assert set(re.findall(r"^  (\w+)/", layout, re.MULTILINE)) == packages
+
+
+def options_of(kind: type) -> set[str]:
+    """Keyword options of a class and its bases, up to those of ART."""
+    found: set[str] = set()
+    for base in kind.__mro__:
+        if base.__module__.startswith("armory_mdnf") and "__init__" in vars(base):
+            found |= set(inspect.signature(base.__init__).parameters)
+    return found
+
+
+@pytest.mark.parametrize("name", ["MDNF", "MelResynth", "RandomizedSmoothing", "PGD", "CarliniWagner"])
+def test_options_of_the_tables_exist(name: str) -> None:
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{name}` |")]
+    cell = re.sub(r"\([^)]*\)", "", row.split("|")[3])
+    named = set(re.findall(r"`([a-z_0-9]+)`", cell)) - {"l2", "linf", "snr"}
+    assert named
+    assert named <= options_of(getattr(defenses, name, None) or getattr(attacks, name))
+
+
+# Language.
+
+
+@pytest.mark.parametrize("text", [README, SCALE], ids=["README", "librispeech"])
+def test_the_prose_is_british_and_says_per(text: str) -> None:
+    title = r"\*Mel Frequency Spectral Domain Defenses[^*]*\*"
+    prose = re.sub(rf"```.*?```|`[^`]*`|{title}", "", text, flags=re.DOTALL)
+    assert re.findall(r"\b\w*(?:defense|recognizer|normaliz|randomiz)\w*", prose, re.IGNORECASE) == []
+    of_each = r"\b(?:line|file|row|step|draw|value|one|number) an? (?:utterance|cell|bin|run|batch)"
+    assert re.findall(of_each, prose) == []
