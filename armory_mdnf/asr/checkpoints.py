@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,15 +13,18 @@ from armory_mdnf import bundles
 from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.contract import SpeechRecognizer
 from armory_mdnf.asr.huggingface.folders import is_huggingface
-from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
-from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig
-from armory_mdnf.errors import BundleError, OptionError, choices
+from armory_mdnf.asr.model import DeepSpeech2, DeepSpeech2Config, Recognizer
+from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig, WhisperCTCNetwork
+from armory_mdnf.errors import BundleError, OptionError, cause, choices, quoted
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "deepspeech2": (Recognizer, DeepSpeech2Config),
     "whisper_ctc": (WhisperCTC, WhisperCTCConfig),
 }
 """Kinds of bundles that hold a recogniser: its class and that of its configuration."""
+
+NETWORKS: dict[str, Any] = {"deepspeech2": DeepSpeech2, "whisper_ctc": WhisperCTCNetwork}
+"""What :func:`bundles.fill` fills of each kind."""
 
 
 def build_recognizer(kind: str, config: Mapping[str, Any]) -> BundledRecognizer:
@@ -55,12 +59,27 @@ def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.de
 def load_bundle(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> BundledRecognizer:
     """The recogniser of a bundle. Raises as :func:`load_recognizer`."""
     kind, config, tensors = bundles.load_any(name_or_path, KINDS)
-    try:
-        recognizer = build_recognizer(kind, config.get("model", {}))
-    except (OptionError, TypeError) as error:
-        raise BundleError(f"{name_or_path}: {error}") from error
+    sizes = config.get("model", {})
+    with _describing(name_or_path):
+        layers = max((sizes.get(key, 0) for key in ("hidden_layers", "layers")), default=0)
+        if layers > len(tensors) or not isinstance(sizes.get("labels", ""), str):
+            raise OptionError(f"expected a layer per weight at most and labels as a string, got {quoted(sizes)}")
+        with torch.device("meta"):  # shapes only: what the sizes claim is not allocated before the weights have it
+            described = NETWORKS[kind](KINDS[kind][1].from_dict(sizes))
+    bundles.check_fit(described, tensors, str(name_or_path))
+    with _describing(name_or_path):
+        recognizer = build_recognizer(kind, sizes)
     bundles.fill(recognizer.network, tensors, str(name_or_path))
     return recognizer.eval().requires_grad_(False).to(device)
+
+
+@contextmanager
+def _describing(name_or_path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what a configuration that is none raises into a :class:`BundleError` naming the file."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise BundleError(f"{name_or_path}: its configuration describes no recogniser: {cause(error)}") from error
 
 
 def save_recognizer(

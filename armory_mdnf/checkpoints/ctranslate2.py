@@ -364,7 +364,7 @@ class WhisperFolder:
             raise BundleError(
                 f"{folder}: config.json or tokenizer.json is not CTranslate2's: {cause(error)}"
             ) from error
-        return generation, strict_json.dumps(tokenizer) + "\n"
+        return generation, (folder / "tokenizer.json").read_text(encoding="utf-8")
 
 
 def _whole(values: Any) -> list[int]:
