@@ -190,7 +190,7 @@ def _command(argv: Sequence[str] | None) -> int:
         args = build_parser().parse_args(argv)
         code = int(args.run(args))
     except BaseException:
-        with contextlib.suppress(OSError):  # it is told what went wrong first
+        with contextlib.suppress(OSError, StorageError):  # it is told what went wrong first
             _flush()
         raise
     _flush()

@@ -6,12 +6,15 @@ import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_summary import armory_content
 
+import armory_mdnf
 from armory_mdnf import cli
-from armory_mdnf.evaluation import tables
+from armory_mdnf.evaluation import summary, tables
+from armory_mdnf.runner.overrides import BATCH_SECONDS
 
 
 @pytest.fixture
@@ -56,6 +59,78 @@ def test_record_and_table(results: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "| human | mg_mdnf_pgd_l2 |" in readme.read_text()
     assert cli.main(["report-table", *folder]) == 0
     assert "mg_mdnf_pgd_l2" in capsys.readouterr().out
+
+
+def test_results_that_are_not_new_are_refused_by_name_too(results: Path, tmp_path: Path, capsys: Any) -> None:
+    started = tmp_path / "started"
+    started.touch()
+    os.utime(results, (1000, 1000))
+    assert cli.main(["summary", str(results), "--newer-than", str(started)]) == 2
+    assert f"{results} is not new" in capsys.readouterr().err
+    assert cli.main(["summary", str(results), "--newer-than", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == f"armory-mdnf: error: {tmp_path}/none: No such file or directory\n"
+
+
+def test_a_target_that_cannot_be_written_is_one_line(results: Path, tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["record", str(tmp_path), str(results)]) == 2
+    assert capsys.readouterr().err == (
+        f"armory-mdnf: error: cannot write {tmp_path}: it is a folder, expected the name of a file\n"
+    )
+    assert cli.main(["record", str(results / "x.json"), str(results)]) == 2
+    assert f"{results} is a file, expected a folder" in capsys.readouterr().err
+    assert cli.main(["report-table", "--results", str(tmp_path / "none"), "--write", str(tmp_path)]) == 2
+    assert f"cannot write {tmp_path}: it is a folder" in capsys.readouterr().err  # before the records are read
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(28, "No space left on device", "results/a.json"), 2, "results/a.json: No space left on device"),
+        (PermissionError(13, "Permission denied"), 2, "Permission denied"),
+        (MemoryError(), 2, "not enough memory"),
+        (KeyboardInterrupt(), 130, None),
+        (BrokenPipeError(), 141, None),
+    ],
+)
+def test_what_a_user_did_gives_no_traceback(
+    error: BaseException,
+    code: int,
+    message: str | None,
+    results: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(summary, "summarise", fail)
+    assert cli.main(["summary", str(results)]) == code
+    told = capsys.readouterr().err
+    assert message is None or told == f"armory-mdnf: error: {message}\n"
+    assert str(code) in cli.EXIT_CODES
+
+
+def test_options_that_would_have_no_effect_are_refused(results: Path, tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["report-table", "--write", "a", "--check", "b"])
+    assert "not allowed with argument" in capsys.readouterr().err
+    assert cli.main(["summary", str(results), "--examples", "-1"]) == 2
+
+
+def test_help_says_what_the_code_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    assert f"(default {BATCH_SECONDS:g})" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert cli.EXIT_CODES in capsys.readouterr().out
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"armory-mdnf {armory_mdnf.__version__}\n"
 
 
 @pytest.mark.parametrize("recipe", cli.RECIPES)
