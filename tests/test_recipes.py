@@ -17,6 +17,7 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.errors import AttackError, AudioError, BundleError, StorageError
 from armory_mdnf.training import curve as curve_module
 from armory_mdnf.training import level, resynthesis
+from armory_mdnf.training.corpus_files import write_shard
 from armory_mdnf.training.curve import estimate, mel_difference, plot
 from armory_mdnf.training.resynthesis import Resynthesis, draw, write_shards
 from armory_mdnf.training.sources import Recording, Recordings, Shards
@@ -142,3 +143,13 @@ def test_level_without_noise_is_the_resynthesis_alone(melgan: Vocoder, monkeypat
     assert [row["noise_level"] for row in rows] == [0.0, 1.0]
     assert all(row["benign_wer"] >= 0 for row in rows)
     json.dumps(rows)
+
+
+def test_a_shard_on_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(path: Path, array: np.ndarray, allow_pickle: bool) -> None:
+        raise OSError("172426 requested and 8128 written")
+
+    monkeypatch.setattr(np, "save", save)
+    with pytest.raises(OSError, match=r"0000\.npy could not be written \(172426 requested.*is the disk full\?\)"):
+        write_shard(tmp_path, "0000", [(speechlike(100), {"transcript": "A"})])
+    assert list(tmp_path.iterdir()) == []

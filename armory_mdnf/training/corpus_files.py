@@ -52,7 +52,10 @@ def write_shard(
     if not pieces:
         raise AudioError(f"{folder / name}: no utterance is left to write")
     with replacing(folder / f"{name}.npy") as partial:
-        np.save(partial, np.concatenate(pieces), allow_pickle=False)
+        try:
+            np.save(partial, np.concatenate(pieces), allow_pickle=False)
+        except OSError as error:  # of a full disk numpy says only how many values it wrote
+            raise OSError(f"{folder / name}.npy could not be written ({error}; is the disk full?)") from error
     write_lines(folder / f"{name}.jsonl", lines)
     return offset / SAMPLE_RATE_HZ
 

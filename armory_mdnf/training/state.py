@@ -74,8 +74,9 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], chec
 
 def after_failure(checkpoint: Path) -> str:
     """What is safe when a training stops, and how to go on."""
-    safe = f"{checkpoint} is safe" if checkpoint.exists() else "no checkpoint was written yet"
-    return f"{safe}; start the same command again to go on from there"
+    if not checkpoint.exists():
+        return "no checkpoint was written yet; start the same command again"
+    return f"{checkpoint} is safe; start the same command again to go on from there"
 
 
 def claim_folder(folder: Path, made_of: Mapping[str, Any], pattern: str, advice: str) -> None:
