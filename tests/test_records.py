@@ -218,6 +218,15 @@ def test_records_keep_what_tells_a_part_from_the_whole(file: Callable[[object], 
             records.read_record(path)
 
 
+@pytest.mark.parametrize("text", ['{"format": 1, "format": 1}', '{"format": NaN}', "[]", "[" * 5000, "\0"])
+def test_what_is_no_record_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    for read in (records.read_record, read_armory_results):
+        with pytest.raises(ResultsError, match=r"a\.json"):
+            read(path)
+
+
 @pytest.mark.parametrize("damage", [{"ids": []}, {"ids": None}, {"changed": 1}, {"left_out": [1]}, []])
 def test_damaged_words_on_the_run_are_named(damage: Any, file: Callable[[object], Path]) -> None:
     own: Any = {"ids": ["x"] * 10, "chosen": 10, "split_size": 64, "changed": {}, "left_out": []}

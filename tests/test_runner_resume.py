@@ -114,7 +114,19 @@ def test_a_run_is_known_by_the_weights_that_are_its_defaults(config: dict[str, A
     assert set(fingerprints(config)) == {weights}
 
 
-@pytest.mark.parametrize("damage", ["not JSON\n", '{"index": 1, "words": {}}\n', "twice", "counts"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "not JSON\n",
+        "[]\n",
+        '{"index": 1, "index": 1}\n',
+        '{"index": NaN}\n',
+        "[" * 5000 + "\n",
+        '{"index": 1, "words": {}}\n',
+        "twice",
+        "counts",
+    ],
+)
 def test_damaged_lines_are_named(interrupted: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = interrupted / "utterances.jsonl"
     text = path.read_text()

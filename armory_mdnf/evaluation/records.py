@@ -11,6 +11,7 @@ from typing import Any
 
 from armory_mdnf.atomic import write_text
 from armory_mdnf.errors import ResultsError, quoted
+from armory_mdnf.files import strict_json
 from armory_mdnf.metrics.wer import WordCounts, count_words, pool
 
 FORMAT = "armory_mdnf_record/3"
@@ -156,7 +157,9 @@ def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
 
 def read_record(path: str | os.PathLike[str]) -> RunRecord:
     """Read a record. Raises :class:`ResultsError` if the file is missing, damaged, or its numbers disagree."""
-    content = read_json(path)
+    content = strict_json.read_json(path, ResultsError)
+    if not isinstance(content, dict):
+        raise ResultsError(f"{path}: expected a JSON object, found {type(content).__name__}")
     if content.get("format") not in (FORMAT, OLDER):
         raise ResultsError(f"{path}: expected format {FORMAT!r}, found {quoted(content.get('format'))}")
     older = content["format"] == OLDER
@@ -199,7 +202,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultsError(f"no results file at {path}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not readable JSON (a run cut short?): {error}") from error
     if not isinstance(content, dict):
         raise ResultsError(f"{path}: expected a JSON object, found {type(content).__name__}")

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from armory_mdnf.atomic import write_text
 from armory_mdnf.errors import OptionError, ResultsError, quoted
-from armory_mdnf.files import provenance
+from armory_mdnf.files import provenance, strict_json
 from armory_mdnf.files.provenance import made_of
 from armory_mdnf.runner.config import Config
 from armory_mdnf.runner.lines import Failed, Line, parse_line
@@ -137,8 +137,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     """What a run's folder says is run. Raises :class:`ResultsError` if it is not one."""
     path = folder / "run.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = strict_json.read_json(path, ResultsError)
+    except ResultsError as error:
         raise ResultsError(f"{folder} is not the folder of a run: {error}") from error
     if isinstance(content, dict) and content.get("format") == OLDER:
         raise ResultsError(

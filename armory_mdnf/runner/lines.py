@@ -11,6 +11,7 @@ from typing import Any
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.records import all_words
+from armory_mdnf.files import strict_json
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,11 @@ def failed(index: int, utterance: Utterance, why: object) -> Failed:
     """An utterance that is left out, with the reason free of the file's path and of its place in a batch."""
     text = str(why) or type(why).__name__
     text = text.removeprefix(f"{utterance.path}: ").replace(str(utterance.path), utterance.path.name)
-    return Failed(index, utterance.id, str(utterance.path), re.sub(r"^utterance 0: |(?<=\btranscript) 0\b", "", text))
+    return Failed(index, utterance.id, str(utterance.path), _PLACE.sub("", text))
 
 
+# What messages of one utterance call it, by its place among those that they were given.
+_PLACE = re.compile(r"^utterance \d+(: |, | (?=is ))| of utterance \d+\b|(?<=\btranscript) \d+\b")
 _FAILED = {"index": int, "id": str, "file": str, "reason": str}
 _TYPES: dict[str, tuple[type, ...]] = {
     "index": (int,),
@@ -84,11 +87,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 def parse_line(text: str, where: str) -> Line | Failed:
     """Read a line. Raises :class:`ResultsError` with ``where`` if it is not one, or its counts are others."""
-    try:
-        content = json.loads(text)
-        keys = set(content.keys())
-    except (AttributeError, ValueError, RecursionError) as error:
-        raise ResultsError(f"{where}: not an utterance of a run: {type(error).__name__}: {error}") from error
+    content = strict_json.loads(text, where, ResultsError)
+    if not isinstance(content, dict):
+        raise ResultsError(f"{where}: expected an utterance of a run, found {quoted(content)}")
+    keys = set(content)
     if keys == set(_FAILED):
         if any(type(content[key]) is not kind for key, kind in _FAILED.items()):
             raise ResultsError(f"{where}: damaged: {quoted(text)}")
