@@ -289,7 +289,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "c.json").write_text(json.dumps(config))
-    monkeypatch.setattr(command, "_prepare", lambda config: pytest.fail("the work has begun"))
+    monkeypatch.setattr(Evaluation, "__call__", lambda self, batch: pytest.fail("the work has begun"))
     assert cli.main(["run", str(tmp_path / "c.json"), "--output-dir", str(tmp_path / "file" / "out")]) == 2
     assert capsys.readouterr().err == (
         f"armory-mdnf: error: cannot write to the folder {tmp_path}/file/out: {tmp_path}/file is a file, "

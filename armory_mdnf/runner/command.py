@@ -87,8 +87,8 @@ def _begin(args: argparse.Namespace, given: Overrides) -> tuple[Journal, _Prepar
     if Path(name).name != name:
         raise OptionError(f"sysconfig.output_filename: expected a plain name, found {name!r}")
     parent = Path(config["sysconfig"].get("output_dir") or OUTPUTS)
-    ensure_writable_folder(parent)
     prepared, changed = _prepare(config), _changed(original, config)
+    ensure_writable_folder(parent)  # a configuration that is refused leaves no folder
     return Journal.create(parent, name, {**prepared.identity, "changed": changed}), prepared, changed
 
 
