@@ -98,6 +98,13 @@ def test_further_flags_go_to_armory_and_win(demo) -> None:
     assert "1 of 1 utterances" in demo("pass", "--num-eval-batches", "1").stdout
 
 
+def test_make_hands_over_what_it_is_told() -> None:
+    told = ["UTTERANCES=2", f"CONFIG={MDNF}", "ARMORY_FLAGS=--index 0"]
+    made = subprocess.run(["make", "-n", "demo", *told], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    words = made.replace("\\\n", " ").split("tools/demo.py")[1].split()
+    assert words[2:] == ["--utterances", "2", "scenario_configs/none_pgd_l2.json", str(MDNF), "--index", "0"]
+
+
 @pytest.mark.parametrize(
     ("does", "reason"),
     [
@@ -219,13 +226,19 @@ def test_the_comparison_says_what_the_numbers_mean(runs) -> None:
         "25.0 (1 of 4)           50.0 (2 of 4)",
         "75.0 (3 of 4)           50.0 (2 of 4)",
         "Under attack, MDNF has 1 error fewer than NO DEFENCE; 4 words were said.",
-        "Benign, it has 1 error more than NO DEFENCE: the cost",
+        "Benign, it has 1 error more than NO DEFENCE: that is its cost",
         "4 words in 2 utterances, one word being 25.0 points",
     ):
         assert part in text
     assert "NO DEFENCE has 1 error more than MDNF" in comparison.side_by_side(*runs[::-1])
     same = comparison.side_by_side(runs[0], runs[0])
     assert "NO DEFENCE (2) has as many errors as NO DEFENCE (1)" in same
+
+
+def test_an_interval_is_told_of_enough_utterances_only(runs) -> None:
+    assert "95 %" not in comparison.side_by_side(*runs)
+    several = [replace(run, outcomes=run.outcomes * 5) for run in runs]
+    assert "NO DEFENCE less MDNF would be" in comparison.side_by_side(*several)
 
 
 def test_what_a_terminal_would_obey_is_not_printed(runs) -> None:

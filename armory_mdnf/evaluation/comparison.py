@@ -19,6 +19,7 @@ NO_DEFENCE = "NO DEFENCE"
 FAMILIES = {"melgan": "MG", "pwg": "WG"}
 ROWS = {"benign": "benign", "adversarial": "under attack"}
 LOST = "-"
+FEWEST_DRAWN = 10  # utterances: drawn again from fewer, the interval says too little of others
 COLOUR, PLAIN = "\x1b[1;31m", "\x1b[0m"
 
 
@@ -98,14 +99,14 @@ def meaning(first: RunRecord, second: RunRecord) -> list[str]:
     clean = [run.counts("benign") for run in (first, second)]
     if clean[0] and clean[1]:
         found = _difference(clean[0], clean[1])
-        lines.append(f"Benign, it has {found} {labels[0]}: the cost where nobody attacks.")
+        lines.append(f"Benign, it has {found} {labels[0]}: that is its cost where nobody attacks.")
     lines.append(
         f"This rests on {words} words in {utterances} utterance{'s' * (utterances != 1)}, one word being "
         f"{100 / words:.1f} points: it shows what happens, and not how good a defence is."
     )
     pairs = [[compare(o, "adversarial") or WordCounts() for o in run.outcomes] for run in (first, second)]
     interval = difference_interval(*pairs)
-    if interval.low is not None and interval.high is not None:
+    if utterances >= FEWEST_DRAWN and interval.low is not None and interval.high is not None:
         lines.append(
             f"Drawn again from these utterances, {labels[0]} less {labels[1]} would be {100 * interval.low:.0f} to "
             f"{100 * interval.high:.0f} points (95 %)."
