@@ -271,15 +271,22 @@ REFUSED = [
     (lambda v: MDNF(v, float("nan"), None), "noise_level.*got nan"),
     (lambda v: MDNF(v, "20", None), "noise_level.*got '20'"),
     (lambda v: MDNF(v, True, None), "noise_level.*got True"),
-    (lambda v: MelResynth(v, sample_rate_hz=0), "sample_rate_hz to be a whole number of hertz, got 0"),
+    (lambda v: MelResynth(v, sample_rate_hz=0), "sample_rate_hz to be a whole number of hertz from 1000.*got 0"),
     (lambda v: MelResynth(v, sample_rate_hz=None), "sample_rate_hz.*got None"),
     (lambda v: MelResynth(v, resample_rate_hz=22.05e3), "resample_rate_hz.*got 22050.0"),
     (lambda v: MelResynth(v, device_type="gpus"), "unknown device_type 'gpus'.*did you mean 'gpu'"),
     (lambda v: MelResynth(v, seed=-1), "seed"),
-    (lambda v: RandomizedSmoothing(float("inf")), "snr_db to be a finite number of decibels, got inf"),
+    (lambda v: RandomizedSmoothing(float("inf")), "snr_db to be a number of decibels from -300 to 300, got inf"),
     (lambda v: RandomizedSmoothing(None), "snr_db.*got None"),
-    (lambda v: RandomizedSmoothing(passes=0), "passes to be a whole number >= 1, got 0"),
+    (lambda v: RandomizedSmoothing(passes=0), "passes to be a whole number >= 1 and <= 1000, got 0"),
     (lambda v: RandomizedSmoothing(passes=2.5), "passes.*got 2.5"),
+    (lambda v: RandomizedSmoothing(passes=10**200), "passes.*got a whole number of 665 bits"),
+    (lambda v: RandomizedSmoothing(-1e29), "snr_db.*got -1e"),
+    (lambda v: MDNF(v, 10**200, None), "noise_level.*got a whole number of 665 bits"),
+    (lambda v: MelResynth(v, resample_rate_hz=10**9), "resample_rate_hz.*got 1000000000"),
+    (lambda v: MelResynth(None), "expected vocoder to be a name, a path or a vocoder, got None"),
+    (lambda v: MelResynth(v, apply_predict="no"), "expected apply_predict to be true or false, got 'no'"),
+    (lambda v: MelResynth(v, apply_fit=0), "expected apply_fit to be true or false, got 0"),
 ]
 
 
@@ -295,7 +302,7 @@ def test_bad_batches_are_refused(defense, utterances):
         defense.transform(x[0], torch.tensor([800]))
     with pytest.raises(AudioError, match="int16"):
         defense.transform(x.short(), torch.tensor([800, 800]))
-    with pytest.raises(OptionError, match="expected 2 noise streams, one an utterance, got 1"):
+    with pytest.raises(OptionError, match="expected 2 noise streams, one per utterance, got 1"):
         defense.transform(x, torch.tensor([800, 800]), defense.draw(1))
     with pytest.raises(AudioError, match="divide int16 by 32768"):
         defense(np.zeros(800, dtype=np.int16))
@@ -310,3 +317,24 @@ def test_noise_streams_do_not_touch_the_global_generator(defense, utterances):
     defense(utterances[1])
     assert torch.equal(torch.rand(1), expected)
     assert isinstance(defense.noise, noise.NoiseSource)
+
+
+# A vocoder of somebody else.
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda wave: wave * torch.nan, "expected finite samples, got nan at sample 0"),
+        (lambda wave: wave[:, :-64], r"expected shape \(1, 6464\), got \(1, 6400\)"),
+        (lambda wave: wave[:, None], r"expected shape \(1, 6464\), got \(1, 1, 6464\)"),
+        (lambda wave: wave.short(), "expected a tensor of float samples, got torch.int16"),
+        (lambda wave: wave.numpy(), "expected a tensor of float samples, got ndarray"),
+    ],
+)
+@pytest.mark.parametrize("kind", [MelResynth, MDNF])
+def test_what_a_vocoder_makes_is_checked(melgan, utterances, change, message, kind):
+    synthesize = melgan.synthesize
+    melgan.synthesize = lambda *args: change(synthesize(*args))
+    with pytest.raises(AudioError, match=f"^vocoder MelGAN: {message}"):
+        kind(melgan, **CPU, **({"curve": None} if kind is MDNF else {}))(utterances[0])

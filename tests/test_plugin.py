@@ -146,7 +146,7 @@ def test_missing_and_foreign_weights_are_named(tmp_path: Path) -> None:
         get_art_model({"weights": missing}, {}, None)
     other = tmp_path / "vocoder.safetensors"
     bundles.save(other, "melgan", {}, {"a": torch.zeros(1)})
-    with pytest.raises(BundleError, match="expected a bundle of kind 'deepspeech2', found 'melgan'"):
+    with pytest.raises(BundleError, match=r"expected a bundle of kind 'deepspeech2'.*found 'melgan'"):
         get_art_model({"weights": str(other)}, {}, None)
 
 

@@ -82,7 +82,7 @@ def test_a_configuration_is_refused_by_key(config: dict[str, Any], where: str, v
         ("attack.kwargs.eps", "big", "expected eps to be a finite number"),
         ("user_init.name", "seed_all", "did you mean 'armory_mdnf.plugin.seeding.seed_everything'"),
         ("user_init.kwargs.sed", 1, "did you mean 'seed'"),
-        ("sysconfig.device", "cuda:7", "unknown device"),
+        ("sysconfig.device", "cuda:7", "unknown sysconfig.device"),
     ],
 )
 def test_a_component_is_refused_by_name(
@@ -107,12 +107,12 @@ def test_a_targeted_attack_of_ours_needs_to_say_so(config: dict[str, Any], tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "no configuration at"),
+        (None, "no file at"),
         ("{", "is not JSON"),
         ("[]", "expected the configuration to be an object, found list"),
         ('{"norm": Infinity}', 'write "inf" in quotes'),
         ('{"norm": 1e999}', "too large"),
-        ("\x80", "is not a readable configuration"),
+        ("\x80", "is not JSON: expected UTF-8"),
     ],
 )
 def test_files_that_are_no_configuration(

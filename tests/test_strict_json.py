@@ -63,8 +63,8 @@ def test_any_bytes_likewise(content: bytes) -> None:
     [
         ('{"a": {"eps": 1, "b": 2, "eps": 3}}', "a: the key 'eps' is there twice"),
         ('{"a": 1, "\\u0061": 1}', "the key 'a' is there twice"),
-        ('[{"x": {"y": NaN}}]', r"\[0\].x.y: NaN is no number of JSON; a word goes in quotes"),
-        ('{"norm": Infinity}', "norm: Infinity is no number of JSON; a word goes in quotes"),
+        ('[{"x": {"y": NaN}}]', r'\[0\].x.y: NaN is no number of JSON; write "nan" in quotes'),
+        ('{"norm": Infinity}', 'norm: Infinity is no number of JSON; write "inf" in quotes'),
         ('{"norm": -Infinity}', "norm: -Infinity is no number"),
         ('{"a": [1, -1e999]}', r"a\[1\]: the number -1e999 is too large"),
         ('{"a": 1' + 399 * "0" + "}", r"a: the number 10+\.\.\. is too large"),

@@ -124,7 +124,7 @@ def test_recordings_of_one_text_share_a_target(monkeypatch):
         return [Utterance(str(i), None, text, "voice", s) for i, (text, s) in enumerate(rows)]
 
     monkeypatch.setattr(targets, "load_split", split)
-    monkeypatch.setattr(targets, "any_split", lambda name: split(name, "eval"))
+    monkeypatch.setattr(targets, "any_split", lambda name, strict: split(name, "eval"))
     targeter = MatchedLengthTargeter()
     assert targeter.generate(["ABC DEF"] * 2) == ["LMN OP"] * 2
     assert targeter.generate_at([2, 1], ["ABC DEF"] * 2) == ["LMN OP"] * 2

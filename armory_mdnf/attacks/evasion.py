@@ -5,7 +5,6 @@ Only this module of the attacks knows NumPy and ART.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -18,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from armory_mdnf.attacks.carlini_wagner import ShrinkingBound
-from armory_mdnf.attacks.geometry import L2, SNR, Geometry, Linf
+from armory_mdnf.attacks.geometry import L2, LARGEST, SNR, Geometry, Linf
 from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.attacks.pgd import Batch, Descent
 from armory_mdnf.attacks.recognizer import AttackedRecognizer, Purpose
@@ -285,11 +284,11 @@ def check_flag(name: str, value: object) -> None:
 
 def check_count(name: str, value: object, least: int) -> None:
     """Raise :class:`OptionError` unless a whole number of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
         raise OptionError(f"expected {name} to be a whole number >= {least}, got {quoted(value)}")
 
 
 def check_positive(name: str, value: object) -> None:
     """Raise :class:`OptionError` unless a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= LARGEST:
         raise OptionError(f"expected {name} to be a finite number > 0, got {quoted(value)}")

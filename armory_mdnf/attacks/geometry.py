@@ -8,7 +8,6 @@ Shapes: x, delta and gradient (N, T), zero beyond lengths (N,); radius (N,), in 
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,10 @@ from torch import Tensor
 
 from armory_mdnf.audio import ragged
 from armory_mdnf.errors import OptionError, quoted
+
+LARGEST = 1e30
+"""Of an option that float32 has to hold."""
+MAX_SNR_DB = 300
 
 
 class Geometry(ABC):
@@ -80,8 +83,11 @@ class SNR(_EuclideanBall):
     snr_db: float
 
     def __post_init__(self) -> None:
-        if not _is_number(self.snr_db) or not math.isfinite(self.snr_db):
-            raise OptionError(f"expected snr_db to be a finite number of decibels, got {quoted(self.snr_db)}")
+        if not _is_number(self.snr_db) or not -MAX_SNR_DB <= self.snr_db <= MAX_SNR_DB:
+            raise OptionError(
+                f"expected snr_db to be a number of decibels from {-MAX_SNR_DB} to {MAX_SNR_DB}, got "
+                f"{quoted(self.snr_db)}"
+            )
 
     def radius(self, x: Tensor) -> Tensor:
         return x.norm(dim=1) * 10 ** (-self.snr_db / 20)
@@ -115,5 +121,5 @@ def _is_number(value: object) -> bool:
 
 
 def _check_eps(eps: object) -> None:
-    if not _is_number(eps) or not 0 <= eps < math.inf:  # type: ignore[operator]
+    if not _is_number(eps) or not 0 <= eps <= LARGEST:  # type: ignore[operator]
         raise OptionError(f"expected eps to be a finite number >= 0, got {quoted(eps)}")

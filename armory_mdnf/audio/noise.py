@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import OptionError, quoted
 
 Key = tuple[int, ...]
 """What tells one draw from all others: numbers >= 0, such as an utterance's index, a purpose, a step."""
@@ -26,7 +26,7 @@ class NoiseSource:
 
     def __init__(self, seed: int = 0) -> None:
         if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
-            raise OptionError(f"expected a seed that is a whole number >= 0, got {seed!r}")
+            raise OptionError(f"expected a seed that is a whole number >= 0, got {quoted(seed)}")
         self.seed = int(seed)
         self.count = 0
 
@@ -37,12 +37,13 @@ class NoiseSource:
     def streams(self, n: int, keys: Sequence[Key] | None = None) -> list[torch.Generator]:
         """One generator for each of the next ``n`` utterances.
 
-        With ``keys``, one an utterance and of at least two numbers, a generator depends on the seed and its key alone;
+        With ``keys``, one per utterance and of at least two numbers, a generator depends on the seed and its key alone;
         the count stays as it is.
         """
         if keys is not None:
             if len(keys) != n or any(len(key) < 2 for key in keys):
-                raise OptionError(f"expected {n} keys of at least two whole numbers, one an utterance, got {keys}")
+                found = quoted(keys)
+                raise OptionError(f"expected {n} keys of at least two whole numbers, one per utterance, got {found}")
             return [stream(self.seed, *key) for key in keys]
         counts = range(self.count, self.count + n)
         self.count += n

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data import librispeech as openslr
 from armory_mdnf.data.bundled import Utterance, corpora_folder, load_split, read_manifest
-from armory_mdnf.errors import AudioError, OptionError, choices
+from armory_mdnf.errors import AudioError, OptionError, choices, quoted
 from armory_mdnf.files.provenance import of_values
 
 SAMPLE_RATE_HZ = 16000
@@ -95,14 +95,14 @@ def positions(index: Index, size: int) -> list[int]:
         first, last = parse_slice(index)
         found = list(range(size)[first:last])
         if not found:
-            raise OptionError(f"index {index!r} selects none of the {size} utterances")
+            raise OptionError(f"index {quoted(index)} selects none of the {size} utterances")
         return found
     if not isinstance(index, Sequence):
-        raise OptionError(f"expected index as a list of positions or a slice such as '[:12]', got {index!r}")
+        raise OptionError(f"expected index as a list of positions or a slice such as '[:12]', got {quoted(index)}")
     chosen: set[int] = set()
     for i in index:
         if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < size:
-            raise OptionError(f"expected index to be positions from 0 to {size - 1}, got {i!r} among them")
+            raise OptionError(f"expected index to be positions from 0 to {size - 1}, got {quoted(i)} among them")
         chosen.add(i)
     if not chosen:
         raise OptionError("expected index to have at least one position, got an empty list")
@@ -116,15 +116,16 @@ def parse_slice(text: str) -> tuple[int | None, int | None]:
     """
     tokens = text.strip().lstrip("[").rstrip("]").strip().split(":")
     if len(tokens) != 2:
-        raise OptionError(f"expected index as a slice such as '[3:12]', with one colon and no step, got {text!r}")
+        raise OptionError(f"expected index as a slice such as '[3:12]', with one colon and no step, got {quoted(text)}")
     try:
         first, last = (int(token) if token.strip() else None for token in tokens)
     except ValueError:
-        raise OptionError(f"expected index as a slice between whole numbers such as '[3:12]', got {text!r}") from None
+        found = quoted(text)
+        raise OptionError(f"expected index as a slice between whole numbers such as '[3:12]', got {found}") from None
     if first is not None and first < 0:
-        raise OptionError(f"expected index {text!r} to begin at 0 or later")
+        raise OptionError(f"expected index {quoted(text)} to begin at 0 or later")
     if first is not None and last is not None and last <= first:
-        raise OptionError(f"expected index {text!r} to end after it begins")
+        raise OptionError(f"expected index {quoted(text)} to end after it begins")
     return first, last
 
 

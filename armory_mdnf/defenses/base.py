@@ -20,7 +20,7 @@ from torch import Tensor
 
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key, NoiseSource
-from armory_mdnf.errors import AudioError, OptionError, choices, refuse_unknown
+from armory_mdnf.errors import AudioError, OptionError, choices, quoted, refuse_unknown
 
 DEVICE_TYPES = ("cpu", "gpu")
 
@@ -50,6 +50,9 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
     def __init__(self, seed: int, apply_fit: bool, apply_predict: bool, device_type: str) -> None:
         if device_type not in DEVICE_TYPES:
             raise OptionError(choices(device_type, DEVICE_TYPES, "device_type"))
+        for name, flag in (("apply_fit", apply_fit), ("apply_predict", apply_predict)):
+            if not isinstance(flag, bool):
+                raise OptionError(f"expected {name} to be true or false, got {quoted(flag)}")
         super().__init__(device_type=device_type, is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
         self.noise = NoiseSource(seed)
         self._latest: tuple[int, list[int]] | None = None  # first stream and lengths of the latest call through ART
@@ -76,7 +79,7 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
 
         Shape: x (N, T), zero beyond lengths (N,) -> (N, T), likewise. Dtype and device are those of ``x``;
         inside, a defence with weights computes in their dtype.
-        ``streams``, one an utterance, come from :meth:`draw`; by default the next N.
+        ``streams``, one per utterance, come from :meth:`draw`; by default the next N.
         Raises :class:`AudioError` for another shape or dtype.
         """
         if x.dim() != 2 or lengths.shape != x.shape[:1] or not x.is_floating_point():
@@ -87,7 +90,7 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
         if streams is None:
             streams = self.draw(x.shape[0])
         elif len(streams) != x.shape[0]:
-            raise OptionError(f"expected {x.shape[0]} noise streams, one an utterance, got {len(streams)}")
+            raise OptionError(f"expected {x.shape[0]} noise streams, one per utterance, got {len(streams)}")
         defended = self.defend(x.to(self.device, self.compute_dtype(x)), lengths.to(self.device), streams)
         return ragged.zero_beyond(defended.to(x), lengths)
 

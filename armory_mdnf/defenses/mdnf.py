@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from armory_mdnf.vocoders import Vocoder
 
 NORMALIZATIONS = ("utterance", "frame", "none")
 CURVE_SCALES = ("std", "variance")
+LARGEST = 1e30  # of a level that float32 has to hold
 # The levels that go with the authors' two normalisations.
 PUBLISHED_LEVELS = {"utterance": 20.0, "frame": 0.05}
 
@@ -64,7 +64,7 @@ class MDNF(MelResynth):
         if noise_level is None and normalize not in PUBLISHED_LEVELS:
             raise OptionError(f"expected a noise_level: normalize={quoted(normalize)} has no published one")
         level = PUBLISHED_LEVELS[normalize] if noise_level is None else noise_level
-        if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 <= level < math.inf:
+        if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 <= level <= LARGEST:
             raise OptionError(f"expected noise_level to be a finite number >= 0, got {quoted(level)}")
         self.stochastic = True
         self.noise_level = float(level)

@@ -12,8 +12,10 @@ from torch import Tensor
 from armory_mdnf.audio import checks, noise
 from armory_mdnf.audio.resample import fit_length, resample
 from armory_mdnf.defenses.base import WaveformDefense
-from armory_mdnf.errors import OptionError, quoted
+from armory_mdnf.errors import BundleError, OptionError, quoted
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
+
+MIN_RATE_HZ, MAX_RATE_HZ = 1000, 384_000
 
 
 class MelResynth(WaveformDefense):
@@ -44,9 +46,19 @@ class MelResynth(WaveformDefense):
         super().__init__(seed, apply_fit, apply_predict, device_type)
         for name, rate in (("sample_rate_hz", sample_rate_hz), ("resample_rate_hz", resample_rate_hz)):
             allowed = rate is None and name == "resample_rate_hz"
-            if not allowed and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
-                raise OptionError(f"expected {name} to be a whole number of hertz, got {quoted(rate)}")
-        self.vocoder = vocoder.to(self.device) if isinstance(vocoder, Vocoder) else shared_vocoder(vocoder, self.device)
+            number = isinstance(rate, int) and not isinstance(rate, bool)
+            if not allowed and not (number and MIN_RATE_HZ <= rate <= MAX_RATE_HZ):  # type: ignore[operator]
+                span = f"a whole number of hertz from {MIN_RATE_HZ} to {MAX_RATE_HZ}"
+                raise OptionError(f"expected {name} to be {span}, got {quoted(rate)}")
+        if not isinstance(vocoder, (str, os.PathLike, Vocoder)):
+            raise OptionError(f"expected vocoder to be a name, a path or a vocoder, got {quoted(vocoder)}")
+        if isinstance(vocoder, Vocoder):
+            self.vocoder = vocoder.to(self.device)
+        else:
+            try:
+                self.vocoder = shared_vocoder(vocoder, self.device)
+            except BundleError as error:
+                raise BundleError(f"vocoder: {error}") from error
         self.sample_rate_hz = sample_rate_hz
         self.resample_rate_hz = resample_rate_hz or self.vocoder.recipe.sample_rate_hz
         self.stochastic = self.vocoder.needs_noise
@@ -85,7 +97,7 @@ class MelResynth(WaveformDefense):
 
 
 def shared_vocoder(name_or_path: str | os.PathLike[str], device: torch.device) -> Vocoder:
-    """The vocoder of that name or path, loaded once a process: defences do not change it."""
+    """The vocoder of that name or path, loaded once per process: defences do not change it."""
     path = vocoder_file(name_or_path)
     status = path.stat()
     source = str(path.resolve()) if path.suffix == ".safetensors" else str(name_or_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +10,9 @@ from torch import Tensor
 from armory_mdnf.audio import noise
 from armory_mdnf.defenses.base import WaveformDefense
 from armory_mdnf.errors import OptionError, quoted
+
+MAX_SNR_DB = 300
+MAX_PASSES = 1000
 
 
 class RandomizedSmoothing(WaveformDefense):
@@ -35,10 +37,12 @@ class RandomizedSmoothing(WaveformDefense):
         device_type: str = "gpu",
     ) -> None:
         super().__init__(seed, apply_fit, apply_predict, device_type)
-        if isinstance(snr_db, bool) or not isinstance(snr_db, (int, float)) or not math.isfinite(snr_db):
-            raise OptionError(f"expected snr_db to be a finite number of decibels, got {quoted(snr_db)}")
-        if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
-            raise OptionError(f"expected passes to be a whole number >= 1, got {quoted(passes)}")
+        if isinstance(snr_db, bool) or not isinstance(snr_db, (int, float)) or not abs(snr_db) <= MAX_SNR_DB:
+            raise OptionError(
+                f"expected snr_db to be a number of decibels from {-MAX_SNR_DB} to {MAX_SNR_DB}, got {quoted(snr_db)}"
+            )
+        if isinstance(passes, bool) or not isinstance(passes, int) or not 1 <= passes <= MAX_PASSES:
+            raise OptionError(f"expected passes to be a whole number >= 1 and <= {MAX_PASSES}, got {quoted(passes)}")
         self.snr_db = float(snr_db)
         self.num_passes = passes
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from armory_mdnf.errors import ArmoryMdnfError, BundleError, quoted
 
+WORDS = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 64
 MAX_PLACE = 200  # characters of a dotted key in a message
@@ -50,7 +51,7 @@ def loads(text: str | bytes, where: str, error: type[ArmoryMdnfError] = BundleEr
         raw = json.loads(
             text,
             object_pairs_hook=_Pairs,
-            parse_constant=lambda name: _Refused(f"{name} is no number of JSON; a word goes in quotes"),
+            parse_constant=lambda name: _Refused(f'{name} is no number of JSON; write "{WORDS[name]}" in quotes'),
             parse_float=_float,
             parse_int=_int,
         )

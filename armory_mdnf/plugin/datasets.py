@@ -8,6 +8,7 @@ import numpy as np
 from armory.data.datasets import ArmoryDataGenerator, AudioContext, canonical_audio_preprocess
 from numpy.typing import NDArray
 
+from armory_mdnf.attacks.evasion import check_count
 from armory_mdnf.data import selection
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import SAMPLE_RATE_HZ
@@ -41,7 +42,7 @@ def bundled(
     array of transcripts. Raises :class:`OptionError` for what the corpora cannot give, :class:`BundleError` for a file
     that is missing or whose checksum differs.
     """
-    _refuse(framework, shuffle_files, class_ids)
+    _refuse(split, epochs, batch_size, framework, shuffle_files, class_ids)
     return _generator(selection.bundled(split, index), epochs, batch_size, preprocessing_fn)
 
 
@@ -65,11 +66,17 @@ def librispeech(
     Raises :class:`OptionError` for what the split cannot give, :class:`BundleError` for a folder or file that is
     missing or damaged, :class:`AudioError` for audio that cannot be decoded.
     """
-    _refuse(framework, shuffle_files, class_ids)
+    _refuse(split, epochs, batch_size, framework, shuffle_files, class_ids)
     return _generator(selection.librispeech(split, index), epochs, batch_size, preprocessing_fn)
 
 
-def _refuse(framework: str, shuffle_files: bool, class_ids: object) -> None:
+def _refuse(
+    split: str, epochs: int, batch_size: int, framework: str, shuffle_files: bool, class_ids: object
+) -> None:
+    if not isinstance(split, str):
+        raise OptionError(f"expected split to be the name of one, got {quoted(split)}")
+    check_count("epochs", epochs, least=1)
+    check_count("batch_size", batch_size, least=1)
     if framework != "numpy":
         raise OptionError(f"expected framework 'numpy', got {quoted(framework)}: the corpora come as arrays only")
     if shuffle_files:

@@ -23,15 +23,20 @@ def get_art_model(
     default, falls back to the CPU where there is none).
     Raises :class:`OptionError` for other keys, :class:`BundleError` for the weights.
     """
+    for name, given in (("model_kwargs", model_kwargs), ("wrapper_kwargs", wrapper_kwargs)):
+        if not isinstance(given, Mapping):
+            raise OptionError(f"expected {name} to be an object, got {quoted(given)}")
     refuse_unknown(model_kwargs, MODEL_KEYS, "model_kwargs")
     refuse_unknown(wrapper_kwargs, WRAPPER_KEYS, "wrapper_kwargs")
-    given = [w for w in (model_kwargs.get("weights"), weights_path) if w is not None]
-    if len(given) != 1 or not isinstance(given[0], str):
+    weights = [w for w in (model_kwargs.get("weights"), weights_path) if w is not None]
+    if len(weights) != 1 or not isinstance(weights[0], str):
         raise OptionError(
             "expected the name or path of weights, in either model_kwargs.weights or weights_file, got "
             f"{quoted(model_kwargs.get('weights'))} and {quoted(weights_path)}"
         )
     options = dict(wrapper_kwargs)
-    if isinstance(options.get("clip_values"), list):
-        options["clip_values"] = tuple(options["clip_values"])
-    return DeepSpeech2Estimator(given[0], **options)
+    if (clip := options.get("clip_values")) is not None:
+        if not isinstance(clip, (list, tuple)) or any(type(v) not in (int, float) for v in clip) or len(clip) != 2:
+            raise OptionError(f"expected clip_values to be two numbers or null, got {quoted(clip)}")
+        options["clip_values"] = tuple(clip)
+    return DeepSpeech2Estimator(weights[0], **options)

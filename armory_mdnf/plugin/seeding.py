@@ -11,19 +11,23 @@ import torch
 
 from armory_mdnf.errors import OptionError, quoted
 
+MAX_THREADS = 1024
 
-def seed_everything(seed: int, threads: int | None = None) -> None:
+
+def seed_everything(seed: int | None = None, threads: int | None = None) -> None:
     """Seed Python's, NumPy's, torch's and (if it is loaded) TensorFlow's generators.
 
     ``threads``: CPU threads of torch, for runs that must repeat on machines with other numbers of cores; a sum in
     another order differs in its last bits, which a hundred attack steps can amplify. Default: torch's choice.
 
     Every defence draws from a generator of its own, seeded in its block; nothing here depends on it.
+    Raises :class:`OptionError` without a seed, and for numbers out of range.
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise OptionError(f"expected a seed that is a whole number from 0 to 2**32 - 1, got {quoted(seed)}")
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise OptionError(f"expected threads to be a whole number >= 1, got {quoted(threads)}")
+    number = isinstance(threads, int) and not isinstance(threads, bool)
+    if threads is not None and not (number and 1 <= threads <= MAX_THREADS):
+        raise OptionError(f"expected threads to be a whole number from 1 to {MAX_THREADS}, got {quoted(threads)}")
     os.environ["PYTHONHASHSEED"] = str(seed)  # for processes started from here
     random.seed(seed)
     np.random.seed(seed)

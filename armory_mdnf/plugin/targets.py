@@ -47,8 +47,10 @@ class MatchedLengthTargeter:
     """
 
     def __init__(self, candidates: str = "bundled", split: str = "human") -> None:
-        if candidates not in CANDIDATES:
+        if not isinstance(candidates, str) or candidates not in CANDIDATES:
             raise OptionError(choices(candidates, CANDIDATES, "candidates"))
+        if not isinstance(split, str):
+            raise OptionError(f"expected split to be the name of one, got {quoted(split)}")
         self.split = split
         self.candidates = candidate_pool(CANDIDATES[candidates]())
         self._transcripts: list[str] = []

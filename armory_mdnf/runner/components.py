@@ -15,9 +15,9 @@ from armory_mdnf import attacks, bundles, defenses
 from armory_mdnf.data import selection
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.defenses.curves import curve_file
-from armory_mdnf.errors import ArmoryMdnfError, OptionError, choices, quoted, refuse_unknown
-from armory_mdnf.runner.config import Config, component
-from armory_mdnf.runner.equivalents import is_translated, translate
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, choices, quoted, refuse_unknown, shown
+from armory_mdnf.runner.config import Config, component, within
+from armory_mdnf.runner.equivalents import check_ignored, check_known, is_translated, translate
 from armory_mdnf.runner.overrides import run_seed
 from armory_mdnf.vocoders import vocoder_file
 
@@ -42,7 +42,7 @@ class Targeter(Protocol):
     """What gives targets by the position of the utterance in its split."""
 
     def generate_at(self, indices: Sequence[int], references: Sequence[str]) -> list[str]:
-        """One target an utterance."""
+        """One target per utterance."""
 
 
 def load_dataset(block: Config, strict: bool = True) -> Chosen:
@@ -51,14 +51,16 @@ def load_dataset(block: Config, strict: bool = True) -> Chosen:
     ``strict`` False gives those that cannot be used too, with their ``problem``.
     """
     name = component(block)
-    if name == TFDS:
-        raise OptionError(
-            f"dataset {name} downloads through TensorFlow, in `armory run` alone; "
-            "armory_mdnf.plugin.datasets.librispeech reads a local folder"
-        )
-    if name not in DATASETS:
-        raise OptionError(choices(name, DATASETS, "dataset"))
-    return DATASETS[name](block.get("eval_split", DEFAULT_SPLIT), block.get("index"), strict=strict)
+    with within("dataset.module, dataset.name"):
+        if name == TFDS:
+            raise OptionError(
+                f"dataset {name} downloads through TensorFlow, in `armory run` alone; "
+                "armory_mdnf.plugin.datasets.librispeech reads a local folder"
+            )
+        if name not in DATASETS:
+            raise OptionError(choices(name, DATASETS, "dataset"))
+    with within("dataset.eval_split, dataset.index"):
+        return DATASETS[name](block.get("eval_split", DEFAULT_SPLIT), block.get("index"), strict=strict)
 
 
 def initialise(block: Config | None) -> None:
@@ -67,8 +69,9 @@ def initialise(block: Config | None) -> None:
         return
     function = _only(block, USER_INIT, "user_init")
     kwargs = block.get("kwargs") or {}
-    _check_kwargs(function, kwargs, USER_INIT)
-    function(**kwargs)
+    with within("user_init.kwargs"):
+        _check_kwargs(function, kwargs, USER_INIT)
+        function(**kwargs)
 
 
 def make_estimator(config: Config, device: str) -> Any:
@@ -80,7 +83,8 @@ def make_estimator(config: Config, device: str) -> Any:
     function = _only(model, MODEL, "model")
     _check_device_type(model["wrapper_kwargs"], "model.wrapper_kwargs")
     wrapper = model["wrapper_kwargs"] | {"device_type": device_type(device)}
-    estimator = function(model["model_kwargs"], wrapper, weights)
+    with within("model.model_kwargs, model.wrapper_kwargs, model.weights_file"):
+        estimator = function(model["model_kwargs"], wrapper, weights)
     if config["defense"]:
         estimator.set_params(preprocessing_defences=[make_defense(config["defense"], device)])
     if estimator.sample_rate != selection.SAMPLE_RATE_HZ:
@@ -95,38 +99,42 @@ def make_defense(block: Config, device: str) -> Preprocessor:
         raise OptionError(f"defense.type: expected 'Preprocessor', found {found}: no other is implemented")
     name, home = component(block), block["module"]
     ours = home == "armory_mdnf.defenses" or home.startswith("armory_mdnf.defenses.")
-    if not ours and not any(home == m or home.startswith(f"{m}.") for m in ART_PREPROCESSORS):
-        known = [f"armory_mdnf.defenses.{n}" for n in defenses.__all__]
-        raise OptionError(f"{choices(name, known, 'defense')}, or a preprocessor of {' or '.join(ART_PREPROCESSORS)}")
+    with within("defense.module, defense.name"):
+        if not ours and not any(home == m or home.startswith(f"{m}.") for m in ART_PREPROCESSORS):
+            known = [f"armory_mdnf.defenses.{n}" for n in defenses.__all__]
+            message = choices(name, known, "defense")
+            raise OptionError(f"{message}, or a preprocessor of {' or '.join(ART_PREPROCESSORS)}")
     made = _find(block, "defense")
     if not inspect.isclass(made) or not issubclass(made, Preprocessor) or inspect.isabstract(made):
-        raise OptionError(f"defense: expected a preprocessor, found {name}")
+        raise OptionError(f"defense.module, defense.name: expected a preprocessor, found {quoted(name)}")
     # As Armory's loader does: JSON has no tuples.
     kwargs = {k: tuple(v) if k == "clip_values" and isinstance(v, list) else v for k, v in block["kwargs"].items()}
-    _check_kwargs(made, kwargs, name)
     _check_device_type(kwargs, "defense.kwargs")
-    if "device_type" in _parameters(made) and (device == "cpu" or "device_type" not in kwargs):
-        kwargs["device_type"] = device_type(device)
-    try:
-        return made(**kwargs)
-    except ArmoryMdnfError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"defense: {name} does not take {kwargs}: {error}") from error
+    with within("defense.kwargs"):
+        _check_kwargs(made, kwargs, name)
+        if "device_type" in _parameters(made) and (device == "cpu" or "device_type" not in kwargs):
+            kwargs["device_type"] = device_type(device)
+        try:
+            return made(**kwargs)
+        except ArmoryMdnfError:
+            raise
+        except Exception as error:  # of somebody else's constructor
+            raise OptionError(f"{name} does not take {quoted(kwargs, 200)}: {cause(error)}") from error
 
 
 def make_attack(config: Config, estimator: Any, batch_seconds: float) -> Any:
     """The attack of a configuration, one of this package's. A translated one takes the seed of the run."""
     block = config["attack"]
-    name, kwargs = translate(block["module"], block["name"], block["kwargs"])
-    made = getattr(attacks, name)
-    _check_kwargs(made, kwargs, f"{attacks.__name__}.{name}", but=("self", "estimator"))
-    if is_translated(block["module"]):
-        kwargs["seed"] = run_seed(config) or 0
-    try:
+    with within("attack.module, attack.name"):
+        check_known(block["module"], block["name"])
+    with within("attack.kwargs"):
+        name, kwargs = translate(block["module"], block["name"], block["kwargs"])
+        made = getattr(attacks, name)
+        _check_kwargs(made, kwargs, f"{attacks.__name__}.{name}", but=("self", "estimator"))
+        check_ignored(kwargs)
+        if is_translated(block["module"]):
+            kwargs["seed"] = run_seed(config) or 0
         attack = made(estimator, **kwargs | {"batch_seconds": batch_seconds, "verbose": False})
-    except OptionError as error:
-        raise OptionError(f"attack {component(block)}: {error}") from error
     if attack.targeted != (block.get("targeted_labels") is not None):
         expected = "attack.targeted_labels" if attack.targeted else "attack.kwargs.targeted to be true"
         raise OptionError(f"expected {expected}: a targeted attack needs both, another one neither")
@@ -138,8 +146,9 @@ def make_targeter(block: Config | None) -> Targeter | None:
     if block is None:
         return None
     made = _only(block, TARGETER, "attack.targeted_labels")
-    _check_kwargs(made, block.get("kwargs") or {}, TARGETER)
-    return made(**block.get("kwargs") or {})
+    with within("attack.targeted_labels.kwargs"):
+        _check_kwargs(made, block.get("kwargs") or {}, TARGETER)
+        return made(**block.get("kwargs") or {})
 
 
 def is_native(config: Config) -> bool:
@@ -185,19 +194,19 @@ def fingerprints(config: Config) -> dict[str, str]:
 def _only(block: Config, known: str, what: str) -> Any:
     """The one function or class that a block may name. By name: the plugin is not ours to import."""
     if component(block) != known:
-        raise OptionError(choices(component(block), [known], what))
+        raise OptionError(f"{what}.module, {what}.name: {choices(component(block), [known], what)}")
     return _find(block, what)
 
 
 def _find(block: Config, what: str) -> Any:
     try:
         module = importlib.import_module(block["module"])
-    except ImportError as error:
-        raise OptionError(f"{what}: no module {block['module']}: {error}") from error
+    except Exception as error:  # a module that is there can fail in any way
+        raise OptionError(f"{what}.module: no module {shown(block['module'])}: {cause(error)}") from error
     found = getattr(module, block["name"], None)
     if found is None:
         public = [name for name in vars(module) if not name.startswith("_")]
-        raise OptionError(choices(block["name"], public, f"name in {block['module']}"))
+        raise OptionError(f"{what}.name: {choices(block['name'], public, 'name in ' + block['module'])}")
     return found
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.errors import OptionError, choices, quoted, refuse_unknown
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, choices, quoted, refuse_unknown
+from armory_mdnf.files.strict_json import loads, read_json
 
 Config = dict[str, Any]
 Kinds = tuple[type, ...]
+MAX_BYTES = 1 << 20  # a configuration has some hundred lines
+MAX_NAME = 200  # bytes of a file's name, to which a time is added; file systems take 255
 _NULL = type(None)
 _TEXTS: Kinds = (str, list)
 _PATHS: Kinds = (str, list, _NULL)
@@ -146,24 +148,29 @@ PROFILERS = ("basic",)
 def read_config(path: str | os.PathLike[str]) -> Config:
     """Read and check a configuration; ``-`` reads standard input.
 
-    Raises :class:`OptionError` naming the file and the key for what is missing, not JSON, unknown, or not supported.
+    Raises :class:`OptionError` naming the file and the key for what is missing, not strict JSON, unknown, or not
+    supported.
     """
     name = os.fspath(path)
-    try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise OptionError(f"no configuration at {name}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{name} is not a readable configuration: {error}") from error
-    try:
-        config = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise OptionError(f"{name} is not JSON: {error}") from error
-    try:
+    if name == "-":
+        name = "standard input"
+        if sys.stdin is None:
+            raise OptionError("standard input is closed: expected a configuration on it")
+        config = loads(sys.stdin.buffer.read(MAX_BYTES), name, OptionError)
+    else:
+        config = read_json(name, OptionError, MAX_BYTES)
+    with within(name):
         check_config(config)
-    except OptionError as error:
-        raise OptionError(f"{name}: {error}") from error
     return config
+
+
+@contextmanager
+def within(where: str) -> Iterator[None]:
+    """Put the place in the configuration before what is wrong with it."""
+    try:
+        yield
+    except ArmoryMdnfError as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 def check_config(config: Any) -> None:
@@ -175,11 +182,13 @@ def check_config(config: Any) -> None:
     for (block, key), why in UNSUPPORTED.items():
         if (config.get(block) or {}).get(key):
             raise OptionError(f"{block}.{key} is not supported, found {quoted(config[block][key])}: {why}")
+    _check_outputs(config["sysconfig"])
     _check_attack(config["attack"])
     _check_metric(config["metric"])
     refuse_unknown(config["scenario"]["kwargs"], SCENARIO_KWARGS, "scenario.kwargs")
     if (config["scenario"]["module"], config["scenario"]["name"]) != SCENARIO:
-        raise OptionError(f"scenario: expected {'.'.join(SCENARIO)}, found {component(config['scenario'])}")
+        found = quoted(component(config["scenario"]))
+        raise OptionError(f"scenario.module, scenario.name: expected {'.'.join(SCENARIO)}, found {found}")
     if config["dataset"]["batch_size"] < 1:
         raise OptionError(f"dataset.batch_size: expected at least 1, found {config['dataset']['batch_size']}")
     if config["dataset"].get("framework", "numpy") != "numpy":
@@ -218,6 +227,8 @@ def _check_attack(attack: Config | None) -> None:
     if attack["knowledge"] not in ("white", "black"):
         raise OptionError(choices(attack["knowledge"], ("white", "black"), "attack.knowledge"))
     labels, targeted = attack.get("targeted_labels"), attack["kwargs"].get("targeted")
+    if targeted is not None and not isinstance(targeted, bool):
+        raise OptionError(f"attack.kwargs.targeted: expected true or false, found {quoted(targeted)}")
     if labels is not None:
         _check_block(labels, {"kwargs": (dict,), "module": (str,), "name": (str,)}, "attack.targeted_labels")
         if targeted is False:
@@ -240,12 +251,9 @@ def _check_metric(metric: Config) -> None:
         raise OptionError(choices(metric["profiler_type"], PROFILERS, "metric.profiler_type"))
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f'{name} is not strict JSON; for the l-infinity norm write "inf" in quotes')
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text} is too large")
-    return value
+def _check_outputs(sysconfig: Config) -> None:
+    name, folder = sysconfig.get("output_filename") or "", sysconfig.get("output_dir") or ""
+    if Path(name).name != name or not name.isprintable() or len(name) > MAX_NAME:
+        raise OptionError(f"sysconfig.output_filename: expected a plain name, found {quoted(name)}")
+    if not folder.isprintable() or any(len(part.encode()) > MAX_NAME for part in Path(folder).parts):
+        raise OptionError(f"sysconfig.output_dir: expected a path, found {quoted(folder)}")

@@ -19,6 +19,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from armory_mdnf.attacks.evasion import check_count, check_flag, check_positive
+from armory_mdnf.attacks.geometry import LARGEST
 from armory_mdnf.errors import OptionError, choices, quoted, refuse_unknown
 
 OURS = "armory_mdnf.attacks"
@@ -88,22 +90,38 @@ def translate(module: str, name: str, kwargs: Mapping[str, Any]) -> tuple[str, O
     Raises :class:`OptionError` for an attack that has no equivalent, for an option that it does not have, and for a
     value that ours does not support.
     """
-    if module == OURS or module.startswith(f"{OURS}."):
-        if name not in OWN_CLASSES:
-            raise OptionError(choices(name, OWN_CLASSES, f"attack of {OURS}"))
+    check_known(module, name)
+    if not is_translated(module):
         return name, dict(kwargs)
-    entry = _find(module, name)
-    if entry is None:
-        known = [f"{OURS}.{n}" for n in OWN_CLASSES] + [f"{m}.{n}" for m, n in _EQUIVALENTS]
-        raise OptionError(f"{choices(f'{module}.{name}', known, 'attack')}; others run in Armory alone")
-    defaults, build = entry
+    defaults, build = _EQUIVALENTS[_home(module), name]
     refuse_unknown(kwargs, defaults, name)
     options = defaults | dict(kwargs)
+    check_ignored(options)
     for key, reason in _REFUSED.items():
         # By type too: ART reads False and 0 alike, but a string "false" is neither.
         if key in defaults and (options[key] != defaults[key] or isinstance(options[key], str)):
             raise OptionError(f"{name}: expected {key} {quoted(defaults[key])}, got {quoted(options[key])}: {reason}")
     return build(name, options)
+
+
+def check_known(module: str, name: str) -> None:
+    """Raise :class:`OptionError` for an attack that is neither ours nor has an equivalent."""
+    if not is_translated(module):
+        if name not in OWN_CLASSES:
+            raise OptionError(choices(name, OWN_CLASSES, f"attack of {OURS}"))
+    elif (_home(module), name) not in _EQUIVALENTS:
+        known = [f"{OURS}.{n}" for n in OWN_CLASSES] + [f"{m}.{n}" for m, n in _EQUIVALENTS]
+        raise OptionError(f"{choices(f'{module}.{name}', known, 'attack')}; others run in Armory alone")
+
+
+def check_ignored(options: Mapping[str, Any]) -> None:
+    """Raise :class:`OptionError` for a value that has no effect here and is wrong everywhere."""
+    if "batch_size" in options:
+        check_count("batch_size", options["batch_size"], least=1)
+    if "verbose" in options:
+        check_flag("verbose", options["verbose"])
+    if "batch_seconds" in options:
+        check_positive("batch_seconds", options["batch_seconds"])
 
 
 def is_translated(module: str) -> bool:
@@ -122,6 +140,7 @@ def _pgd(name: str, options: Options) -> tuple[str, Options]:
 
 
 def _fgm(name: str, options: Options) -> tuple[str, Options]:
+    check_positive("eps_step", options["eps_step"])
     return "PGD", {
         "norm": _norm(name, options["norm"]),
         "eps": options["eps"],
@@ -132,6 +151,7 @@ def _fgm(name: str, options: Options) -> tuple[str, Options]:
 
 
 def _snr_pgd(name: str, options: Options) -> tuple[str, Options]:
+    check_positive("eps_step", options["eps_step"])
     return "PGD", {
         "norm": "snr",
         "snr_db": _snr_db(name, options["norm"], options["eps"]),
@@ -161,7 +181,7 @@ def _snr_db(name: str, norm: object, eps: object) -> float:
     if norm not in ("snr", "snr_db"):
         expected = "norm 'snr' (eps a power ratio) or 'snr_db' (eps in dB)"
         raise OptionError(f"{name}: expected {expected}, got {quoted(norm)}")
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not math.isfinite(eps):
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not abs(eps) <= LARGEST:
         raise OptionError(f"{name}: expected eps to be a finite number, got {quoted(eps)}")
     if norm == "snr_db":
         return float(eps)
@@ -182,7 +202,6 @@ _EQUIVALENTS: dict[tuple[str, str], tuple[Options, _Builder]] = {
 }
 
 
-def _find(module: str, name: str) -> tuple[Options, _Builder] | None:
+def _home(module: str) -> str:
     # ART's classes are imported from the package or from the module below it that defines them.
-    home = ART if module.startswith(f"{ART}.") else module
-    return _EQUIVALENTS.get((home, name))
+    return ART if module.startswith(f"{ART}.") else module

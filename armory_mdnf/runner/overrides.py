@@ -63,7 +63,7 @@ def override(config: Config, given: Overrides) -> Config:
     if config["adhoc"].get("skip_adversarial") or config["attack"] is None:
         sysconfig["skip_attack"] = True
     if sysconfig.get("skip_attack") and sysconfig.get("skip_benign"):
-        raise OptionError("skip_attack and skip_benign leave nothing to do")
+        raise OptionError("sysconfig.skip_attack and sysconfig.skip_benign leave nothing to do")
     if sysconfig.get("check") and config["attack"]:
         kwargs = config["attack"]["kwargs"]
         kwargs |= {name: 1 for name in ITERATIONS if kwargs.get(name)}
@@ -81,13 +81,13 @@ def run_seed(config: Config) -> int | None:
 def _check_options(sysconfig: Config) -> None:
     batches, limit = sysconfig.get("num_eval_batches"), sysconfig.get("batch_seconds", BATCH_SECONDS)
     if batches is not None and batches < 0:
-        raise OptionError(f"num_eval_batches: expected a whole number >= 0 (0: all), got {batches}")
+        raise OptionError(f"sysconfig.num_eval_batches: expected a whole number >= 0 (0: all), got {batches}")
     if batches and sysconfig.get("index") is not None:
-        raise OptionError("num_eval_batches and index cannot go together, as in Armory")
+        raise OptionError("sysconfig.num_eval_batches and sysconfig.index cannot go together, as in Armory")
     if not 0 < limit < math.inf:
-        raise OptionError(f"batch_seconds: expected a finite number > 0, got {limit}")
+        raise OptionError(f"sysconfig.batch_seconds: expected a finite number > 0, got {limit}")
     if sysconfig.get("device", "cpu") not in DEVICES:
-        raise OptionError(choices(sysconfig["device"], DEVICES, "device"))
+        raise OptionError(choices(sysconfig["device"], DEVICES, "sysconfig.device"))
 
 
 def _reseed(config: Config, seed: int) -> None:
