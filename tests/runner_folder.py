@@ -49,12 +49,13 @@ def strict(path: Path) -> Any:
 
 def same(a: Line, b: Line) -> bool:
     """Equal but for the time, and what rounding can do to sizes and transcripts."""
-    sizes = [(getattr(a, k), getattr(b, k)) for k in ("snr_db", "l2", "linf")]
+    # The largest sample hangs on one sample's rounding, the others on all of them.
+    sizes = [(getattr(a, k), getattr(b, k), 0.05 if k == "linf" else 1e-3) for k in ("snr_db", "l2", "linf")]
     texts = ("index", "id", "reference", "target", "seed")
     return (
         all(getattr(a, k) == getattr(b, k) for k in texts)
         and all(near(x, y) for x, y in ((a.benign, b.benign), (a.adversarial, b.adversarial)))
-        and all(x == pytest.approx(y, rel=1e-3) for x, y in sizes)
+        and all(x == pytest.approx(y, rel=rel) for x, y, rel in sizes)
     )
 
 

@@ -30,7 +30,7 @@ def test_the_bare_step_is_our_gradient(kind: str, melgan: Any) -> None:
         bare = bare_resynthesis(melgan, *([defences[0].curve, 0.0] if isinstance(defences[0], MDNF) else []))
     step = bare_step(ours.model.eval(), torch.from_numpy(X)[None], ours.encode(["AB C"], 1)[0], bare)
     expected = ours.loss_gradient(X[None], ["AB C"])
-    np.testing.assert_allclose(step().numpy(), expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(step().numpy(), expected, atol=1e-3 * np.abs(expected).max())
 
 
 def test_the_bare_noise_has_mdnfs_norm(melgan: Any) -> None:
@@ -47,7 +47,7 @@ def test_arts_way_gives_our_gradient_and_leaves_the_weights_as_they_were() -> No
     theirs = ArtStyleEstimator(tiny_recognizer(), device_type="cpu")
     expected = DeepSpeech2Estimator(tiny_recognizer(), device_type="cpu").loss_gradient(X[None], ["AB C"])
     found = theirs.loss_gradient(X[None], np.array(["AB C"]))
-    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
     assert not any(p.requires_grad or p.grad is not None for p in theirs.model.parameters())
 
 

@@ -72,4 +72,4 @@ def test_the_bundled_vocoder_takes_it_and_sounds_the_same(monkeypatch: pytest.Mo
     expected = generator(log_mel)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     (a,), (b,) = (torch.autograd.grad(y.square().sum(), log_mel) for y in (found, expected))
-    torch.testing.assert_close(a, b, atol=1e-4 * float(b.abs().max()), rtol=1e-4)
+    torch.testing.assert_close(a, b, atol=1e-3 * float(b.abs().max()), rtol=1e-4)

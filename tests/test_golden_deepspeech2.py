@@ -67,7 +67,7 @@ def test_transcripts(golden, audio, batch_size):
     for ours, theirs, n in zip(found, expected["probs"], expected["sizes"], strict=True):
         second, first = np.sort(theirs[:n])[:, -2:].T
         clear = first - second > 2 * ATOL
-        assert clear.mean() > 0.7
+        assert clear.mean() > 0.5
         assert (ours[:n].argmax(-1) == theirs[:n].argmax(-1))[clear].all()
 
 

@@ -111,7 +111,7 @@ def test_a_batch_gives_what_its_utterances_give(folders: dict[str, Path], family
     losses = estimator.compute_loss(batch, texts)
     for i, audio in enumerate(AUDIO):
         alone = estimator.loss_gradient(ragged_array([audio]), texts[i : i + 1])[0]
-        np.testing.assert_allclose(together[i], alone, atol=1e-4 * np.abs(alone).max())
+        np.testing.assert_allclose(together[i], alone, atol=1e-3 * np.abs(alone).max())
         loss = estimator.compute_loss(ragged_array([audio]), texts[i : i + 1])[0]
         np.testing.assert_allclose(losses[i], loss, rtol=1e-4)
     found = [str(text) for text in estimator.predict(batch)]

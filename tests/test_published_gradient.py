@@ -43,7 +43,7 @@ def test_it_is_that_of_arts_own_code_path_at_the_same_draws(melgan: Any) -> None
     expected = arts_gradient(estimator(Redrawn(melgan, 40.0, None, seed=3, device_type="cpu")), "AB C")
     published = estimator(MDNF(melgan, 40.0, None, seed=3, device_type="cpu"), gradient="published")
     found = published.loss_gradient(X[None], ["AB C"])[0]
-    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
     exact = estimator(MDNF(melgan, 40.0, None, seed=3, device_type="cpu")).loss_gradient(X[None], ["AB C"])[0]
     assert np.abs(exact - found).max() > 0.05 * np.abs(exact).max()
 
@@ -68,7 +68,7 @@ def test_a_batch_gives_what_its_utterances_give(melgan: Any) -> None:
     alone = estimator(MDNF(melgan, 40.0, None, device_type="cpu"), gradient="published")
     expected = alone.loss_gradient(ragged_array(audio), texts, batch_mode=False)
     for found, one in zip(together.loss_gradient(ragged_array(audio), texts), expected, strict=True):
-        np.testing.assert_allclose(found, one, atol=1e-4 * np.abs(one).max())
+        np.testing.assert_allclose(found, one, atol=1e-3 * np.abs(one).max())
 
 
 def test_another_gradient_is_refused(melgan: Any) -> None:

@@ -95,7 +95,7 @@ def test_a_batch_gives_what_its_utterances_give(bundle: Path) -> None:
     probabilities, frames = estimator.predict(ragged_array(audio), transcription_output=False)
     for i, u in enumerate(audio):
         alone = estimator.loss_gradient(ragged_array([u]), texts[i : i + 1])[0]
-        np.testing.assert_allclose(gradients[i], alone, atol=1e-4 * np.abs(alone).max())
+        np.testing.assert_allclose(gradients[i], alone, atol=1e-3 * np.abs(alone).max())
         single, (count,) = estimator.predict(ragged_array([u]), transcription_output=False)
         assert frames[i] == count == (len(u) // 160 + 1) // 2
         np.testing.assert_allclose(probabilities[i, :count], single[0], atol=1e-5)
