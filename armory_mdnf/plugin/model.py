@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
-from armory_mdnf.errors import OptionError, quoted, refuse_unknown
+from armory_mdnf.errors import BundleError, OptionError, cause, quoted, refuse_unknown, shown
 
 MODEL_KEYS = ("weights",)
 WRAPPER_KEYS = ("clip_values", "device_type")
@@ -39,4 +39,7 @@ def get_art_model(
         if not isinstance(clip, (list, tuple)) or any(type(v) not in (int, float) for v in clip) or len(clip) != 2:
             raise OptionError(f"expected clip_values to be two numbers or null, got {quoted(clip)}")
         options["clip_values"] = tuple(clip)
-    return DeepSpeech2Estimator(weights[0], **options)
+    try:
+        return DeepSpeech2Estimator(weights[0], **options)
+    except OSError as error:  # a name that is too long, a file that may not be read
+        raise BundleError(f"weights {shown(weights[0])}: {cause(error)}") from error

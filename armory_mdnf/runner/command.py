@@ -15,7 +15,7 @@ import torch
 
 from armory_mdnf.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.data.selection import fingerprint, split_size
-from armory_mdnf.errors import OptionError, ResultsError, StorageError
+from armory_mdnf.errors import OptionError, ResultsError, StorageError, quoted
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.summary import summarise
 from armory_mdnf.files.provenance import leaves
@@ -219,7 +219,8 @@ def _first_batches(chosen: components.Chosen, config: Config) -> components.Chos
     available = -(-len(chosen) // size)
     if number is not None and number > available:
         raise OptionError(
-            f"num_eval_batches: expected at most the {available} batches of {size} there are, got {number}"
+            f"sysconfig.num_eval_batches: expected at most the {available} batches of {quoted(size)} there are, got "
+            f"{quoted(number)}"
         )
     return chosen if number is None else chosen[: number * size]
 

@@ -234,7 +234,7 @@ def _check_attack(attack: Config | None) -> None:
         if targeted is False:
             raise OptionError("attack.targeted_labels is given, but attack.kwargs.targeted is false")
     if targeted and labels is None:
-        raise OptionError("expected attack.targeted_labels for a targeted attack, found none")
+        raise OptionError("attack.kwargs.targeted: expected attack.targeted_labels for a targeted attack, found none")
     if (targeted or labels is not None) and attack.get("use_label"):
         raise OptionError("attack.use_label: expected false for a targeted attack, as in Armory")
 

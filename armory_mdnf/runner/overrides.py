@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
+from armory_mdnf.attacks.geometry import LARGEST
 from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.runner.config import Config
 from armory_mdnf.runner.equivalents import is_translated
@@ -81,11 +81,11 @@ def run_seed(config: Config) -> int | None:
 def _check_options(sysconfig: Config) -> None:
     batches, limit = sysconfig.get("num_eval_batches"), sysconfig.get("batch_seconds", BATCH_SECONDS)
     if batches is not None and batches < 0:
-        raise OptionError(f"sysconfig.num_eval_batches: expected a whole number >= 0 (0: all), got {batches}")
+        raise OptionError(f"sysconfig.num_eval_batches: expected a whole number >= 0 (0: all), got {quoted(batches)}")
     if batches and sysconfig.get("index") is not None:
         raise OptionError("sysconfig.num_eval_batches and sysconfig.index cannot go together, as in Armory")
-    if not 0 < limit < math.inf:
-        raise OptionError(f"sysconfig.batch_seconds: expected a finite number > 0, got {limit}")
+    if not 0 < limit <= LARGEST:
+        raise OptionError(f"sysconfig.batch_seconds: expected a finite number > 0, got {quoted(limit)}")
     if sysconfig.get("device", "cpu") not in DEVICES:
         raise OptionError(choices(sysconfig["device"], DEVICES, "sysconfig.device"))
 
