@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import pickle
+import signal
 import sys
 import types
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from armory_mdnf.asr.model import Recognizer
 
@@ -99,3 +105,53 @@ def v3_checkpoint(recognizer: Recognizer, module: types.ModuleType, **changes: A
         "hyper_parameters": hyper,
     }
     return checkpoint | changes
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Fail, instead of hanging, if the block takes longer."""
+
+    def late(number: int, frame: Any) -> None:
+        raise AssertionError(f"still busy after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def legacy_file(content: Any, order: Sequence[int]) -> bytes:
+    """What ``torch.save`` wrote before version 1.6, its storages in a given order and not in that of addresses."""
+    storages: list[Any] = []
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: Any) -> Any:
+            if not isinstance(value, torch.storage.TypedStorage):
+                return None
+            storages.append(value)
+            kind = getattr(torch, value._pickle_storage_type())
+            return ("storage", kind, str(len(storages) - 1), "cpu", value._size(), None)
+
+    file = io.BytesIO()
+    for value in (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True}):
+        pickle.dump(value, file, protocol=2)
+    Pickler(file, protocol=2).dump(content)
+    assert len(storages) == len(order)
+    pickle.dump([str(key) for key in order], file, protocol=2)
+    for key in order:
+        file.write(storages[key]._size().to_bytes(8, "little"))
+        file.write(bytes(storages[key]._untyped_storage))
+    return file.getvalue()
+
+
+def zip_with_pickle(pickled: bytes) -> bytes:
+    """A zip file of torch's whose object is this pickle."""
+    saved, rebuilt = io.BytesIO(), io.BytesIO()
+    torch.save({}, saved)
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(rebuilt, "w") as new:
+        for info in old.infolist():
+            new.writestr(info.filename, pickled if info.filename.endswith("data.pkl") else old.read(info))
+    return rebuilt.getvalue()

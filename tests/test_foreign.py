@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 import os
 import pickle
 import re
 import tarfile
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from contextlib import suppress
@@ -14,14 +15,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign_files import Malicious
+from foreign_files import Malicious, legacy_file, within, zip_with_pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
+from armory_mdnf import foreign
 from armory_mdnf.errors import BundleError
+from armory_mdnf.files import pickles
 from armory_mdnf.files.pickles import Inert
 from armory_mdnf.files.provenance import sha256_of
-from armory_mdnf.foreign import plain, read_checkpoint
+from armory_mdnf.foreign import LEGACY_MAGIC, plain, read_checkpoint
 
 BOTH = pytest.mark.parametrize("zipped", [True, False])
 
@@ -101,12 +104,7 @@ def test_pickles_by_hand_execute_nothing(tmp_path: Path, name: str) -> None:
     marker, path = tmp_path / "executed", tmp_path / "bad.pt"
     command = f"touch {marker}".encode()
     pickled = LIVE[name] % (bytes([len(command)]), command)
-    torch.save({}, path)
-    rebuilt = io.BytesIO()
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(rebuilt, "w") as new:
-        for info in old.infolist():
-            new.writestr(info.filename, pickled if info.filename.endswith("data.pkl") else old.read(info))
-    path.write_bytes(rebuilt.getvalue())
+    path.write_bytes(zip_with_pickle(pickled))
     assert isinstance(read_checkpoint(path), Inert)
     assert not marker.exists()
     pickle.loads(pickled)
@@ -115,13 +113,8 @@ def test_pickles_by_hand_execute_nothing(tmp_path: Path, name: str) -> None:
 
 def test_a_pickle_cannot_change_what_others_use(tmp_path: Path) -> None:
     path = tmp_path / "bad.pt"
-    torch.save({}, path)
-    rebuilt = io.BytesIO()
     build = b"ctorch._utils\n_rebuild_tensor_v2\n(N}X\x0c\x00\x00\x00__defaults__(K\x01tstb."
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(rebuilt, "w") as new:
-        for info in old.infolist():
-            new.writestr(info.filename, build if info.filename.endswith("data.pkl") else old.read(info))
-    path.write_bytes(rebuilt.getvalue())
+    path.write_bytes(zip_with_pickle(build))
     before = torch._utils._rebuild_tensor_v2.__defaults__
     with pytest.raises(BundleError, match=r"bad\.pt: it changes a function"):
         read_checkpoint(path)
@@ -163,15 +156,157 @@ def test_an_old_file_that_claims_terabytes_is_refused(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
-@BOTH
-def test_truncated_files_are_refused(tmp_path: Path, zipped: bool) -> None:
-    path = tmp_path / "c.pt"
-    torch.save(contents(), path, _use_new_zipfile_serialization=zipped)
-    data = path.read_bytes()
-    for size in (0, 1, 2, 20, len(data) // 2, len(data) - 1):
-        path.write_bytes(data[:size])
-        with pytest.raises(BundleError, match=r"c\.pt"):
+def small_contents() -> dict[str, object]:
+    """Three storages, one of them without numbers."""
+    return {"a": torch.arange(3), "empty": torch.zeros(0), "b": torch.tensor([1.5]), "text": "x"}
+
+
+def refuse_every_truncation(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    for size in reversed(range(len(data))):
+        os.truncate(path, size)
+        with pytest.raises(BundleError, match=r"c\.pt") as refused:
             read_checkpoint(path)
+        assert len(str(refused.value)) < 500
+    path.write_bytes(data)
+    found = read_checkpoint(path)
+    assert found["a"].tolist() == [0, 1, 2]
+    assert found["b"].tolist() == [1.5]
+    assert found["empty"].shape == (0,)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_every_truncation_of_an_old_file_is_refused(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """Whichever storage is the last: that of an empty tensor is eight zeros, of which any number can be missing."""
+    refuse_every_truncation(tmp_path / "c.pt", legacy_file(small_contents(), order))
+
+
+def test_every_truncation_of_a_zip_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    torch.save(small_contents(), path)
+    refuse_every_truncation(path, path.read_bytes())
+
+
+def test_a_file_within_a_file_does_not_stand_for_it(tmp_path: Path) -> None:
+    """Cut behind the checkpoint that a tensor of bytes holds, a zip file ends as one does."""
+    path = tmp_path / "c.pt"
+    torch.save({"a": 1}, path)
+    inner = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+    torch.save({"inner": inner}, path)
+    data = path.read_bytes()
+    end = data.index(bytes(inner.tolist())) + len(inner)
+    assert len(data) > end
+    path.write_bytes(data[:end])
+    with pytest.raises(BundleError, match=r"c\.pt: it does not begin with the archive that it ends with"):
+        read_checkpoint(path)
+
+
+def test_an_archive_with_a_comment_is_refused_cut_or_not(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    torch.save(small_contents(), path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"abc"
+    data = path.read_bytes()
+    for size in range(len(data) - 4, len(data) + 1):
+        path.write_bytes(data[:size])
+        with pytest.raises(BundleError, match=r"c\.pt: it does not end as a zip archive does"):
+            read_checkpoint(path)
+
+
+# Pickles of a few bytes that would take hours or gigabytes.
+TUPLES = b"\x80\x02)" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(100))  # each holds the one before it twice
+BOMBS = {
+    "a memo's number": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "bytes of a terabyte": b"\x80\x04\x8e\x00\x00\x00\x00\x00\x01\x00\x00.",
+    "an array of a terabyte": b"\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00.",
+    "a frame of a terabyte": b"\x80\x04\x95\x00\x00\x00\x00\x00\x01\x00\x00N.",
+    "a key without end": b"\x80\x02}(" + TUPLES[2:] + b"Nu.",
+    "a key without end, one item": b"\x80\x02}" + TUPLES[2:] + b"Ns.",
+    "a dictionary of it": b"\x80\x02(" + TUPLES[2:] + b"Nd.",
+    "a set of it": b"\x80\x04\x8f(" + TUPLES[2:] + b"\x90.",
+    "a frozen set of it": b"\x80\x04(" + TUPLES[2:] + b"\x91.",
+    "ordered": b"\x80\x02ccollections\nOrderedDict\n]]" + TUPLES[2:] + b"aNaa\x85R.",
+    "an index": b"ctorch._utils\n_rebuild_tensor_v2\n" + TUPLES[2:] + b"R.",
+    "the name of a storage": b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + TUPLES[2:] + b"NK\x01NtQ.",
+    "a size": b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000N" + TUPLES[2:] + b"NtQ.",
+    "a number of many digits": b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000N\x8b\xff\xff\x01\x00"
+    + b"\x7f" * 0x1FFFF
+    + b"NtQ.",
+    "a name of a million letters": b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x40\x42\x0f\x00"
+    + b"\x1b" * 10**6
+    + b"NNNtQ.",
+    "keys of one hash": b"\x80\x02}("
+    + b"".join(b"\x8a\x0b" + (i * (2**61 - 1)).to_bytes(11, "little") + b"N" for i in range(1, 50_000))
+    + b"u.",
+}
+
+
+def refusal(path: Path) -> str:
+    """What the reader says, or nothing if it reads the file."""
+    try:
+        read_checkpoint(path)
+    except BundleError as error:
+        return str(error)
+    return ""
+
+
+@BOTH
+@pytest.mark.parametrize("name", BOMBS)
+def test_pickles_are_bounded(tmp_path: Path, name: str, zipped: bool) -> None:
+    path, head = tmp_path / "bomb.pt", b"".join(pickle.dumps(v, 2) for v in (LEGACY_MAGIC, 1001, {}))
+    path.write_bytes(zip_with_pickle(BOMBS[name]) if zipped else head + BOMBS[name] + pickle.dumps([], 2))
+    tracemalloc.start()
+    try:
+        with within(20):
+            said = refusal(path)
+        assert len(said) < 500
+        assert said.isprintable()
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@BOTH
+def test_a_pickle_has_a_largest_size(tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.pt"
+    torch.save({"a": list(range(1000))}, path, _use_new_zipfile_serialization=zipped)
+    assert refusal(path) == ""
+    for module in (pickles, foreign):
+        monkeypatch.setattr(module, "MAX_PICKLE", 1000)
+    assert "it holds a pickle of more than 1000 bytes" in refusal(path)
+
+
+def test_a_storage_is_shared_a_few_times_only(tmp_path: Path) -> None:
+    """Whoever turns weights into floats of their own would make a file of a megabyte into gigabytes."""
+    path, weight = tmp_path / "c.pt", torch.zeros(1 << 18)
+    torch.save({str(i): weight for i in range(8)}, path)
+    assert len(read_checkpoint(path)) == 8
+    torch.save({str(i): weight.view(-1) for i in range(1000)}, path)
+    with pytest.raises(BundleError, match="share their storages more often"):
+        read_checkpoint(path)
+
+
+def test_containers_that_hold_themselves_have_no_plain_value() -> None:
+    node, twice = Inert(), Inert()
+    node.state = {"_val": node}
+    for _ in range(15):
+        outer = Inert()
+        outer.state = {"_content": {str(i): twice for i in range(4)}}
+        twice = outer
+    for bad in (node, twice):
+        with within(20), pytest.raises(BundleError, match="holds itself, or more values"):
+            plain(bad)
+
+
+@given(data=st.binary(max_size=300))
+def test_any_pickle_is_refused_or_harmless(data: bytes) -> None:
+    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"pickle.{os.getpid()}.pt"
+    path.write_bytes(zip_with_pickle(b"\x80\x04" + data + b"."))
+    try:
+        with within(20):
+            assert len(refusal(path)) < 500
+    finally:
+        path.unlink()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
