@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from art.attacks.evasion import ProjectedGradientDescent
-from conftest import tiny_recognizer
+from conftest import speechlike, tiny_recognizer
 from librispeech_folder import make_librispeech
 
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 from armory_mdnf.attacks import PGD, CarliniWagner
 from armory_mdnf.data.librispeech import VARIABLE
-from armory_mdnf.plugin.attacks import CarliniWagnerASR
+from armory_mdnf.defenses import MDNF
 from armory_mdnf.plugin.targets import MatchedLengthTargeter
 from armory_mdnf.runner import components
 from armory_mdnf.runner.config import check_config
@@ -49,46 +50,7 @@ CELLS = {
     for scale, (table, *_) in tool.SCALES.items()
     for system, threat, place in tool.cells(table)
 }
-# Defence and recogniser of each column, said here once more: the tables are what is tested.
-SYSTEMS = {
-    "none": (None, "ds2_base"),
-    "none_100": (None, "ds2_base"),
-    "none_mg": (None, "ds2_mg"),
-    "rs": ("RandomizedSmoothing", "ds2_base"),
-    "mg": ("MelResynth", "ds2_mg"),
-    "mg_mdnf": ("MDNF", "ds2_mg"),
-    "mg_mdnf_flat": ("MDNF", "ds2_mg"),
-    "wg": ("MelResynth", "ds2_wg"),
-    "wg_mdnf": ("MDNF", "ds2_wg"),
-}
-ART_PGD = {"max_iter": 100, "num_random_init": 0, "targeted": False, "batch_size": 1, "verbose": False}
-OUR_PGD = {"max_iter": 100, "seed": 0}
-SNR = OUR_PGD | {"norm": "snr", "step_fraction": 0.5, "targeted": True}
-ARMORY_SNR = ART_PGD | {"eps_step": 0.5, "targeted": True}
-CW = {"eps": 0.01, "learning_rate": 1e-4, "max_iter": 400, "decrease_factor_eps": 0.8, "num_iter_decrease_eps": 10}
-L2 = {"norm": 2, "eps": 1.5, "eps_step": 0.3}
-# Attack and its numbers of each row. Armory's class is named, not imported.
-THREATS: dict[str, tuple[type | str, dict[str, Any]]] = {
-    "benign": (ProjectedGradientDescent, ART_PGD | L2 | {"max_iter": 0}),
-    "pgd_l2": (ProjectedGradientDescent, ART_PGD | L2),
-    "pgd_l2_1.0": (ProjectedGradientDescent, ART_PGD | {"norm": 2, "eps": 1.0, "eps_step": 0.2}),
-    "pgd_l2_0.5": (ProjectedGradientDescent, ART_PGD | {"norm": 2, "eps": 0.5, "eps_step": 0.1}),
-    "pgd_linf": (ProjectedGradientDescent, ART_PGD | {"norm": "inf", "eps": 0.01, "eps_step": 0.002}),
-    "pgd_linf_0.005": (ProjectedGradientDescent, ART_PGD | {"norm": "inf", "eps": 0.005, "eps_step": 0.001}),
-    "pgd_l2_250_steps": (ProjectedGradientDescent, ART_PGD | L2 | {"max_iter": 250}),
-    "pgd_l2_500_steps": (ProjectedGradientDescent, ART_PGD | L2 | {"max_iter": 500}),
-    "pgd_l2_ours": (PGD, OUR_PGD | L2 | {"norm": "l2", "targeted": False}),
-    "eot_l2": (PGD, OUR_PGD | L2 | {"norm": "l2", "eot_draws": 5, "targeted": False}),
-    "snr20": (PGD, SNR | {"snr_db": 20.0}),
-    "snr30": (PGD, SNR | {"snr_db": 30.0}),
-    "snr40": (PGD, SNR | {"snr_db": 40.0}),
-    "snr20_armory": ("SNR_PGD_Numpy", ARMORY_SNR | {"norm": "snr_db", "eps": 20.0}),
-    "snr_linear20": ("SNR_PGD_Numpy", ARMORY_SNR | {"norm": "snr", "eps": 20.0, "max_iter": 500}),
-    "snr_linear30": ("SNR_PGD_Numpy", ARMORY_SNR | {"norm": "snr", "eps": 30.0, "max_iter": 500}),
-    "snr_linear40": ("SNR_PGD_Numpy", ARMORY_SNR | {"norm": "snr", "eps": 40.0, "max_iter": 500}),
-    "cw": (CarliniWagner, CW | {"targeted": True, "seed": 0}),
-    "cw_art": (CarliniWagnerASR, CW | {"targeted": True}),
-}
+THREATS = sorted({threat for _, _, threat, _ in CELLS.values()})
 DEFENCE_MAY_DIFFER = ("_description", "defense", "model.model_kwargs.weights")
 THREAT_MAY_DIFFER = ("_description", "attack")
 
@@ -192,21 +154,100 @@ def test_two_scales_differ_only_in_data_weights_and_machine(system: str) -> None
     }
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_the_attack_is_the_papers(name: str) -> None:
-    threat = CELLS[name][2]
-    config, (kind, expected) = load(name), THREATS[threat]
-    attack = config["attack"]
-    assert attack["kwargs"] == expected
-    named = kind if isinstance(kind, str) else kind.__name__
-    assert (attack["name"], attack["knowledge"], attack["use_label"]) == (named, "white", False)
+# What a name says: system, norm, bound, where it is not the table's first one, and what it is run with.
+
+
+def defence_of(system: str) -> tuple[str | None, str]:
+    """Class of the defence, and weights of the recogniser that was fine-tuned for it."""
+    classes = {"mdnf": "MDNF", "mg": "MelResynth", "wg": "MelResynth", "rs": "RandomizedSmoothing"}
+    words = system.split("_")
+    tuned = next((word for word in words if word in ("mg", "wg")), "base")
+    if words[0] == "none":
+        return None, f"ds2_{tuned}"
+    return next(classes[word] for word in classes if word in words), f"ds2_{tuned}"
+
+
+def check_attack(config: dict[str, Any], threat: str) -> None:
+    """Measure the attack that a configuration makes: its radius, step, number of steps, aim and gradient."""
+    attack = components.make_attack(config, tiny(), 32.0)
+    assert (config["attack"]["knowledge"], config["attack"]["use_label"]) == ("white", False)
     assert config["sysconfig"].get("skip_attack", False) is (threat == "benign")
+    assert attack.targeted is threat.startswith(("snr", "cw"))
+    if threat.startswith("cw"):
+        assert isinstance(attack, CarliniWagner)
+        assert (attack.eps, attack.learning_rate, attack.max_iter) == (0.01, 1e-4, 400)
+        assert (attack.decrease_factor_eps, attack.num_iter_decrease_eps) == (0.8, 10)
+        return
+    assert isinstance(attack, PGD)
+    x = torch.tensor(speechlike(4000))[None]
+    radius = float(attack._geometry().radius(x))
+    step = attack.eps_step if attack.eps_step is not None else attack.step_fraction * radius
+    steps = re.search(r"_(\d+)_steps", threat)
+    authors = threat.startswith("snr_linear")  # their files take 500 steps
+    assert attack.max_iter == (0 if threat == "benign" else int(steps[1]) if steps else 500 if authors else 100)
+    assert attack.eot_draws == (5 if threat.startswith("eot") else 1)
+    assert (attack.random_start, attack.restarts, attack.keep) == (False, 1, "last")
+    if threat.startswith("snr"):
+        ratio = float(x.norm()) ** 2 / radius**2
+        number = int(re.search(r"\d+", threat)[0])  # type: ignore[index]
+        assert (ratio if authors else 10 * np.log10(ratio)) == pytest.approx(number, rel=1e-4)
+        assert step == pytest.approx(0.5 * radius)
+        return
+    norm = "linf" if "linf" in threat else "l2"
+    number = re.search(r"_(\d\.\d+)$", threat)
+    assert attack.norm == norm
+    assert radius == pytest.approx(float(number[1]) if number else {"l2": 1.5, "linf": 0.01}[norm])
+    assert step == pytest.approx(radius / 5)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_attack_is_the_one_that_the_name_says(name: str) -> None:
+    check_attack(load(name), CELLS[name][2])
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("none_pgd_l2_1.0", "eps", 1.5),
+        ("none_pgd_l2_1.0", "eps_step", 0.3),
+        ("none_pgd_l2", "norm", "inf"),
+        ("none_pgd_l2", "max_iter", 250),
+        ("none_benign", "max_iter", 1),
+        ("none_pgd_linf_0.005", "eps", 0.01),
+        ("mg_mdnf_eot_l2", "eot_draws", 1),
+        ("none_snr20", "snr_db", 13.0),
+        ("none_snr20", "step_fraction", 0.2),
+        ("librispeech/none_snr_linear20", "norm", "snr_db"),
+        ("librispeech/mg_mdnf_snr20_armory", "norm", "snr"),
+        ("librispeech/mg_mdnf_cw_art", "eps", 0.02),
+        ("none_cw", "learning_rate", 1e-3),
+    ],
+)
+def test_an_attack_of_another_strength_is_noticed(name: str, key: str, value: Any) -> None:
+    config = load(name)
+    check_attack(config, CELLS[name][2])
+    assert config["attack"]["kwargs"][key] != value
+    config["attack"]["kwargs"][key] = value
+    with pytest.raises(AssertionError):
+        check_attack(config, CELLS[name][2])
+
+
+@pytest.mark.parametrize("threat", THREATS)
+def test_whose_attack_it_is(threat: str) -> None:
+    """ART's for the rows of its PGD, Armory's for those that say so, this package's for the others."""
+    name = next(name for name, cell in CELLS.items() if cell[2] == threat)
+    home = load(name)["attack"]["module"].split(".")[0]
+    if threat.startswith(("snr_linear", "snr20_armory")):
+        assert home == "armory"
+    else:
+        assert (home == "art") is (threat.startswith(("pgd", "benign")) and not threat.endswith("_ours"))
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_the_name_and_the_description_say_the_numbers(name: str) -> None:
     scale, system, threat, place = CELLS[name]
-    description, (kind, kwargs) = load(name)["_description"], THREATS[threat]
+    config = load(name)
+    description, kwargs = config["_description"], config["attack"]["kwargs"]
     rows = {"none_100": "none", "none_mg": "none-MG", "mg_mdnf_flat": "MG-MDNF with flat noise"}
     row = rows.get(system, "none" if system == "none" else system.upper().replace("_", "-"))
     where = {"text": "text, ", "own": "not in the paper, "}.get(place, f"Table {place[1:]}, row ")
@@ -220,12 +261,9 @@ def test_the_name_and_the_description_say_the_numbers(name: str) -> None:
         assert f"{kwargs['max_iter']} iterations" in description
     if threat.startswith("pgd"):
         assert f"eps {kwargs['eps']}" in description
-        assert kwargs["eps_step"] == pytest.approx(kwargs["eps"] / 5)
-    if kind is PGD and kwargs["norm"] == "snr":
-        assert threat == f"snr{kwargs['snr_db']:.0f}"
+    if threat.startswith("snr") and "snr_db" in kwargs:
         assert f"{kwargs['snr_db']:.0f} dB (decibels, not" in description
     if threat.startswith("snr_linear"):
-        assert threat == f"snr_linear{kwargs['eps']:.0f}"
         assert f"the power ratio {kwargs['eps']:.0f}, which is {10 * np.log10(kwargs['eps']):.1f} dB" in description
 
 
@@ -235,16 +273,12 @@ def test_no_two_say_the_same() -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_recogniser_defence_and_run(name: str) -> None:
+def test_recogniser_and_run(name: str) -> None:
     scale, system, _, place = CELLS[name]
-    config, (defense, weights) = load(name), SYSTEMS[system]
+    config, (defense, weights) = load(name), defence_of(system)
     assert config["model"]["model_kwargs"] == {"weights": f"{scale}/{weights}.safetensors" if scale else weights}
     assert (config["defense"] or {}).get("name") == defense
-    if defense == "MDNF":
-        curve = {"": "bundled_l2", "librispeech": "published_linear"}[scale]
-        assert config["defense"]["kwargs"]["curve"] == (None if system == "mg_mdnf_flat" else curve)
-    if config["defense"]:
-        assert isinstance(config["defense"]["kwargs"]["seed"], int)
+    assert (config["defense"] or {"kwargs": {"seed": 0}})["kwargs"]["seed"] == 0
     assert isinstance(config["user_init"]["kwargs"]["seed"], int)
     assert config["sysconfig"]["docker_image"] == ("armory-mdnf" if scale else None)
     data = config["dataset"]
@@ -266,16 +300,28 @@ def test_targets_are_those_of_the_evaluated_split(name: str) -> None:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_the_native_runner_accepts_it(name: str) -> None:
-    config = as_bundled(load(name))
-    check_config(config)
-    attack = components.make_attack(config, tiny(), 32.0)
-    assert attack.targeted is config["attack"]["kwargs"]["targeted"]
+    check_config(load(name))
 
 
-@pytest.mark.parametrize("block", blocks("defense"))
-def test_every_defence_can_be_made(block: dict[str, Any] | None) -> None:
-    if block is not None:
-        assert type(components.make_defense(as_bundled(block), "cpu")).__name__ == block["name"]
+@pytest.mark.parametrize(
+    "system", sorted({system for _, system, _, _ in CELLS.values() if system.split("_")[0] != "none"})
+)
+@pytest.mark.parametrize("scale", ["", "librispeech/"])
+def test_every_defence_is_the_one_that_the_name_says(scale: str, system: str) -> None:
+    """Of the published strength: 15 dB and 5 passes; a level of 20 over the utterance's noise, shaped but for _flat."""
+    block = as_bundled(load(f"{scale}{system}_pgd_l2"))["defense"]
+    made: Any = components.make_defense(block, "cpu")
+    if system == "rs":
+        assert (made.snr_db, made.num_passes) == (15, 5)
+        return
+    assert made.vocoder.kind == {"mg": "melgan", "wg": "parallel_wavegan"}[system[:2]]
+    assert isinstance(made, MDNF) is ("mdnf" in system)
+    if isinstance(made, MDNF):
+        log_mel, frames = torch.zeros(1, 80, 50), torch.tensor([50])
+        noise = made.mel_noise(log_mel, frames, made.draw(1))[0]
+        assert float(noise.norm()) == pytest.approx(20, rel=1e-4)
+        loudness = noise.std(dim=1)
+        assert (float(loudness.max() / loudness.min()) < 2) is system.endswith("flat")
 
 
 def test_the_readmes_examples_of_swapping_a_defence_work() -> None:
@@ -329,7 +375,7 @@ def test_armory_makes_the_other_components(scale: str, tmp_path: Path, monkeypat
 
     monkeypatch.setenv(VARIABLE, str(make_librispeech(tmp_path / "LibriSpeech", seconds=8.0)))
     for system in ("none", "rs", "mg", "mg_mdnf", "wg", "wg_mdnf"):
-        config, (defense, _) = as_bundled(load(f"{scale}{system}_pgd_l2")), SYSTEMS[system]
+        config, (defense, _) = as_bundled(load(f"{scale}{system}_pgd_l2")), defence_of(system)
         model, _ = config_loading.load_model(config["model"])
         if config["defense"]:
             config_loading.load_defense_internal(config["defense"], model)
@@ -384,7 +430,7 @@ def test_an_attack_without_steps_changes_nothing(recognizer: Any) -> None:
     """What the benign configuration attacks with where nobody reads sysconfig."""
     estimator = DeepSpeech2Estimator(recognizer, device_type="cpu")
     x = np.random.default_rng(0).uniform(-0.1, 0.1, (1, 4000)).astype(np.float32)
-    attack = ProjectedGradientDescent(estimator, **THREATS["benign"][1])
+    attack = ProjectedGradientDescent(estimator, **load("none_benign")["attack"]["kwargs"])
     np.testing.assert_array_equal(attack.generate(x), x)
 
 
