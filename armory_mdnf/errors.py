@@ -68,20 +68,22 @@ def quoted(value: object, limit: int = 80) -> str:
     return text
 
 
-def _pieces(value: object, limit: int) -> Iterator[str]:
+def _pieces(value: object, limit: int, depth: int = 0) -> Iterator[str]:
     """``ascii`` of a value, piece by piece; containers in the form of their plain base class."""
-    if isinstance(value, (str, bytes)):
+    if depth > 100:
+        yield "..."
+    elif isinstance(value, (str, bytes)):
         yield ascii(value[: limit + 1])
-    elif isinstance(value, int) and value.bit_length() > 4 * limit:
+    elif isinstance(value, int) and value.bit_length() > min(4 * limit, 4000):
         yield f"a whole number of {value.bit_length()} bits"
     elif isinstance(value, (dict, list, tuple, set, frozenset)) and value:
         opening, closing = "[]" if isinstance(value, list) else "()" if isinstance(value, tuple) else "{}"
         for i, item in enumerate(value):
             yield ", " if i else opening
-            yield from _pieces(item, limit)
+            yield from _pieces(item, limit, depth + 1)
             if isinstance(value, dict):
                 yield ": "
-                yield from _pieces(value[item], limit)
+                yield from _pieces(value[item], limit, depth + 1)
         yield f",{closing}" if isinstance(value, tuple) and len(value) == 1 else closing
     else:
         yield ascii(value)
@@ -95,8 +97,8 @@ def shown(text: object) -> str:
 
 def cause(error: BaseException, limit: int = 200) -> str:
     """What another error says, on one line, escaped and cut; its class before it unless it is one of ours."""
-    plain = all(isinstance(a, (str, bytes, int, type(None))) for a in error.args)
-    text = (str(error) if plain else quoted(error.args, limit + 1))[: 3 * limit + 1]
+    known = isinstance(error, (ArmoryMdnfError, OSError)) or all(isinstance(a, (str, bytes)) for a in error.args)
+    text = (str(error) if known or isinstance(error, UnicodeError) else quoted(error.args, limit + 1))[: 3 * limit + 1]
     line = " ".join(text.split())
     line = line if line.isprintable() else ascii(line)[1:-1]
     if isinstance(error, ArmoryMdnfError):
