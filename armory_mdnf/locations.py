@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from armory_mdnf.errors import BundleError
+from armory_mdnf.errors import BundleError, quoted
+from armory_mdnf.files.strict_json import read_json
 
 CONTAINER = Path("/armory")  # where Armory mounts its folders in Docker
 KEYS = {"datasets": "dataset_dir", "saved_models": "saved_model_dir", "outputs": "output_dir"}
@@ -21,11 +21,13 @@ def armory_folders(name: str) -> list[Path]:
     folder = config.parent / name
     if config.is_file():
         try:
-            content = json.loads(config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{config} is not readable JSON: {error}; run `armory configure`") from error
+            content = read_json(config, max_bytes=1 << 20)
+        except BundleError as error:
+            raise BundleError(f"{error}; run `armory configure`") from error
         named = content.get(KEYS[name]) if isinstance(content, dict) else None
-        folder = Path(named) if isinstance(named, str) and named else folder
+        if named is not None and not isinstance(named, str):
+            raise BundleError(f"{config}: {KEYS[name]}: expected a path, found {quoted(named)}; run `armory configure`")
+        folder = Path(named) if named else folder
     return [folder, CONTAINER / name]
 
 
@@ -34,7 +36,15 @@ def saved_model(path: Path) -> Path:
 
     The path as it is if there is no such file, or if it is absolute or leads out of the folder.
     """
-    if path.is_absolute() or ".." in path.parts or path.is_file():
+    if path.is_absolute() or ".." in path.parts or is_there(path):
         return path
-    found = [folder / path for folder in armory_folders("saved_models") if (folder / path).is_file()]
+    found = [folder / path for folder in armory_folders("saved_models") if is_there(folder / path)]
     return found[0] if found else path
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file of that path; there is none of a name too long for the disk."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

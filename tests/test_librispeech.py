@@ -170,7 +170,7 @@ def test_weights_are_found_among_armorys_saved_models(home: Path, monkeypatch: p
 def test_armorys_configuration_that_is_not_json_is_named(home: Path) -> None:
     (home / ".armory").mkdir(parents=True)
     (home / ".armory" / "config.json").write_text("{")
-    with pytest.raises(BundleError, match=r"config\.json is not readable JSON"):
+    with pytest.raises(BundleError, match=r"config\.json is not JSON"):
         find_root()
 
 

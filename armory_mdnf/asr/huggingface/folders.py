@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import BundleError, OptionError, quoted
-from armory_mdnf.locations import saved_model
+from armory_mdnf.files.strict_json import read_json
+from armory_mdnf.locations import is_there, saved_model
 
 PREFIX = "hf:"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
@@ -21,7 +21,7 @@ MAX_JSON_BYTES = 1 << 24
 def is_huggingface(name_or_path: str | os.PathLike[str]) -> bool:
     """Whether weights are named as a model of the hub (``hf:NAME``), or are a folder with a ``config.json``."""
     text = os.fspath(name_or_path)
-    return text.startswith(PREFIX) or (saved_model(Path(text)) / "config.json").is_file()
+    return text.startswith(PREFIX) or is_there(saved_model(Path(text)) / "config.json")
 
 
 def find_folder(name_or_path: str | os.PathLike[str], download: bool = False) -> Path:
@@ -34,7 +34,7 @@ def find_folder(name_or_path: str | os.PathLike[str], download: bool = False) ->
     if not text.startswith(PREFIX):
         return saved_model(Path(text))
     name = text.removeprefix(PREFIX)
-    if (local := saved_model(Path(name))).joinpath("config.json").is_file():
+    if is_there((local := saved_model(Path(name))) / "config.json"):
         return local
     if not NAME.fullmatch(name) or ".." in name:
         raise OptionError(f"expected a model of the Hugging Face hub, as hf:openai/whisper-tiny, got {quoted(text)}")
@@ -57,12 +57,7 @@ def find_folder(name_or_path: str | os.PathLike[str], download: bool = False) ->
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file beside the weights. Raises :class:`BundleError` naming it."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise BundleError(f"{path}: expected at most {MAX_JSON_BYTES} bytes of JSON")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not readable JSON: {type(error).__name__}") from error
+    content = read_json(path, max_bytes=MAX_JSON_BYTES)
     if not isinstance(content, dict):
         raise BundleError(f"{path}: expected an object, found {type(content).__name__}")
     return content
