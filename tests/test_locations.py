@@ -45,5 +45,5 @@ def test_a_configuration_that_says_something_else_is_named(config: Path, text: s
 def test_a_name_that_no_file_can_have_is_not_there(config: Path, name: str) -> None:
     assert not is_there(Path(name))
     assert saved_model(Path(name)) == Path(name)
-    with pytest.raises(BundleError, match="unknown bundled weights|no weight file"):
+    with pytest.raises(BundleError, match=r"unknown bundled weights|no weight file"):
         resolve(name)
