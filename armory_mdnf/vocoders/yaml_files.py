@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.errors import BundleError, cause, quoted
+from armory_mdnf.errors import BundleError, cause, quoted, shown
 
 MAX_CONFIG_BYTES = 1 << 17  # those of published vocoders have some thousand
 MAX_NUMBER = 400  # characters: more than any float has
@@ -54,5 +54,9 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except BundleError:
         raise
-    except Exception as error:  # YAML's own, and those of the dates, numbers and depths that it knows
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        reason = shown((error.problem or "")[:120])
+        raise BundleError(f"{path} is not a readable configuration: {where}{reason}") from error
+    except Exception as error:  # those of the dates, numbers and depths that it knows
         raise BundleError(f"{path} is not a readable configuration: {cause(error)}") from error
