@@ -308,9 +308,12 @@ VALUES = st.recursive(
 )
 
 
+PARTS = ("melgan.v1", "multi_band_melgan.v2", "parallel_wavegan.v1", "parallel_wavegan.v3", "hifigan.v1")
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {n: checkpoint(tmp_path_factory.mktemp("p"), n) for n in ("melgan.v1", "parallel_wavegan.v1", "hifigan.v1")}
+    return {n: checkpoint(tmp_path_factory.mktemp("p"), n) for n in PARTS}
 
 
 @given(data=st.data())

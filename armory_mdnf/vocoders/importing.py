@@ -17,7 +17,7 @@ from armory_mdnf.files import strict_json
 from armory_mdnf.files.bounds import check_small
 from armory_mdnf.foreign import Imported
 from armory_mdnf.vocoders.base import Vocoder
-from armory_mdnf.vocoders.storage import make_vocoder
+from armory_mdnf.vocoders.storage import NO_VOCODER, make_vocoder
 from armory_mdnf.vocoders.yaml_files import MAX_CONFIG_BYTES, read_yaml
 
 NO_STATISTICS = "none"  # in place of a file of them
@@ -120,7 +120,7 @@ def build(
     """
     try:
         vocoder = make_vocoder(kind, recipe, generator_config, *(statistics or ()), described_only=True)
-    except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+    except NO_VOCODER as error:
         raise BundleError(f"{origin}: its configuration describes no vocoder: {cause(error)}") from error
     bundles.fill(vocoder.generator, weights, str(origin))
     return vocoder.requires_grad_(False)

@@ -24,6 +24,7 @@ from armory_mdnf.vocoders._parallel_wavegan import PQMF
 from armory_mdnf.vocoders.base import Vocoder
 from armory_mdnf.vocoders.importing import NO_STATISTICS, build, companion, fold_weight_norm, read_config
 from armory_mdnf.vocoders.melgan import MelGAN
+from armory_mdnf.vocoders.storage import NO_VOCODER
 
 FORMAT = "parallel-wavegan checkpoint"
 KINDS = {"MelGANGenerator": "melgan", "ParallelWaveGANGenerator": "parallel_wavegan", "HiFiGANGenerator": "hifigan"}
@@ -81,13 +82,12 @@ def import_checkpoint(
         kind, generator = _generator(values)
         recipe = _recipe(values)
         base = _logarithm(values)
-    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        filters = _filters(generator) if generator.get("pqmf_params") else {}
+    except NO_VOCODER as error:
         reason = f"{quoted(error.args[0])} is missing" if isinstance(error, KeyError) else cause(error)
         raise BundleError(f"{config_path}: {reason}") from error
     statistics, told = _statistics(origin, stats, values, recipe.n_mels, math.log10(base))
-    weights = fold_weight_norm(content["model"]["generator"], origin)
-    if generator.get("pqmf_params"):
-        weights |= _filters(generator)
+    weights = fold_weight_norm(content["model"]["generator"], origin) | filters
     vocoder = build(kind, recipe, generator, statistics, weights, origin)
     mapped = (
         f"{len(content['model']['generator'])} tensors, weight norm folded: {len(weights)} weights",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 KINDS = ("melgan", "parallel_wavegan", "hifigan")
 STATISTICS = ("mel.mean", "mel.scale")
+# What a generator raises for arguments that describe none.
+NO_VOCODER = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError)
 # More than any vocoder has, and few enough to be described in a moment.
 MAX_SIZE, MAX_LAYERS, MAX_LIST, MAX_RATE_HZ = 1 << 16, 256, 64, 10**6
 
@@ -110,7 +112,7 @@ def load_vocoder(name_or_path: str | os.PathLike[str], device: str | torch.devic
     try:
         mel, generator = _section(config, "mel"), _section(config, "generator")
         vocoder = make_vocoder(kind, MelRecipe.from_dict(mel), generator, *statistics, described_only=True)
-    except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+    except NO_VOCODER as error:
         raise BundleError(f"{path}: its configuration describes no vocoder: {cause(error)}") from error
     bundles.fill(vocoder.generator, weights, str(path))
     return vocoder.requires_grad_(False).to(device)
