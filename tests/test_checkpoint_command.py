@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
+import os
 import socket
 import sys
 import threading
@@ -14,9 +16,11 @@ import pytest
 import torch
 from conftest import tiny_recognizer
 from foreign_files import v2_package
+from safetensors import SafetensorError
 from test_vocoder_checkpoints import checkpoint
 
 from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
+from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig
 from armory_mdnf.checkpoints import published
 from armory_mdnf.cli import main
 from armory_mdnf.files.provenance import sha256_of
@@ -94,6 +98,80 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert bundle.read_bytes() == before
 
 
+def test_inspect_says_what_a_whisper_with_a_ctc_head_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, copy = tmp_path / "w.safetensors", tmp_path / "copy.safetensors"
+    sizes = {"n_mels": 80, "d_model": 32, "layers": 2, "heads": 2, "ffn": 48}
+    save_recognizer(path, WhisperCTC(WhisperCTCConfig(**sizes)), {"steps": 3})
+    assert main(["checkpoint", "inspect", str(path)]) == 0
+    printed = capsys.readouterr().out
+    for fact in (
+        "armory-mdnf bundle, whisper_ctc (steps 3)",
+        "recogniser, Whisper's encoder with a CTC head",
+        "2 x 32, 2 heads",
+        "29 classes, the first is the blank",
+        "16000 Hz, log mel of 80 bins",
+    ):
+        assert fact in printed
+    assert main(["checkpoint", "convert", str(path), str(copy)]) == 0
+    weights, copied = (load_recognizer(p).state_dict() for p in (path, copy))
+    assert all(torch.equal(copied[key], value) for key, value in weights.items())
+
+
+@pytest.mark.parametrize("folder", ["there", "there/new", "file", "file/below"])
+def test_a_target_that_cannot_be_written_is_refused_before_the_checkpoint_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """The file here is none that can be read; what is said is that the target cannot be written."""
+    source, out = tmp_path / "m.pth", tmp_path / folder / "m.safetensors"
+    source.write_bytes(b"no checkpoint")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    if folder.startswith("there"):
+
+        def full(*args: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["checkpoint", "convert", str(source), str(out)]) == 2
+    error = capsys.readouterr().err
+    assert f"cannot write {out}" in error
+    assert error.count("\n") == 1
+
+
+def test_a_disk_that_fills_up_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "m.pth", tmp_path / "m.safetensors"
+    torch.save(v2_package(tiny_recognizer()), source)
+
+    def full(*args: object, **options: object) -> None:
+        raise SafetensorError('IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })')
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    assert main(["checkpoint", "convert", str(source), str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert "the checkpoint is as it was" in error
+    assert error.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["m.pth"]
+
+
+def test_names_in_a_file_are_printed_cut_and_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.pth"
+    more = {f"\x1b[2J\n{i}" * 50: 1 for i in range(1000)}
+    torch.save(v2_package(tiny_recognizer(), **more), path)
+    assert main(["checkpoint", "inspect", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert len(printed) < 30_000
+    assert f"left:   {len(more) + 2 - 100} more" in printed
+    torch.save(more, path)
+    assert main(["checkpoint", "inspect", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "\x1b" not in error
+    assert len(error) < 2000
+
+
 class Server(http.server.BaseHTTPRequestHandler):
     """Serves :data:`CONTENT`, with ranges; ``stops`` lists after how many bytes it hangs up, a request each."""
 
@@ -158,6 +236,60 @@ def test_download_checks_the_pinned_checksum(
     assert main([*options, "--sha256", "0" * 64]) == 2
     assert "is there already, with SHA-256" in capsys.readouterr().err
     assert len(server.asked) == requests_so_far
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [(b"", "empty"), (b"<html>sign in</html>", "no checkpoint of torch"), (None, "no file")]
+)
+def test_what_cannot_be_the_file_is_not_offered_for_pinning(
+    server: type[Server], tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, found: str
+) -> None:
+    path = tmp_path / "m.ckpt"
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert main(["checkpoint", "download", "mine", "--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert f"m.ckpt is there already, and is {found}: move it away" in printed.err
+    assert "sha256" not in printed.out
+    assert server.asked == []
+
+
+def test_a_page_in_place_of_the_file_is_refused(
+    server: type[Server], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "CONTENT", b"<html>sign in</html>")
+    assert main(["checkpoint", "download", "mine", "--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert "m.ckpt is what came, and is no checkpoint of torch" in printed.err
+    assert "sha256" not in printed.out
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_download(
+    server: type[Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for out in ("file", "file/below"):
+        assert main(["checkpoint", "download", "mine", "--out", str(tmp_path / out)]) == 2
+        assert f"cannot write to the folder {tmp_path / out}" in capsys.readouterr().err
+    assert server.asked == []
+
+
+def test_models_of_the_hub_are_downloaded_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="the hf extra is not installed")
+    asked = []
+
+    def snapshot(name: str, **options: object) -> str:
+        asked.append((name, options["local_files_only"]))
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    assert main(["checkpoint", "download", "hf:openai/whisper-tiny"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'cache'}\n"
+    assert asked == [("openai/whisper-tiny", False)]
+    for option in (["--out", str(tmp_path)], ["--sha256", "0" * 64]):
+        assert main(["checkpoint", "download", "hf:openai/whisper-tiny", *option]) == 2
+        assert "goes to Hugging Face's own cache: leave out --out and --sha256" in capsys.readouterr().err
 
 
 def test_an_interrupted_download_goes_on(
