@@ -84,8 +84,9 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], me
         try:
             save_file(plain, str(partial), metadata=metadata)
         except SafetensorError as error:  # which a full disk raises too, its number in the text
-            number = re.search(r"code: (\d+)", str(error))
-            raise OSError(int(number[1]) if number else errno.EIO, cause(error), os.fspath(path)) from error
+            number = re.search(r"(?:code: |os error )(\d{1,4})", str(error))
+            reason = os.strerror(int(number[1])) if number else cause(error)
+            raise OSError(int(number[1]) if number else errno.EIO, reason, os.fspath(path)) from error
 
 
 @contextmanager
