@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from armory_mdnf.errors import OptionError, StorageError, quoted
+from armory_mdnf.errors import OptionError, StorageError, shown
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def ensure_writable(path: str | os.PathLike[str]) -> None:
         _make_folder(target.parent)
         _try_to_write(_partial(target))
     except (OSError, ValueError) as error:
-        raise OptionError(f"cannot write {_shown(path)}: {_reason(error)}") from error
+        raise OptionError(f"cannot write {shown(os.fspath(path), 200)}: {_reason(error)}") from error
 
 
 def ensure_writable_folder(path: str | os.PathLike[str]) -> None:
@@ -64,7 +64,7 @@ def ensure_writable_folder(path: str | os.PathLike[str]) -> None:
         _make_folder(folder)
         _try_to_write(_partial(folder / "writable"))
     except (OSError, ValueError) as error:
-        raise OptionError(f"cannot write to the folder {_shown(path)}: {_reason(error)}") from error
+        raise OptionError(f"cannot write to the folder {shown(os.fspath(path), 200)}: {_reason(error)}") from error
 
 
 @contextmanager
@@ -94,11 +94,6 @@ def _try_to_write(partial: Path) -> None:
         partial.write_bytes(bytes(4096))  # an empty file has room on a full disk too
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _shown(path: str | os.PathLike[str]) -> str:
-    text = os.fspath(path)
-    return text if text.isprintable() and len(text) <= 200 else quoted(text, 200)
 
 
 def _reason(error: Exception) -> str:

@@ -89,10 +89,10 @@ def _pieces(value: object, limit: int, depth: int = 0) -> Iterator[str]:
         yield ascii(value)
 
 
-def shown(text: object) -> str:
+def shown(text: object, limit: int = 120) -> str:
     """A name from a file as it is if it can be printed on one line, else as :func:`quoted`."""
     name = text if isinstance(text, str) else ""
-    return name if name and name.isprintable() and len(name) <= 120 else quoted(text, 120)
+    return name if name and name.isprintable() and len(name) <= limit else quoted(text, limit)
 
 
 def cause(error: BaseException, limit: int = 200) -> str:

@@ -12,8 +12,10 @@ import pytest
 import torch
 from art.attacks.evasion import ProjectedGradientDescentNumpy
 from conftest import ragged_array, speechlike
+from runner_folder import CONFIGS, INDEX, lines
 
-from armory_mdnf.asr.checkpoints import load_recognizer
+from armory_mdnf import cli
+from armory_mdnf.asr.checkpoints import load_recognizer, recognizer_checksum
 from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.asr.huggingface.folders import find_folder
 from armory_mdnf.asr.huggingface.vocabulary import TokenVocabulary
@@ -114,8 +116,11 @@ def test_a_batch_gives_what_its_utterances_give(folders: dict[str, Path], family
         np.testing.assert_allclose(together[i], alone, atol=1e-3 * np.abs(alone).max())
         loss = estimator.compute_loss(ragged_array([audio]), texts[i : i + 1])[0]
         np.testing.assert_allclose(losses[i], loss, rtol=1e-4)
+    x, lengths = ragged.pad([torch.from_numpy(audio) for audio in AUDIO])
+    summed, decoded = estimator.compute_loss_and_decoded_output(x, texts, lengths.numpy())
+    np.testing.assert_allclose(summed.item(), losses.sum(), rtol=1e-4)
     found = [str(text) for text in estimator.predict(batch)]
-    assert found == [str(estimator.predict(ragged_array([audio]))[0]) for audio in AUDIO]
+    assert decoded.tolist() == found == [str(estimator.predict(ragged_array([audio]))[0]) for audio in AUDIO]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -197,6 +202,20 @@ def save_whisper(folder: Path, multilingual: bool) -> Path:
 @pytest.fixture(scope="module", params=[False, True], ids=["english", "multilingual"])
 def whisper(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_whisper(tmp_path_factory.mktemp("whisper"), request.param)
+
+
+def test_a_configuration_that_names_a_folder_runs_natively(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((CONFIGS / "none_benign.json").read_text())
+    config["model"]["model_kwargs"]["weights"] = str(folders["hubert"])
+    config["dataset"]["index"] = INDEX[:2]
+    (tmp_path / "hf.json").write_text(json.dumps(config))
+    assert cli.main(["run", str(tmp_path / "hf.json"), "--output-dir", str(tmp_path / "out")]) == 0, capsys.readouterr()
+    (folder,) = (tmp_path / "out").iterdir()
+    assert set(lines(folder)) == set(INDEX[:2])
+    weights = json.loads((folder / "run.json").read_text())["weights"]
+    assert weights == {str(folders["hubert"]): recognizer_checksum(folders["hubert"])}
 
 
 def test_whispers_features_loss_and_transcripts_are_those_of_transformers(whisper: Path) -> None:

@@ -12,10 +12,11 @@ import torch
 from armory_mdnf import bundles
 from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.contract import SpeechRecognizer
-from armory_mdnf.asr.huggingface.folders import is_huggingface
+from armory_mdnf.asr.huggingface.folders import find_folder, is_huggingface, weight_files
 from armory_mdnf.asr.model import DeepSpeech2, DeepSpeech2Config, Recognizer
 from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig, WhisperCTCNetwork
 from armory_mdnf.errors import BundleError, OptionError, cause, choices, quoted
+from armory_mdnf.files.provenance import of_files, sha256_of
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "deepspeech2": (Recognizer, DeepSpeech2Config),
@@ -71,6 +72,13 @@ def load_bundle(name_or_path: str | os.PathLike[str], device: str | torch.device
         recognizer = build_recognizer(kind, sizes)
     bundles.fill(recognizer.network, tensors, str(name_or_path))
     return recognizer.eval().requires_grad_(False).to(device)
+
+
+def recognizer_checksum(name_or_path: str | os.PathLike[str]) -> str:
+    """SHA-256 of what :func:`load_recognizer` reads: of a bundle, or of all such files of a Hugging Face folder."""
+    if is_huggingface(name_or_path):
+        return of_files(weight_files(find_folder(name_or_path)))
+    return sha256_of(bundles.resolve(name_or_path))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from armory_mdnf.asr.ctc import check_targets, ctc_loss
 from armory_mdnf.asr.decoding import Labels, greedy_decode
+from armory_mdnf.audio import ragged
 from armory_mdnf.errors import AudioError
 
 Target = Sequence[int]
@@ -57,11 +58,7 @@ class SpeechRecognizer(nn.Module, ABC):
     def check_lengths(self, lengths: Tensor) -> None:
         """Raise :class:`AudioError` for an utterance that is too short or too long."""
         rate = self.sample_rate_hz
-        if (shortest := int(lengths.min())) < self.min_samples:
-            raise AudioError(
-                f"utterance of {shortest} samples is too short for the recogniser: expected at least "
-                f"{self.min_samples} samples at {rate} Hz"
-            )
+        ragged.check_shortest(lengths, self.min_samples, rate, "the recogniser")
         if self.max_samples is not None and (longest := int(lengths.max())) > self.max_samples:
             raise AudioError(
                 f"utterance of {longest / rate:.1f} s is too long for the recogniser: expected at most "

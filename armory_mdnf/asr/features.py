@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
-from armory_mdnf.errors import AudioError, OptionError, choices
+from armory_mdnf.errors import OptionError, choices
 
 WINDOWS = {
     "hamming": torch.hamming_window,
@@ -52,11 +52,7 @@ class LogSpectrogram(nn.Module):
         return 1 + lengths // self.hop
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        if int(lengths.min()) < self.min_samples:
-            raise AudioError(
-                f"utterance of {int(lengths.min())} samples is too short for the recogniser: expected at least "
-                f"{self.min_samples} samples at {self.sample_rate_hz} Hz"
-            )
+        ragged.check_shortest(lengths, self.min_samples, self.sample_rate_hz, "the recogniser")
         half = self.n_fft // 2
         padded = ragged.reflect_pad(x, lengths, half, half)
         stft = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)

@@ -33,22 +33,23 @@ class Pipeline:
 
     def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Target], draws: Draws) -> Tensor:
         """Loss of each utterance in nats, differentiable in the audio. Shape: (N, T), (N,) -> (N,)."""
-        if not self.recognizer.exact_batches and len(x) > 1:
-            return torch.cat(
-                [
-                    self.losses(x[i : i + 1, :n], lengths[i : i + 1], [targets[i]], select(draws, [i]))
-                    for i, n in enumerate(lengths.tolist())
-                ]
-            )
         with evaluation_mode(self.recognizer):
-            return self.recognizer.losses(*self.chain(x, lengths, draws), targets)
+            found = [
+                self.recognizer.losses(*self.chain(*part), [targets[i] for i in rows])
+                for rows, part in self._parts(x, lengths, draws)
+            ]
+        return torch.cat(found)
 
     def losses_and_transcripts(
         self, x: Tensor, lengths: Tensor, targets: Sequence[Target], draws: Draws
     ) -> tuple[Tensor, list[str]]:
         """Losses (N,), differentiable, and the transcripts of the same evaluation."""
         with evaluation_mode(self.recognizer):
-            return self.recognizer.losses_and_transcripts(*self.chain(x, lengths, draws), targets)
+            found = [
+                self.recognizer.losses_and_transcripts(*self.chain(*part), [targets[i] for i in rows])
+                for rows, part in self._parts(x, lengths, draws)
+            ]
+        return torch.cat([losses for losses, _ in found]), [text for _, texts in found for text in texts]
 
     def gradients(
         self, x: Tensor, lengths: Tensor, targets: Sequence[Target], draws: Draws, back: Draws | None = None
@@ -103,21 +104,30 @@ class Pipeline:
 
     def transcripts(self, x: Tensor, lengths: Tensor, draws: Draws) -> list[str]:
         """Transcript of each utterance. Shape: (N, T), (N,) -> N strings."""
-        if not self.recognizer.exact_batches and len(x) > 1:
-            passes = self.chain.num_passes
-            return [
-                text
-                for i, n in enumerate(lengths.tolist())
-                for text in self.transcripts(
-                    x[i : i + 1, :n], lengths[i : i + 1], select(draws, range(i * passes, (i + 1) * passes))
-                )
-            ]
+        parts = self._parts(x, lengths, draws, self.chain.num_passes)
+        return [text for _, part in parts for text in self._transcripts(*part)]
+
+    def _transcripts(self, x: Tensor, lengths: Tensor, draws: Draws) -> list[str]:
         if isinstance(self.recognizer, CTCRecognizer):
             return greedy_decode(*self.probabilities(x, lengths, draws), self.recognizer.alphabet)
         with evaluation_mode(self.recognizer):
             found = self.recognizer.transcripts(*self._passes(x, lengths, draws))
         passes = self.chain.num_passes
         return [vote(found[k : k + passes]) for k in range(0, len(found), passes)]
+
+    def _parts(
+        self, x: Tensor, lengths: Tensor, draws: Draws, passes: int = 1
+    ) -> Iterator[tuple[list[int], tuple[Tensor, Tensor, Draws]]]:
+        """The batch whole, or one utterance after another where the recogniser's batches are not exact.
+
+        Each with the rows that it has of the batch; ``draws`` has ``passes`` per utterance.
+        """
+        if self.recognizer.exact_batches:
+            yield list(range(len(x))), (x, lengths, draws)
+            return
+        for i, n in enumerate(lengths.tolist()):
+            own = select(draws, range(i * passes, (i + 1) * passes))
+            yield [i], (x[i : i + 1, :n], lengths[i : i + 1], own)
 
     def _passes(self, x: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """What the recogniser hears in every pass of every utterance: (N passes, T), (N passes,)."""

@@ -154,11 +154,7 @@ class LogMel(nn.Module):
             raise AudioError(
                 f"expected audio (N, T) and lengths (N,), got shapes {tuple(x.shape)} and {tuple(lengths.shape)}"
             )
-        if (shortest := int(lengths.min())) < recipe.min_samples:
-            raise AudioError(
-                f"utterance of {shortest} samples is too short for this mel recipe: expected at least "
-                f"{recipe.min_samples} samples at {recipe.sample_rate_hz} Hz"
-            )
+        ragged.check_shortest(lengths, recipe.min_samples, recipe.sample_rate_hz, "this mel recipe")
         padded = ragged.reflect_pad(x, lengths, recipe.padding, recipe.padding)
         log_mel = self.unpadded(padded)
         frames = recipe.frames(lengths)

@@ -44,6 +44,15 @@ def zero_beyond(x: Tensor, lengths: Tensor) -> Tensor:
     return x.masked_fill(~m.reshape(m.shape[0], *[1] * (x.dim() - 2), m.shape[1]), 0)
 
 
+def check_shortest(lengths: Tensor, least: int, sample_rate_hz: int, what: str) -> None:
+    """Raise :class:`AudioError` naming the minimum if an utterance has fewer than ``least`` samples for ``what``."""
+    if (shortest := int(lengths.min())) < least:
+        raise AudioError(
+            f"utterance of {shortest} samples is too short for {what}: expected at least {least} samples at "
+            f"{sample_rate_hz} Hz"
+        )
+
+
 def reflect_pad(x: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
     """Reflect each utterance about its own two ends.
 

@@ -21,14 +21,10 @@ Provenance = Mapping[str, Any]
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
     with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(f)
-
-
-def _digest(f: Any) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while block := f.read(1 << 20):
-        digest.update(block)
+        while block := f.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 

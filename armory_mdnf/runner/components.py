@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +10,13 @@ from typing import Any, Protocol
 import torch
 from art.defences.preprocessor.preprocessor import Preprocessor
 
-from armory_mdnf import attacks, bundles, defenses
+from armory_mdnf import attacks, defenses
+from armory_mdnf.asr.checkpoints import recognizer_checksum
 from armory_mdnf.data import selection
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.defenses.curves import curve_file
 from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, choices, quoted, refuse_unknown, shown
+from armory_mdnf.files.provenance import sha256_of
 from armory_mdnf.runner.config import Config, component, within
 from armory_mdnf.runner.equivalents import check_ignored, check_known, is_translated, translate
 from armory_mdnf.runner.overrides import run_seed
@@ -181,14 +182,14 @@ def choose_device(config: Config) -> tuple[str, list[str]]:
 def fingerprints(config: Config) -> dict[str, str]:
     """SHA-256 of the weights and the noise curve that a configuration uses, by their names, defaults included."""
     named = [config["model"]["model_kwargs"].get("weights"), config["model"]["weights_file"]]
-    files = {name: bundles.resolve(name) for name in named if isinstance(name, str)}
+    found = {name: recognizer_checksum(name) for name in named if isinstance(name, str)}
     block = config["defense"]
     if block and is_native(config):
         defaults = {name: p.default for name, p in _parameters(_find(block, "defense")).items()}
         for option, file_of in (("vocoder", vocoder_file), ("curve", curve_file)):
             if isinstance(name := block["kwargs"].get(option, defaults.get(option)), str):
-                files[name] = file_of(name)
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+                found[name] = sha256_of(file_of(name))
+    return found
 
 
 def _only(block: Config, known: str, what: str) -> Any:

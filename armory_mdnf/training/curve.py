@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from armory_mdnf.asr.checkpoints import load_recognizer
+from armory_mdnf.asr.checkpoints import load_recognizer, recognizer_checksum
 from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.atomic import ensure_writable, replacing, storing, write_text
 from armory_mdnf.attacks import PGD
@@ -35,7 +35,7 @@ from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps, read_json
 from armory_mdnf.training.options import SEED, Kind, Parser, listed, number, program, typed, whole
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, is_training_split, read_recordings
-from armory_mdnf.training.state import MADE_OF, Progress, is_finished, recognizer_checksum
+from armory_mdnf.training.state import MADE_OF, Progress, is_finished
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 
 ATTACKED_AT_ONCE = 8

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from armory_mdnf.asr.checkpoints import load_recognizer
+from armory_mdnf.asr.checkpoints import load_recognizer, recognizer_checksum
 from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.atomic import ensure_writable, storing, write_text
 from armory_mdnf.attacks import PGD
@@ -35,7 +35,7 @@ from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.training.options import SEED, Parser, number, program, typed, whole
-from armory_mdnf.training.state import MADE_OF, Progress, curve_checksum, is_finished, recognizer_checksum
+from armory_mdnf.training.state import MADE_OF, Progress, curve_checksum, is_finished
 from armory_mdnf.vocoders import vocoder_file
 
 ROW = {name: number(0) for name in ("noise_level", "benign_wer", "adversarial_wer")}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from armory_mdnf import bundles
 from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.checkpoints import build_recognizer, kind_of, load_bundle
+from armory_mdnf.asr.huggingface.folders import read_object
 from armory_mdnf.asr.whisper.ctc import WhisperCTCConfig, start_from_whisper
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.files.provenance import sha256_of
@@ -46,7 +46,7 @@ def _whisper_encoder(folder: Path) -> BundledRecognizer:
     from safetensors.torch import load_file
 
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = read_object(folder / "config.json")
         sizes = {ours: found[theirs] for ours, theirs in WHISPER_SIZES.items()}
         weights = load_file(folder / "model.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

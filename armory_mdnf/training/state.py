@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 
-from armory_mdnf import bundles
-from armory_mdnf.asr.huggingface.folders import find_folder, is_huggingface
 from armory_mdnf.atomic import replacing, write_text
 from armory_mdnf.defenses.curves import curve_file
 from armory_mdnf.errors import BundleError, quoted
-from armory_mdnf.files.provenance import check_same, of_files, sha256_of
+from armory_mdnf.files.provenance import check_same, sha256_of
 from armory_mdnf.files.strict_json import dumps, loads, read_json
 from armory_mdnf.training.options import Kind
 
@@ -117,13 +115,6 @@ def is_finished(out: Path, made_of: Mapping[str, Any]) -> bool:
 def curve_checksum(curve: str | None) -> str:
     """SHA-256 of a noise curve's file, or ``flat``."""
     return "flat" if curve is None else sha256_of(curve_file(curve))
-
-
-def recognizer_checksum(name_or_path: str) -> str:
-    """SHA-256 of the weights that ``load_recognizer`` reads: of a bundle, or of all files of a Hugging Face folder."""
-    if not is_huggingface(name_or_path):
-        return sha256_of(bundles.resolve(name_or_path))
-    return of_files(sorted(path for path in find_folder(name_or_path).rglob("*") if path.is_file()))
 
 
 class Progress:

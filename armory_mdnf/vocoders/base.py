@@ -73,11 +73,7 @@ class Vocoder(nn.Module):
         Shape: (N, T), (N,) -> (N, n_mels, F), (N,) frames; zero beyond an utterance's frames.
         Raises :class:`AudioError` naming the minimum if an utterance is shorter than :attr:`min_samples`.
         """
-        if (shortest := int(lengths.min())) < self.min_samples:
-            raise AudioError(
-                f"utterance of {shortest} samples is too short for this vocoder: expected at least "
-                f"{self.min_samples} samples at {self.sample_rate_hz} Hz"
-            )
+        ragged.check_shortest(lengths, self.min_samples, self.sample_rate_hz, "this vocoder")
         return self.front_end(x, lengths)
 
     def synthesize(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None = None) -> Tensor:

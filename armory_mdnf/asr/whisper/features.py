@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.mel import MelRecipe, mel_filterbank
-from armory_mdnf.errors import AudioError
 
 SAMPLE_RATE_HZ = 16000
 N_FFT, HOP = 400, 160
@@ -43,11 +42,7 @@ class WhisperLogMel(nn.Module):
         return lengths // HOP
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        if int(lengths.min()) < self.min_samples:
-            raise AudioError(
-                f"utterance of {int(lengths.min())} samples is too short for the recogniser: expected at least "
-                f"{self.min_samples} samples at {SAMPLE_RATE_HZ} Hz"
-            )
+        ragged.check_shortest(lengths, self.min_samples, SAMPLE_RATE_HZ, "the recogniser")
         padded = ragged.reflect_pad(x, lengths, N_FFT // 2, N_FFT // 2)
         framed = padded.unfold(-1, N_FFT, HOP)[:, : x.shape[-1] // HOP] * self.window
         power = torch.view_as_real(torch.fft.rfft(framed)).square().sum(-1)
