@@ -100,7 +100,10 @@ def test_further_flags_go_to_armory_and_win(demo) -> None:
 
 def test_make_hands_over_what_it_is_told() -> None:
     told = ["UTTERANCES=2", f"CONFIG={MDNF}", "ARMORY_FLAGS=--index 0"]
-    made = subprocess.run(["make", "-n", "demo", *told], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # Called by another make (`make test`), it would also say which folder it enters and leaves.
+    made = subprocess.run(
+        ["make", "-n", "--no-print-directory", "demo", *told], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     words = made.replace("\\\n", " ").split("tools/demo.py")[1].split()
     assert words[2:] == ["--utterances", "2", "scenario_configs/none_pgd_l2.json", str(MDNF), "--index", "0"]
 
