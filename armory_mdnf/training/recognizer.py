@@ -40,12 +40,16 @@ from armory_mdnf.files.provenance import made_of, of_values
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.training.augmentation import Augmentation
-from armory_mdnf.training.options import Parser, program
+from armory_mdnf.training.loading import ahead
+from armory_mdnf.training.options import Parser, program, typed, whole
 from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.recipe import DEV_SPLITS, PRECISIONS, Recipe, build_sources, recipe_help
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ
 from armory_mdnf.training.start import init_checksum, starting_recognizer
 from armory_mdnf.training.state import MADE_OF, after_failure, fill_optimizer, load_state, save_state
+
+Batch = list[tuple[np.ndarray, list[int]]]
+"""Audio (T,) and characters of each utterance."""
 
 
 class Batches:
@@ -72,7 +76,7 @@ class Batches:
         """A checksum of what each source draws from."""
         return {name: of_values(source.contents()) for name, source in self.sources.items()}
 
-    def chunk(self, number: int) -> Iterator[list[tuple[np.ndarray, list[int]]]]:
+    def chunk(self, number: int) -> Iterator[Batch]:
         """The batches of steps ``number * CHUNK_STEPS`` and following."""
         rng = np.random.default_rng(self.workers.key(self.recipe.seed, number))
         progress = number * self.CHUNK_STEPS / self.recipe.steps
@@ -110,6 +114,10 @@ class Batches:
         for k in rng.permutation(self.CHUNK_STEPS):
             yield batches[k]
 
+    def listed(self, number: int) -> list[Batch]:
+        """:meth:`chunk` as a list, which another process can pass on."""
+        return list(self.chunk(number))
+
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
@@ -126,7 +134,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def loss_of(
     recognizer: BundledRecognizer,
-    batch: list[tuple[np.ndarray, list[int]]],
+    batch: Batch,
     masks: Any,
     precision: torch.dtype = torch.bfloat16,
 ) -> Tensor:
@@ -186,39 +194,45 @@ def evaluate(
     return result
 
 
-def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every: int = 250) -> None:
+def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every: int = 250, loaders: int = 0) -> None:
     """Run a recipe to its end, and write a bundle; goes on from ``data_dir/runs/NAME`` if it was begun before.
 
+    ``loaders`` processes read and augment the utterances ahead; with 0, this one does.
     Raises :class:`BundleError` if what was begun there is another training, :class:`StorageError` if the disk fails.
     """
     with storing(lambda: after_failure(data_dir / "runs" / recipe.name / "checkpoint.pt")):
-        _train(recipe, data_dir, out, device, every)
+        _train(recipe, data_dir, out, device, every, loaders)
 
 
-def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int) -> None:
+def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, loaders: int) -> None:
     from tqdm import tqdm
 
     run_dir = data_dir / "runs" / recipe.name
     run_dir.mkdir(parents=True, exist_ok=True)
     workers, device = Workers.join(device)
     torch.manual_seed(recipe.seed)
-    recognizer = starting_recognizer(recipe, data_dir).to(device)
+    recognizer = starting_recognizer(recipe, data_dir)
     batches = Batches(recipe, recognizer, data_dir, workers)
     provenance = _provenance(recipe, data_dir, batches)
     watched(recipe.dev, recipe.dev_utterances, recipe.held_out_speakers)  # refused now, not after the first steps
-    optimizer = _optimizer(recipe, recognizer)
-    checkpoint, step = run_dir / "checkpoint.pt", 0
+    checkpoint, step, state = run_dir / "checkpoint.pt", 0, None
     if checkpoint.exists():
-        state = load_state(checkpoint, {"network": dict, "optimizer": dict, "step": int}, provenance, device)
+        state = load_state(checkpoint, {"network": dict, "optimizer": dict, "step": int}, provenance)
+        step = state["step"]
+    end = -(-recipe.steps // Batches.CHUNK_STEPS)
+    chunks = ahead(batches.listed, step // Batches.CHUNK_STEPS, end, loaders)
+    loaded: list[Batch] = next(chunks, [])  # the loaders start before the model is on a GPU
+    recognizer.to(device)
+    optimizer = _optimizer(recipe, recognizer)
+    if state is not None:
         bundles.fill(recognizer.network, state["network"], str(checkpoint))
         fill_optimizer(optimizer, state["optimizer"], checkpoint)
-        step = state["step"]
     log = open(run_dir / "log.jsonl" if workers.first else os.devnull, "a", buffering=1)  # noqa: SIM115
     log.write(json.dumps({"step": step, "utterances": batches.sizes()}) + "\n")
     bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=not (workers.first and sys.stderr.isatty()))
     running, began, seconds = 0.0, time.monotonic(), 0.0
     while step < recipe.steps:
-        for batch in list(batches.chunk(step // Batches.CHUNK_STEPS))[step % Batches.CHUNK_STEPS :]:
+        for batch in loaded[step % Batches.CHUNK_STEPS :]:
             recognizer.train()
             for group in optimizer.param_groups:
                 group["lr"] = group["ratio"] * learning_rate(recipe, step)
@@ -246,6 +260,7 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int) -
                 save_state(checkpoint, state | {MADE_OF: dumps(provenance)})
             if step == recipe.steps:
                 break
+        loaded = next(chunks, [])
     bar.close()
     log.close()
     about = {"name": recipe.name, "steps": recipe.steps, "seed": recipe.seed}
@@ -287,11 +302,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="weights to write: FILE.safetensors")
     parser.add_device()
     parser.add_threads()
+    text = "processes that read and augment ahead (default: 0, none; for a GPU, one per core or so)"
+    parser.add_argument("--loaders", type=typed(whole(0, 256), int), default=0, metavar="N", help=text)
     args = parser.parse(argv)
     recipe = Recipe.read(args.recipe)
     ensure_writable(args.out)
     ensure_writable_folder(args.data_dir / "runs" / recipe.name)
-    train(recipe, args.data_dir, args.out, args.device)
+    train(recipe, args.data_dir, args.out, args.device, loaders=args.loaders)
     return 0
 
 

@@ -17,7 +17,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from armory_mdnf import bundles
+from armory_mdnf.asr.checkpoints import load_recognizer
 from armory_mdnf.atomic import ensure_writable, ensure_writable_folder, storing
-from armory_mdnf.audio.mel import LogMel, MelRecipe
+from armory_mdnf.audio.mel import LogMel
 from armory_mdnf.audio.noise import stream
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.training.options import Parser, describe_value, program, typed, whole
+from armory_mdnf.training.sensitivity import noise_sensitivity
 from armory_mdnf.training.state import MADE_OF, after_failure, fill_optimizer, load_state, save_state
 from armory_mdnf.training.vocoder_data import Segments, find_recordings, mel_statistics, read_all
-from armory_mdnf.training.vocoder_generators import GENERATORS, build, condition_on
+from armory_mdnf.training.vocoder_generators import GENERATORS, RECIPE, begin_with, build, condition_on
 from armory_mdnf.training.vocoder_losses import MultiResolutionSTFTLoss, adversarial_loss, discriminator_loss
 from armory_mdnf.training.vocoder_recipe import FIELDS, PATHS, VocoderRecipe, parse_sources
-from armory_mdnf.vocoders import load_vocoder, make_vocoder, save_vocoder, vocoder_file
+from armory_mdnf.training.vocoder_watching import Watching, check_stoi, generate, stoi_scores
+from armory_mdnf.vocoders import Vocoder, load_vocoder, make_vocoder, save_vocoder, vocoder_file
 from armory_mdnf.vocoders._parallel_wavegan import MelGANMultiScaleDiscriminator
 
-RECIPE = MelRecipe(16000, 1024, 256, 1024, 80, 0.0, 8000.0, "centered", 1e-5)
 SEGMENT = 12288  # samples, 48 frames
 STATE = {
     **dict.fromkeys(("generator", "discriminator", "optimizer", "critic"), dict),
@@ -53,68 +55,32 @@ STATE = {
 """What a checkpoint holds besides its provenance, and of which types."""
 
 
-def generate(kind: str, generator: nn.Module, log_mel: Tensor, noise: Tensor) -> Tensor:
-    """Shape: (N, n_mels, F), (N, 1, F * hop) -> (N, F * hop)."""
-    wave = generator(log_mel) if kind == "melgan" else generator(noise, log_mel)
-    return wave[:, 0].float()
-
-
-def stoi_scores(kind: str, generator: nn.Module, front_end: LogMel, utterances: list[Tensor]) -> list[float]:
-    """Short-time objective intelligibility (Taal et al. 2011) of each resynthesised utterance."""
-    from pystoi import stoi
-
-    scores = []
-    with torch.no_grad():
-        for i, x in enumerate(utterances):
-            log_mel, frames = front_end(x[None], torch.tensor([x.shape[0]]))
-            noise = torch.randn(1, 1, int(frames) * RECIPE.hop, generator=stream(0, i))
-            wave = generate(kind, generator, log_mel, noise)[0, : x.shape[0]]
-            scores.append(float(stoi(x.numpy(), wave.numpy(), RECIPE.sample_rate_hz)))
-    return scores
-
-
-@dataclass(frozen=True)
-class Watching:
-    """What a run reports while it goes on; it does not change what is learned."""
-
-    evaluate: Sequence[str] = ()
-    evaluate_stride: int = 4
-    evaluate_limit: int = 10
-    evaluate_every: int = 400
-    log_every: int = 50
-
-    def read(self) -> dict[str, list[Tensor]]:
-        """The utterances that are evaluated, by the names of their folders or manifests."""
-        found = {}
-        for text in self.evaluate:
-            paths = find_recordings(Path(text))[:: self.evaluate_stride][: self.evaluate_limit]
-            found[Path(text).name.removesuffix(".jsonl")] = read_all(paths, RECIPE.sample_rate_hz)
-        return found
-
-
 class Run:
     """One training run and its checkpoint: everything needed to go on as if it had never stopped.
 
     Raises :class:`BundleError` if the checkpoint in ``folder`` is of another run, or damaged.
     """
 
-    def __init__(self, recipe: VocoderRecipe, folder: Path, watching: Watching) -> None:
-        self.recipe, self.folder, self.watching = recipe, folder, watching
+    def __init__(self, recipe: VocoderRecipe, folder: Path, watching: Watching, device: str = "cpu") -> None:
+        self.recipe, self.folder, self.watching, self.device = recipe, folder, watching, torch.device(device)
         self.step = 0
-        groups = read_sources(recipe.sources)
+        groups = read_sources(recipe.sources, recipe.held_out_speakers)
         weights = list(recipe.sources.values())
         self.provenance = made_of(
             recipe=recipe.plain(),
             sources=sources_provenance(recipe.sources, groups),
             conditioning=None if recipe.conditioning is None else sha256_of(vocoder_file(recipe.conditioning)),
+            init=None if recipe.init is None else sha256_of(vocoder_file(recipe.init)),
             continue_from=None if recipe.continue_from is None else checkpoint_sum(Path(recipe.continue_from)),
         )
         stored = load_state(self.checkpoint, STATE, self.provenance) if self.checkpoint.is_file() else None
         self.segments = Segments(groups, weights, RECIPE, SEGMENT, noisy=recipe.noisy, snr_db=recipe.noise_snr_db)
         self.held_out = watching.read()
+        self.listener = None if watching.sensitivity is None else load_recognizer(watching.sensitivity)
+        self.prompts = [] if self.listener is None else watching.spoken()
         torch.manual_seed(recipe.seed)
-        self.generator = build(recipe.kind)
-        self.discriminator = MelGANMultiScaleDiscriminator(max_downsample_channels=256)
+        self.generator = build(recipe.kind).to(self.device)
+        self.discriminator = MelGANMultiScaleDiscriminator(max_downsample_channels=256).to(self.device)
         self.optimizer = torch.optim.AdamW(self.learning(), recipe.lr, (0.8, 0.99), weight_decay=1e-4)
         self.critic = torch.optim.AdamW(self.discriminator.parameters(), recipe.lr / 2, (0.5, 0.9), weight_decay=1e-4)
         if stored is not None:
@@ -123,15 +89,18 @@ class Run:
             other = Path(recipe.continue_from)
             self.resume(other, load_state(other, STATE, {}, incidental=lambda key: True))
         elif recipe.conditioning is not None:
-            melgan = load_vocoder(recipe.conditioning)
-            if melgan.recipe != RECIPE or melgan.front_end.mean is None or melgan.front_end.scale is None:
-                raise BundleError(f"{recipe.conditioning}: expected a MelGAN of this recipe, found {melgan.recipe}")
-            self.mean, self.scale = melgan.front_end.mean, melgan.front_end.scale
+            melgan, self.mean, self.scale = trained_vocoder(recipe.conditioning)
             condition_on(self.generator, melgan)
+        elif recipe.init is not None:
+            trained, self.mean, self.scale = trained_vocoder(recipe.init)
+            if (trained.kind, trained.generator_config) != (recipe.kind, GENERATORS[recipe.kind]):
+                found = f"{trained.kind} {trained.generator_config}"
+                raise BundleError(f"{recipe.init}: expected the {recipe.kind} that is trained here, found {found}")
+            begin_with(self.generator, trained)
         else:
             self.mean, self.scale = mel_statistics([u for group in groups for u in group], RECIPE)
-        self.front_end = LogMel(RECIPE, self.mean, self.scale)
-        self.stft_loss = MultiResolutionSTFTLoss()
+        self.front_end = LogMel(RECIPE, self.mean, self.scale).to(self.device)
+        self.stft_loss = MultiResolutionSTFTLoss().to(self.device)
 
     def learning(self) -> list[nn.Parameter]:
         return [p for p in self.generator.parameters() if p.requires_grad]
@@ -172,18 +141,19 @@ class Run:
 
     def train_step(self) -> dict[str, float]:
         recipe = self.recipe
-        context, target = self.segments.batch(recipe.seed, self.step, recipe.batch)
+        context, target = (x.to(self.device) for x in self.segments.batch(recipe.seed, self.step, recipe.batch))
         with torch.no_grad():
             log_mel = self.front_end.unpadded(context)
-        noise = torch.randn(recipe.batch, 1, SEGMENT, generator=stream(recipe.seed, 1, self.step))
+        noise = torch.randn(recipe.batch, 1, SEGMENT, generator=stream(recipe.seed, 1, self.step)).to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
             wave = generate(recipe.kind, self.generator, log_mel, noise)
-        sizes = torch.full((recipe.batch,), SEGMENT)
+        sizes = torch.full((recipe.batch,), SEGMENT, device=self.device)
         convergence, distance = self.stft_loss(wave, target)
         mel_distance = (self.front_end(wave, sizes)[0] - self.front_end(target, sizes)[0]).abs().mean()
-        loss = convergence + distance + recipe.mel_weight * mel_distance
+        spectral = convergence + distance + recipe.mel_weight * mel_distance
+        loss = recipe.spectral_weight(self.step) * spectral
         report = {"sc": convergence.item(), "mag": distance.item(), "mel": mel_distance.item()}
         if recipe.discriminator_from is not None and self.step >= recipe.discriminator_from:
             real = self.discriminator(target[:, None])
@@ -210,6 +180,10 @@ class Run:
             for values in [stoi_scores(self.recipe.kind, self.generator, self.front_end, utterances)]
         }
         self.generator.train()
+        if self.listener is not None:
+            vocoder = as_vocoder(self.recipe.kind, self.generator.state_dict(), self.mean, self.scale, "the generator")
+            found = noise_sensitivity(vocoder.to(self.device), self.listener, self.prompts)
+            scores |= {f"cosine_{name}": value for name, value in found.items()}
         return scores
 
     def train(self) -> None:
@@ -239,9 +213,18 @@ class Run:
                     self.save()
 
 
-def read_sources(sources: Iterable[str]) -> list[list[Tensor]]:
+def read_sources(sources: Iterable[str], held_out_speakers: Sequence[str] = ()) -> list[list[Tensor]]:
     """The recordings of each source."""
-    return [read_all(find_recordings(Path(source)), RECIPE.sample_rate_hz) for source in sources]
+    found = [find_recordings(Path(source), held_out_speakers) for source in sources]
+    return [read_all(paths, RECIPE.sample_rate_hz) for paths in found]
+
+
+def trained_vocoder(name: str) -> tuple[Vocoder, Tensor, Tensor]:
+    """A vocoder of this recipe to begin with, mean and scale of its log mel. Raises :class:`BundleError`."""
+    vocoder = load_vocoder(name)
+    if vocoder.recipe != RECIPE or vocoder.front_end.mean is None or vocoder.front_end.scale is None:
+        raise BundleError(f"{name}: expected a vocoder of this recipe with statistics, found {vocoder.recipe}")
+    return vocoder, vocoder.front_end.mean, vocoder.front_end.scale
 
 
 def sources_provenance(sources: Mapping[str, float], groups: list[list[Tensor]]) -> dict[str, Any]:
@@ -262,9 +245,10 @@ def check_given(folder: Path, given: Mapping[str, Any]) -> None:
     expected: dict[str, Any] = {"recipe": {key: value for key, value in given.items() if key not in PATHS}}
     counts = [f"recipe.{key}" for key in expected["recipe"]]
     if "sources" in given:
-        expected["sources"] = sources_provenance(given["sources"], read_sources(given["sources"]))
-    if "conditioning" in given:
-        expected["conditioning"] = sha256_of(vocoder_file(given["conditioning"]))
+        read = read_sources(given["sources"], given.get("held_out_speakers", ()))
+        expected["sources"] = sources_provenance(given["sources"], read)
+    for name in {"conditioning", "init"} & given.keys():
+        expected[name] = sha256_of(vocoder_file(given[name]))
     if "continue_from" in given:
         expected["continue_from"] = checkpoint_sum(Path(given["continue_from"]))
     counts += [key for key in PATHS if key in expected]
@@ -279,13 +263,18 @@ def check_given(folder: Path, given: Mapping[str, Any]) -> None:
 def export(checkpoint: Path, path: Path) -> None:
     """Write the generator of a checkpoint, weight norm removed, as a bundle with its recipe inside."""
     state = load_state(checkpoint, STATE, {}, incidental=lambda key: True)
-    generator: Any = build(state["kind"])
-    bundles.fill(generator, state["generator"], str(checkpoint))
-    kind = state["kind"].removesuffix("_on_melgan")
-    vocoder = make_vocoder(kind, RECIPE, GENERATORS[state["kind"]], state["mean"], state["scale"])
+    vocoder = as_vocoder(state["kind"], state["generator"], state["mean"], state["scale"], str(checkpoint))
+    save_vocoder(path, vocoder, {"steps": state["step"]})
+
+
+def as_vocoder(kind: str, weights: dict[str, Any], mean: Tensor, scale: Tensor, origin: str) -> Vocoder:
+    """The vocoder of a generator that is being trained, its weight norm removed."""
+    generator: Any = build(kind)
+    bundles.fill(generator, weights, origin)
+    vocoder = make_vocoder(kind.removesuffix("_on_melgan"), RECIPE, GENERATORS[kind], mean, scale)
     generator.remove_weight_norm()
     vocoder.generator.load_state_dict(generator.state_dict())
-    save_vocoder(path, vocoder, {"steps": state["step"]})
+    return vocoder
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -297,14 +286,19 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         shown = "" if default is None else f" (default: {describe_value(default)})"
         add(option, dest=name, default=argparse.SUPPRESS, help=f"{field.help}{shown}", **how)
 
+    add("--recipe", type=Path, metavar="FILE.json", help="fields of the recipe; options win (default: none)")
     recipe("--kind", "kind", choices=sorted(GENERATORS))
     recipe("--source", "sources", action="append", metavar="FOLDER_OR_MANIFEST[=WEIGHT]")
     recipe("--conditioning", "conditioning", metavar="VOCODER")
     recipe("--continue-from", "continue_from", metavar="CHECKPOINT")
+    recipe("--init", "init", metavar="VOCODER")
+    recipe("--held-out-speakers", "held_out_speakers", nargs="+", metavar="SPEAKER")
     for option, parse in (("steps", int), ("batch", int), ("lr", float), ("mel-weight", float)):
         recipe(f"--{option}", option.replace("-", "_"), type=parse, metavar="X")
     recipe("--discriminator-from", "discriminator_from", type=int, metavar="STEP")
     recipe("--adversarial-weight", "adversarial_weight", type=float, metavar="X")
+    recipe("--spectral-final", "spectral_final", type=float, metavar="X")
+    recipe("--spectral-fade-steps", "spectral_fade_steps", type=int, metavar="N")
     recipe("--noisy", "noisy", type=float, metavar="SHARE")
     recipe("--noise-snr-db", "noise_snr_db", type=float, nargs=2, metavar=("LOW", "HIGH"))
     recipe("--bfloat16", "bfloat16", action="store_true")
@@ -315,10 +309,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--evaluate-stride", type=count, default=4, metavar="N", help="every N-th recording of each (default: 4)")
     add("--evaluate-limit", type=count, default=10, metavar="N", help="of those the first N (default: 10)")
     add("--evaluate-every", type=count, default=400, metavar="STEPS", help="how often, in steps (default: 400)")
+    text = "recogniser in whose gradients the noise sensitivity is logged, a name or a file (default: none)"
+    add("--sensitivity", metavar="RECOGNISER", help=text)
     add("--log-every", type=count, default=50, metavar="STEPS", help="line in the log and checkpoint (default: 50)")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder of the checkpoint and the log")
     add("--export", type=Path, metavar="FILE", help="bundle to write at the end: FILE.safetensors")
     add("--export-only", action="store_true", help="write the bundle of the checkpoint, don't train")
+    parser.add_device()
     parser.add_threads()
     return parser.parse(argv)
 
@@ -326,8 +323,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, and write a bundle at the end. Returns the exit status."""
     args = _arguments(argv)
-    given = {name: getattr(args, name) for name in FIELDS if hasattr(args, name)}
-    if "sources" in given:
+    given = {} if args.recipe is None else VocoderRecipe.read(args.recipe)
+    given |= {name: getattr(args, name) for name in FIELDS if hasattr(args, name)}
+    if hasattr(args, "sources"):
         given["sources"] = parse_sources(given["sources"])
     if args.export:
         ensure_writable(args.export)
@@ -344,19 +342,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         ensure_writable_folder(args.out)
         if watching.evaluate:
             check_stoi()
-        Run(recipe, args.out, watching).train()
+        Run(recipe, args.out, watching, args.device).train()
     if args.export:
         with storing(lambda: after_failure(args.out / "checkpoint.pt")):
             export(args.out / "checkpoint.pt", args.export)
     return 0
-
-
-def check_stoi() -> None:
-    """Refuse an evaluation that cannot be made. Raises :class:`OptionError`."""
-    try:
-        import pystoi  # noqa: F401
-    except ImportError as error:
-        raise OptionError("--evaluate needs pystoi: pip install pystoi") from error
 
 
 if __name__ == "__main__":

@@ -12,20 +12,26 @@ from torch import Tensor
 
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.mel import LogMel, MelRecipe
+from armory_mdnf.data.librispeech import SUFFIXES
 from armory_mdnf.errors import AudioError, BundleError
 from armory_mdnf.training.augmentation import under_white_noise
 from armory_mdnf.training.options import TEXT
 from armory_mdnf.training.sources import read_lines
 
 
-def find_recordings(source: Path) -> list[Path]:
-    """Recordings of a folder (all its FLAC files, sorted) or of a JSON-lines manifest (its ``file`` fields)."""
+def find_recordings(source: Path, held_out_speakers: Sequence[str] = ()) -> list[Path]:
+    """Recordings of a folder (all its FLAC and Opus files, sorted) or of a JSON-lines manifest (its ``file`` fields).
+
+    What lies below a folder of the name of a held-out speaker is left out.
+    """
     if source.is_dir():
-        paths = sorted(source.rglob("*.flac"))
+        held_out = set(held_out_speakers)
+        found = (path for suffix in SUFFIXES for path in source.rglob(f"*{suffix}"))
+        paths = sorted(path for path in found if not held_out & set(path.relative_to(source).parts[:-1]))
     elif source.is_file():
         paths = [source.parent / line["file"] for line in read_lines(source, {"file": TEXT})]
     else:
-        raise BundleError(f"expected a folder of FLAC files or a manifest, found nothing at {source}")
+        raise BundleError(f"expected a folder of FLAC or Opus files or a manifest, found nothing at {source}")
     if not paths:
         raise BundleError(f"no recordings in {source}")
     return paths

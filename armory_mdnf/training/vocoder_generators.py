@@ -7,8 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.vocoders import Vocoder
 from armory_mdnf.vocoders._parallel_wavegan import MelGANGenerator, ParallelWaveGANGenerator
+
+RECIPE = MelRecipe(16000, 1024, 256, 1024, 80, 0.0, 8000.0, "centered", 1e-5)
+"""The mel of every vocoder that is trained here."""
 
 GENERATORS: dict[str, dict[str, Any]] = {
     "melgan": {"in_channels": 80, "channels": 256, "upsample_scales": [8, 8, 2, 2], "stacks": 3},
@@ -53,6 +57,16 @@ def build(kind: str) -> nn.Module:
         generator.upsample_net.remove_weight_norm()
         generator.upsample_net.requires_grad_(False)
     return generator
+
+
+def begin_with(generator: Any, trained: Vocoder) -> None:
+    """Give a generator with weight norm the weights of a trained one, which has none (any more).
+
+    Raises ``RuntimeError`` if they do not fit.
+    """
+    generator.remove_weight_norm()
+    generator.load_state_dict(trained.generator.state_dict())
+    generator.apply_weight_norm()
 
 
 def condition_on(generator: Any, melgan: Vocoder) -> None:

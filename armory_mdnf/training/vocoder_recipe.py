@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from armory_mdnf.errors import OptionError, quoted
-from armory_mdnf.training.options import SEED, TEXT, Field, Kind, check_fields, number, one_of, or_null, pair, whole
+from armory_mdnf.errors import BundleError, OptionError, quoted
+from armory_mdnf.files.strict_json import read_json
+from armory_mdnf.training.options import (
+    SEED,
+    TEXT,
+    Field,
+    Kind,
+    check_fields,
+    listed,
+    number,
+    one_of,
+    or_null,
+    pair,
+    whole,
+)
 from armory_mdnf.training.vocoder_generators import GENERATORS
 
 ON_MELGAN = "parallel_wavegan_on_melgan"
@@ -27,12 +41,20 @@ FIELDS = {
         or_null(TEXT),
         "Checkpoint of another run: its networks, optimizers, statistics and step are what this one begins with.",
     ),
+    "init": Field(or_null(TEXT), "Vocoder whose weights and statistics it begins with: a name, or a file."),
+    "held_out_speakers": Field(
+        listed(TEXT, "a list of speakers of LibriSpeech"), "Left out of the folders: those below a folder of that name."
+    ),
     "steps": Field(whole(1), "Steps of the optimizer."),
     "batch": Field(whole(1, 1 << 16), "Segments per step."),
     "lr": Field(number(0, 1000, above=True), "Peak of the learning rate."),
     "mel_weight": Field(number(0, 1e6), "Weight of the distance of log mels in the loss."),
     "discriminator_from": Field(or_null(whole(0)), "Step at which the discriminator joins; without, it never does."),
     "adversarial_weight": Field(number(0, 1e6), "Weight of the discriminator's verdict in the loss."),
+    "spectral_final": Field(
+        number(0, 1e6), "What the spectral losses are multiplied by at last, after the discriminator has joined."
+    ),
+    "spectral_fade_steps": Field(whole(0), "Steps in which they go there from 1, beginning where it joins."),
     "noisy": Field(number(0, 1), "Share of segments under white noise."),
     "noise_snr_db": Field(pair(-200, 200), "Range of the ratio of a segment to that noise in dB."),
     "bfloat16": Field(_FLAG, "Run the generator in bfloat16."),
@@ -41,7 +63,7 @@ FIELDS = {
 """Every field of a :class:`VocoderRecipe`, as ``train vocoder --help`` describes it."""
 
 # Where something is kept, not what it is; their content counts.
-PATHS = ("sources", "conditioning", "continue_from")
+PATHS = ("sources", "conditioning", "continue_from", "init")
 
 
 @dataclass(frozen=True)
@@ -52,12 +74,16 @@ class VocoderRecipe:
     sources: Mapping[str, float]
     conditioning: str | None = None
     continue_from: str | None = None
+    init: str | None = None
+    held_out_speakers: Sequence[str] = ()
     steps: int = 2400
     batch: int = 8
     lr: float = 1.5e-3
     mel_weight: float = 1.0
     discriminator_from: int | None = None
     adversarial_weight: float = 0.5
+    spectral_final: float = 1.0
+    spectral_fade_steps: int = 0
     noisy: float = 0.0
     noise_snr_db: tuple[float, float] = (0.0, 40.0)
     bfloat16: bool = False
@@ -70,6 +96,28 @@ class VocoderRecipe:
             raise OptionError(f"--conditioning goes with --kind {ON_MELGAN}, and that kind needs it")
         if self.conditioning is not None and self.continue_from is not None:
             raise OptionError("--conditioning has no effect with --continue-from, whose networks are complete")
+        if self.init is not None and (self.conditioning is not None or self.continue_from is not None):
+            raise OptionError("--init goes neither with --conditioning nor with --continue-from")
+        if self.discriminator_from is None and (self.spectral_final != 1.0 or self.spectral_fade_steps):
+            raise OptionError("the spectral losses fade after the discriminator joined; expected discriminator_from")
+
+    def spectral_weight(self, step: int) -> float:
+        """What the spectral losses are multiplied by at a step."""
+        if self.discriminator_from is None or step < self.discriminator_from:
+            return 1.0
+        done = min(1.0, (step - self.discriminator_from + 1) / max(1, self.spectral_fade_steps))
+        return 1.0 + (self.spectral_final - 1.0) * done
+
+    @classmethod
+    def read(cls, path: Path) -> dict[str, Any]:
+        """The fields that a JSON file gives. Raises :class:`BundleError`, :class:`OptionError` naming the file."""
+        if not path.is_file():
+            raise BundleError(f"no recipe at {path}")
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise OptionError(f"{path}: expected an object, found {quoted(values)}")
+        check_fields(values, FIELDS, str(path))
+        return values
 
     def plain(self) -> dict[str, Any]:
         """The fields that are no paths."""

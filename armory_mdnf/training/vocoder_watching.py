@@ -1,0 +1,74 @@
+"""What a vocoder's training is watched by: intelligibility of held-out speech, and the noise sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from armory_mdnf.audio.mel import LogMel
+from armory_mdnf.audio.noise import stream
+from armory_mdnf.data.bundled import load_split
+from armory_mdnf.errors import OptionError
+from armory_mdnf.training.vocoder_data import find_recordings, read_all
+from armory_mdnf.training.vocoder_generators import RECIPE
+
+SENSITIVITY_PROMPTS = 4
+
+
+def generate(kind: str, generator: nn.Module, log_mel: Tensor, noise: Tensor) -> Tensor:
+    """Shape: (N, n_mels, F), (N, 1, F * hop) -> (N, F * hop)."""
+    wave = generator(log_mel) if kind == "melgan" else generator(noise, log_mel)
+    return wave[:, 0].float()
+
+
+def stoi_scores(kind: str, generator: nn.Module, front_end: LogMel, utterances: list[Tensor]) -> list[float]:
+    """Short-time objective intelligibility (Taal et al. 2011) of each resynthesised utterance."""
+    from pystoi import stoi
+
+    scores = []
+    device = next(generator.parameters()).device
+    with torch.no_grad():
+        for i, x in enumerate(utterances):
+            log_mel, frames = front_end(x[None].to(device), torch.tensor([x.shape[0]], device=device))
+            noise = torch.randn(1, 1, int(frames) * RECIPE.hop, generator=stream(0, i)).to(device)
+            wave = generate(kind, generator, log_mel, noise)[0, : x.shape[0]]
+            scores.append(float(stoi(x.numpy(), wave.cpu().numpy(), RECIPE.sample_rate_hz)))
+    return scores
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What a run reports while it goes on; it does not change what is learned."""
+
+    evaluate: Sequence[str] = ()
+    evaluate_stride: int = 4
+    evaluate_limit: int = 10
+    evaluate_every: int = 400
+    log_every: int = 50
+    sensitivity: str | None = None
+
+    def read(self) -> dict[str, list[Tensor]]:
+        """The utterances that are evaluated, by the names of their folders or manifests."""
+        found = {}
+        for text in self.evaluate:
+            paths = find_recordings(Path(text))[:: self.evaluate_stride][: self.evaluate_limit]
+            found[Path(text).name.removesuffix(".jsonl")] = read_all(paths, RECIPE.sample_rate_hz)
+        return found
+
+    def spoken(self) -> list[tuple[Tensor, str]]:
+        """The shortest prompts of the bundled human dev split, whose noise sensitivity is watched: audio and words."""
+        chosen = sorted(load_split("human", "dev"), key=lambda u: (u.duration_s, u.id))[:SENSITIVITY_PROMPTS]
+        texts = [u.transcript for u in chosen]
+        return list(zip(read_all([u.path for u in chosen], RECIPE.sample_rate_hz), texts, strict=True))
+
+
+def check_stoi() -> None:
+    """Refuse an evaluation that cannot be made. Raises :class:`OptionError`."""
+    try:
+        import pystoi  # noqa: F401
+    except ImportError as error:
+        raise OptionError("--evaluate needs pystoi: pip install pystoi") from error

@@ -1,0 +1,147 @@
+"""Vocoders trained against a discriminator from trained weights on, their noise sensitivity, batches computed ahead."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import speechlike, tiny_recognizer
+
+from armory_mdnf.audio.files import write_flac
+from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.training import vocoder as recipe
+from armory_mdnf.training import vocoder_watching
+from armory_mdnf.training.loading import ahead
+from armory_mdnf.training.sensitivity import noise_sensitivity
+from armory_mdnf.training.vocoder_data import find_recordings
+from armory_mdnf.training.vocoder_recipe import VocoderRecipe
+from armory_mdnf.vocoders import Vocoder, load_vocoder, make_vocoder, save_vocoder
+
+TINY = {"in_channels": 80, "channels": 256, "upsample_scales": [8, 8, 2, 2], "stacks": 1}
+RECIPES = Path(recipe.__file__).parent / "recipes"
+X = speechlike(6400)
+
+
+def trained(path: Path, seed: int = 4) -> Path:
+    torch.manual_seed(seed)
+    statistics = torch.full((80,), -2.0), torch.full((80,), 0.5)
+    save_vocoder(path, make_vocoder("melgan", recipe.RECIPE, TINY, *statistics))
+    return path
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    for speaker in ("19", "26"):
+        write_flac(tmp_path / "speech" / speaker / "1" / f"{speaker}-1-0000.flac", speechlike(16000), 16000)
+    return tmp_path / "speech"
+
+
+def arguments(recordings: Path, out: Path, *more: str) -> list[str]:
+    common = ["--kind", "melgan", "--source", str(recordings), "--batch", "1", "--log-every", "1", "--out", str(out)]
+    return [*common, "--evaluate-every", "1", *more]
+
+
+def test_a_vocoder_begins_with_the_weights_and_statistics_of_a_trained_one(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipe.GENERATORS, "melgan", TINY)
+    init = trained(tmp_path / "init.safetensors")
+    out = tmp_path / "out.safetensors"
+    args = arguments(recordings, tmp_path / "run", "--init", str(init), "--steps", "1", "--lr", "1e-12")
+    args += ["--discriminator-from", "0", "--spectral-final", "0", "--spectral-fade-steps", "1"]
+    assert recipe.main([*args, "--export", str(out)]) == 0
+    before, after = load_vocoder(init), load_vocoder(out)
+    assert after.front_end.mean is not None
+    assert torch.equal(after.front_end.mean, before.front_end.mean)
+    weights = before.generator.state_dict()
+    for name, value in after.generator.state_dict().items():
+        torch.testing.assert_close(value, weights[name], rtol=1e-5, atol=1e-6)
+    trained(init, seed=5)  # its checksum counts
+    with pytest.raises(BundleError, match="init"):
+        recipe.main(args)
+
+
+def test_a_trained_vocoder_of_other_sizes_is_refused(recordings: Path, tmp_path: Path) -> None:
+    init = trained(tmp_path / "init.safetensors")
+    with pytest.raises(BundleError, match="expected the melgan that is trained here, found melgan"):
+        recipe.main(arguments(recordings, tmp_path / "run", "--init", str(init), "--steps", "1"))
+
+
+def test_the_spectral_losses_fade_after_the_discriminator_joined() -> None:
+    fading = VocoderRecipe(
+        "melgan", {"a": 1.0}, discriminator_from=10, spectral_final=0.2, spectral_fade_steps=4, steps=20
+    )
+    weights = [fading.spectral_weight(step) for step in (0, 9, 10, 11, 13, 19)]
+    assert weights == pytest.approx([1, 1, 0.8, 0.6, 0.2, 0.2])
+    with pytest.raises(OptionError, match="expected discriminator_from"):
+        VocoderRecipe("melgan", {"a": 1.0}, spectral_final=0.2)
+    with pytest.raises(OptionError, match="--init goes neither"):
+        VocoderRecipe("melgan", {"a": 1.0}, init="melgan", continue_from="x")
+
+
+@pytest.mark.parametrize("name", ["melgan_gan", "pwg_gan"])
+def test_the_committed_recipes_are_whole(name: str) -> None:
+    values = VocoderRecipe.read(RECIPES / f"{name}.json")
+    made = VocoderRecipe(**values, sources={"a": 1.0})
+    assert made.spectral_weight(made.steps) == pytest.approx(made.spectral_final)
+    assert made.spectral_final < 1
+
+
+def test_a_recipe_file_says_what_is_wrong_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    with pytest.raises(BundleError, match="no recipe at"):
+        VocoderRecipe.read(path)
+    for text, message in (("[]", "expected an object"), ('{"stepz": 1}', "stepz"), ('{"steps": 0}', "steps")):
+        path.write_text(text)
+        with pytest.raises(OptionError, match=f"{path.name}.*{message}"):
+            VocoderRecipe.read(path)
+
+
+def test_held_out_speakers_are_not_among_the_recordings(recordings: Path) -> None:
+    assert [p.stem for p in find_recordings(recordings, ["26"])] == ["19-1-0000"]
+    with pytest.raises(BundleError, match="no recordings"):
+        find_recordings(recordings, ["19", "26"])
+
+
+def test_the_noise_sensitivity_is_logged(recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipe.GENERATORS, "melgan", TINY)
+    monkeypatch.setattr(recipe, "load_recognizer", lambda name: tiny_recognizer())
+    monkeypatch.setattr(vocoder_watching.Watching, "spoken", lambda self: [(torch.from_numpy(X), "AB C")])
+    assert recipe.main(arguments(recordings, tmp_path / "run", "--steps", "1", "--sensitivity", "tiny")) == 0
+    row = json.loads((tmp_path / "run" / "log.jsonl").read_text())
+    assert all(-1 <= row[f"cosine_{name}"] <= 1 for name in ("waveform", "gradient", "published"))
+
+
+def test_without_noise_every_draw_is_the_same_and_noise_parts_them(melgan: Vocoder) -> None:
+    prompts = [(torch.from_numpy(X), "AB C")]
+    quiet = noise_sensitivity(melgan, tiny_recognizer(), prompts, pairs=1, noise_level=0.0, curve=None)
+    assert quiet == pytest.approx({"waveform": 1.0, "gradient": 1.0, "published": 1.0}, abs=1e-3)
+    loud = noise_sensitivity(melgan, tiny_recognizer(), prompts, pairs=2, noise_level=400.0, curve=None)
+    assert loud["waveform"] < 0.99
+    assert loud["gradient"] < 0.9
+
+
+def _square(number: int) -> np.ndarray:
+    if number == 5:
+        raise OptionError("five is refused")
+    return np.full(3, number * number)
+
+
+def _process(number: int) -> int:
+    return os.getpid()
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_what_is_computed_ahead_comes_in_order(processes: int) -> None:
+    assert [int(a[0]) for a in ahead(_square, 1, 5, processes)] == [1, 4, 9, 16]
+    assert list(ahead(_square, 3, 3, processes)) == []
+    with pytest.raises(OptionError, match="five is refused"):
+        list(ahead(_square, 4, 9, processes))
+
+
+def test_what_is_computed_ahead_is_computed_elsewhere() -> None:
+    assert os.getpid() not in set(ahead(_process, 0, 4, 2))
