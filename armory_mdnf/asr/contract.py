@@ -47,9 +47,7 @@ class SpeechRecognizer(nn.Module, ABC):
     def transcripts(self, x: Tensor, lengths: Tensor) -> list[str]:
         """The best transcript of each utterance. Shape: (N, T), (N,) -> N strings."""
 
-    def losses_and_transcripts(
-        self, x: Tensor, lengths: Tensor, targets: Sequence[Target]
-    ) -> tuple[Tensor, list[str]]:
+    def losses_and_transcripts(self, x: Tensor, lengths: Tensor, targets: Sequence[Target]) -> tuple[Tensor, list[str]]:
         """Both of one evaluation."""
         losses = self.losses(x, lengths, targets)
         with torch.no_grad():
@@ -105,9 +103,7 @@ class CTCRecognizer(SpeechRecognizer):
         logits, frames = self(x, lengths)
         return greedy_decode(logits, frames, self.alphabet)
 
-    def losses_and_transcripts(
-        self, x: Tensor, lengths: Tensor, targets: Sequence[Target]
-    ) -> tuple[Tensor, list[str]]:
+    def losses_and_transcripts(self, x: Tensor, lengths: Tensor, targets: Sequence[Target]) -> tuple[Tensor, list[str]]:
         logits, frames = self(x, lengths)
         decoded = greedy_decode(logits.detach(), frames, self.alphabet)
         return ctc_loss(logits, frames, targets, self.alphabet.blank), decoded

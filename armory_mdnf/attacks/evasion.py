@@ -22,10 +22,12 @@ from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.attacks.pgd import Batch, Descent
 from armory_mdnf.attacks.recognizer import AttackedRecognizer, Purpose
 from armory_mdnf.audio import checks, ragged
+from armory_mdnf.audio.noise import normal, stream
 from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError, choices, quoted
 
 NORMS = ("l2", "linf", "snr")
 KEEP = ("last", "best")
+GRADIENTS = ("exact", "published")
 
 
 class RecognizerAttack(EvasionAttack):
@@ -119,7 +121,9 @@ class PGD(RecognizerAttack):
     power. The step is ``eps_step`` in full-scale samples, or ``step_fraction`` of the radius (default 0.2).
     ``max_iter=1`` with "linf" and ``step_fraction=1`` is FGSM.
     ``eot_draws``: draws of the defences' noise whose mean gradient is followed, anew at each step unless ``eot_fresh``
-    is False. ``random_start`` and ``restarts``, ``keep`` ("last" or "best" iterate), ``selection_draws`` and
+    is False. ``gradient``: "exact", or "published", which takes the loss at one draw and pulls its gradient back
+    through another, as the authors' files do; with EOT, the mean of so many pairs.
+    ``random_start`` and ``restarts``, ``keep`` ("last" or "best" iterate), ``selection_draws`` and
     ``stop_on_success`` (targeted only): :class:`armory_mdnf.attacks.pgd.Descent`.
     ``batch_seconds``: audio of a batch, padding and draws included. A GPU holds all of it at once; a CPU takes parts of
     it in turn, side by side where it has cores. ``seed``: of the random starts; the defences have their own.
@@ -131,6 +135,7 @@ class PGD(RecognizerAttack):
         *EvasionAttack.attack_params,
         *("norm", "eps", "snr_db", "eps_step", "step_fraction", "max_iter", "targeted", "random_start", "restarts"),
         *("keep", "eot_draws", "eot_fresh", "selection_draws", "stop_on_success", "batch_seconds", "seed", "verbose"),
+        "gradient",
     ]
 
     def __init__(
@@ -153,8 +158,10 @@ class PGD(RecognizerAttack):
         batch_seconds: float = 64.0,
         seed: int = 0,
         verbose: bool = False,
+        gradient: str = "exact",
     ) -> None:
         super().__init__(estimator, targeted, batch_seconds, seed, verbose)
+        self.gradient = gradient
         self.norm = norm
         self.eps = eps
         self.snr_db = snr_db
@@ -171,14 +178,7 @@ class PGD(RecognizerAttack):
         self._check_params()
 
     def _check_params(self) -> None:
-        if self.norm not in NORMS:
-            raise OptionError(choices(self.norm, NORMS, "norm"))
-        bound, other = ("snr_db", "eps") if self.norm == "snr" else ("eps", "snr_db")
-        if getattr(self, bound) is None or getattr(self, other) is not None:
-            raise OptionError(
-                f"expected {bound}, and no {other}, with norm {quoted(self.norm)}, got eps={quoted(self.eps)} and "
-                f"snr_db={quoted(self.snr_db)}"
-            )
+        self._geometry()
         if self.eps_step is not None and self.step_fraction is not None:
             raise OptionError("expected eps_step or step_fraction, got both")
         for name in ("eps_step", "step_fraction"):
@@ -190,16 +190,15 @@ class PGD(RecognizerAttack):
             check_flag(name, getattr(self, name))
         if self.restarts > 1 and not self.random_start:
             raise OptionError("expected random_start with more than one restart: they would all be the same")
+        if self.gradient not in GRADIENTS:
+            raise OptionError(choices(self.gradient, GRADIENTS, "gradient"))
         if self.keep not in KEEP:
             raise OptionError(choices(self.keep, KEEP, "keep"))
         if self.stop_on_success and not self.targeted:
             raise OptionError("expected targeted with stop_on_success: an untargeted attack has no success to stop at")
-        self._geometry()
 
     def _geometry(self) -> Geometry:
-        if self.norm == "snr":
-            return SNR(self.snr_db)  # type: ignore[arg-type]
-        return (L2 if self.norm == "l2" else Linf)(self.eps)  # type: ignore[arg-type]
+        return make_geometry(self.norm, self.eps, self.snr_db)
 
     @property
     def rows(self) -> int:
@@ -208,7 +207,7 @@ class PGD(RecognizerAttack):
     def attack(self, batch: Batch) -> Tensor:
         descent = Descent(
             self._geometry(),
-            LossGradient(self.eot_draws, self.eot_fresh),
+            LossGradient(self.eot_draws, self.eot_fresh, self.gradient == "published"),
             self.max_iter,
             step=self.eps_step,
             step_fraction=0.2 if self.step_fraction is None else self.step_fraction,
@@ -274,6 +273,69 @@ class CarliniWagner(RecognizerAttack):
             self.eps, self.learning_rate, self.max_iter, self.decrease_factor_eps, self.num_iter_decrease_eps
         )
         return shrinking(self.estimator, batch)
+
+
+class RandomNoise(RecognizerAttack):
+    """White noise as large as an attack may be, whatever the recogniser says: the control of an attack.
+
+    ``norm``, ``eps`` and ``snr_db`` as those of :class:`PGD`. Under "l2" and "snr" the noise is Gaussian and its norm
+    is the radius; under "linf" every sample changes by the radius, up or down. ``seed`` and the utterance's index fix
+    it. ``targeted`` is for Armory, which asks for it, and must be False.
+    Raises :class:`OptionError` for options outside their range.
+    """
+
+    attack_params: ClassVar[list[str]] = [
+        *EvasionAttack.attack_params,
+        *("norm", "eps", "snr_db", "targeted", "batch_seconds", "seed", "verbose"),
+    ]
+
+    def __init__(
+        self,
+        estimator: Any,
+        norm: str = "l2",
+        eps: float | None = None,
+        snr_db: float | None = None,
+        targeted: bool = False,
+        batch_seconds: float = 64.0,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(estimator, targeted, batch_seconds, seed, verbose)
+        self.norm = norm
+        self.eps = eps
+        self.snr_db = snr_db
+        self._check_params()
+
+    def _check_params(self) -> None:
+        if self.targeted:
+            raise OptionError("expected targeted to be false: noise has no target")
+        make_geometry(self.norm, self.eps, self.snr_db)
+
+    def _labels(self, audio: Tensor, lengths: Tensor, indices: Sequence[int]) -> list[list[int]]:
+        return [[] for _ in indices]  # noise follows no label
+
+    def attack(self, batch: Batch) -> Tensor:
+        geometry = make_geometry(self.norm, self.eps, self.snr_db)
+        streams = [stream(self.seed, i) for i in batch.indices]
+        noise = normal(streams, batch.lengths.tolist(), batch.x)
+        moved = batch.x + geometry.radius(batch.x)[:, None] * geometry.direction(noise)
+        return moved if self.estimator.clip_values is None else moved.clamp(-1, 1)
+
+
+def make_geometry(norm: str, eps: float | None, snr_db: float | None) -> Geometry:
+    """The ball of a norm and its bound. Raises :class:`OptionError` for a bound that does not go with the norm."""
+    if norm not in NORMS:
+        raise OptionError(choices(norm, NORMS, "norm"))
+    bound, other = ("snr_db", "eps") if norm == "snr" else ("eps", "snr_db")
+    given = {"eps": eps, "snr_db": snr_db}
+    if given[bound] is None or given[other] is not None:
+        raise OptionError(
+            f"expected {bound}, and no {other}, with norm {quoted(norm)}, got eps={quoted(eps)} and "
+            f"snr_db={quoted(snr_db)}"
+        )
+    if norm == "snr":
+        return SNR(snr_db)  # type: ignore[arg-type]
+    return (L2 if norm == "l2" else Linf)(eps)  # type: ignore[arg-type]
 
 
 def check_flag(name: str, value: object) -> None:

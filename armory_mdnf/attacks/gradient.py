@@ -19,10 +19,14 @@ class LossGradient:
     Expectation over transformation (Athalye et al. 2018). ``fresh`` draws anew at each step; otherwise all steps of an
     utterance share their draws (common random numbers). Without a stochastic defence there is one draw whatever
     ``draws`` says: they would all be the same.
+
+    ``published`` follows the published gradient in place of the exact one: each loss at one draw, its gradient pulled
+    back through another.
     """
 
     draws: int = 1
     fresh: bool = True
+    published: bool = False
 
     def __call__(
         self,
@@ -38,14 +42,12 @@ class LossGradient:
         ``indices`` (N) and ``step`` fix the draws. Raises :class:`AttackError` for a gradient that is not finite.
         """
         k = self.draws if recognizer.stochastic else 1
-        keys = [
-            (index, Purpose.ATTACK, *(step if self.fresh else (0,) * len(step)), draw)
-            for index in indices
-            for draw in range(k)
-        ]
+        draws = [(index, *(step if self.fresh else (0,) * len(step)), draw) for index in indices for draw in range(k)]
+        keys = [(index, Purpose.ATTACK, *rest) for index, *rest in draws]
+        back = [(index, Purpose.BACKWARD, *rest) for index, *rest in draws] if self.published else None
         row_targets = [target for target in targets for _ in range(k)]
         rows, row_lengths = (x, lengths) if k == 1 else (x.repeat_interleave(k, 0), lengths.repeat_interleave(k))
-        gradient = recognizer.gradients(rows, row_lengths, row_targets, keys).unflatten(0, (-1, k)).mean(1)
+        gradient = recognizer.gradients(rows, row_lengths, row_targets, keys, back).unflatten(0, (-1, k)).mean(1)
         # One reduction for the whole batch; which utterance it was matters only when it happens.
         if not bool(gradient.isfinite().all()):
             wrong = [i for i, row in zip(indices, gradient, strict=True) if not bool(row.isfinite().all())]

@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     LABEL = 2
     ATTACK = 3
     SELECTION = 4
+    BACKWARD = 5
 
 
 @runtime_checkable
@@ -41,8 +42,18 @@ class AttackedRecognizer(Protocol):
     def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
         """Shape: x (N, T), zero beyond lengths (N,), N targets, N keys -> (N,), differentiable in x."""
 
-    def gradients(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
-        """Gradient of each utterance's own loss, zero beyond its end. Shape: as :meth:`losses` -> (N, T)."""
+    def gradients(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        targets: Sequence[Sequence[int]],
+        keys: Sequence[Key],
+        back_keys: Sequence[Key] | None = None,
+    ) -> Tensor:
+        """Gradient of each utterance's own loss, zero beyond its end. Shape: as :meth:`losses` -> (N, T).
+
+        With ``back_keys``, the published gradient: the loss at the draws of ``keys``, pulled back through those.
+        """
 
     def transcribe(self, x: Tensor, lengths: Tensor, keys: Sequence[Key]) -> list[str]:
         """Shape: x (N, T), lengths (N,), N keys -> N transcripts, averaged over the passes that a defence asks for."""

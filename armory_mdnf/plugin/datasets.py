@@ -70,9 +70,7 @@ def librispeech(
     return _generator(selection.librispeech(split, index), epochs, batch_size, preprocessing_fn)
 
 
-def _refuse(
-    split: str, epochs: int, batch_size: int, framework: str, shuffle_files: bool, class_ids: object
-) -> None:
+def _refuse(split: str, epochs: int, batch_size: int, framework: str, shuffle_files: bool, class_ids: object) -> None:
     if not isinstance(split, str):
         raise OptionError(f"expected split to be the name of one, got {quoted(split)}")
     check_count("epochs", epochs, least=1)

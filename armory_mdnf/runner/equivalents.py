@@ -24,7 +24,7 @@ from armory_mdnf.attacks.geometry import LARGEST
 from armory_mdnf.errors import OptionError, choices, quoted, refuse_unknown
 
 OURS = "armory_mdnf.attacks"
-OWN_CLASSES = ("PGD", "CarliniWagner")
+OWN_CLASSES = ("PGD", "CarliniWagner", "RandomNoise")
 ART = "art.attacks.evasion"
 SNR_MODULE = "armory.art_experimental.attacks.snr_pgd"
 PLUGIN = "armory_mdnf.plugin.attacks"
