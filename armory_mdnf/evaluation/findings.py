@@ -1,0 +1,111 @@
+"""Tables of `docs/findings.md`: word error rates with intervals, paired differences, noise sensitivity of vocoders."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation.records import RunRecord, compare
+from armory_mdnf.evaluation.tables import markdown
+from armory_mdnf.files.strict_json import loads
+from armory_mdnf.metrics.intervals import Interval, difference_interval, wer_interval
+
+PAIRS = (
+    ("does RS help?", "whisper_rs_pgd_l2_ours", "whisper_pgd_l2_ours"),
+    ("does RS help?", "whisper_rs_pgd_linf_ours", "whisper_pgd_linf_ours"),
+    ("does MG help?", "whisper_mg_pgd_l2_ours", "whisper_pgd_l2_ours"),
+    ("does MG help?", "whisper_mg_pgd_linf_ours", "whisper_pgd_linf_ours"),
+    ("or is it the fine-tuning?", "none_whisper_mg_pgd_l2_ours", "whisper_pgd_l2_ours"),
+    ("does the noise add to MG?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_mg_pgd_l2_ours"),
+    ("does the noise add to MG?", "whisper_mg_mdnf_pgd_linf_ours", "whisper_mg_pgd_linf_ours"),
+    ("the curve or flat noise?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_mg_mdnf_flat_pgd_l2_ours"),
+    ("the curve or flat noise?", "whisper_mg_mdnf_pgd_linf_ours", "whisper_mg_mdnf_flat_pgd_linf_ours"),
+    ("is the published gradient weaker?", "whisper_mg_mdnf_pgd_l2_published", "whisper_mg_mdnf_pgd_l2_ours"),
+    ("is the published gradient weaker?", "whisper_mg_mdnf_pgd_linf_published", "whisper_mg_mdnf_pgd_linf_ours"),
+    ("is the published gradient weaker?", "whisper_mg_mdnf_flat_pgd_l2_published", "whisper_mg_mdnf_flat_pgd_l2_ours"),
+    ("is EOT 5 stronger?", "whisper_mg_mdnf_eot_l2", "whisper_mg_mdnf_pgd_l2_ours"),
+    ("is EOT 20 stronger?", "whisper_mg_mdnf_eot20_l2", "whisper_mg_mdnf_pgd_l2_ours"),
+    ("does the noise add to HG?", "whisper_hg_mdnf_pgd_l2_ours", "whisper_hg_pgd_l2_ours"),
+    ("the same, by the published gradient", "whisper_hg_mdnf_pgd_l2_published", "whisper_hg_pgd_l2_ours"),
+    ("is the published gradient weaker?", "whisper_hg_mdnf_pgd_l2_published", "whisper_hg_mdnf_pgd_l2_ours"),
+    ("is EOT 5 stronger?", "whisper_hg_mdnf_eot_l2", "whisper_hg_mdnf_pgd_l2_ours"),
+    ("is it the attack, or any noise?", "whisper_noise_l2", "whisper_pgd_l2_ours"),
+    ("is it the attack, or any noise?", "whisper_mg_mdnf_noise_l2", "whisper_mg_mdnf_pgd_l2_ours"),
+)
+"""Question, and the two runs whose word error rates under attack are subtracted, utterance by utterance."""
+
+
+def findings(runs: Sequence[RunRecord], logs: Mapping[str, Path]) -> str:
+    """All the tables as Markdown; ``logs`` are the training logs of vocoders by their names.
+
+    Raises :class:`ResultsError` if a run of :data:`PAIRS` is missing, or two runs share no utterance.
+    """
+    parts = [
+        ("Word error rates, pooled, with 95 % bootstrap intervals over utterances", _rates(runs)),
+        ("Differences of the word error rate under attack, on the utterances that both runs have", _differences(runs)),
+        ("Noise sensitivity of the vocoders as they learn", _sensitivity(logs)),
+    ]
+    return "\n\n".join(f"**{title}**\n\n{table}" for title, table in parts)
+
+
+def _rates(runs: Iterable[RunRecord]) -> str:
+    rows = []
+    for run in runs:
+        snr = run.sizes(lambda o: o.snr_db)
+        rates = [_interval(run, comparison) for comparison in ("benign", "adversarial")]
+        size = f"{statistics.fmean(snr):.1f}" if snr else "-"
+        rows.append([run.name, run.recognizer, str(len(run.outcomes)), *rates, size])
+    header = ("configuration", "recogniser", "utterances", "benign WER %", "WER under attack %", "SNR dB")
+    return markdown(rows, header)
+
+
+def _interval(run: RunRecord, comparison: str) -> str:
+    counts = [c for c in (compare(o, comparison) for o in run.outcomes) if c is not None]
+    return wer_interval(counts).percent() if counts else "-"
+
+
+def _differences(runs: Iterable[RunRecord]) -> str:
+    by_name = {run.name: run for run in runs}
+    rows = []
+    for question, first, second in PAIRS:
+        for name in (first, second):
+            if name not in by_name:
+                raise ResultsError(f"no record of {name}, which the findings compare")
+        found = paired(by_name[first], by_name[second])
+        rows.append([question, f"{first} - {second}", str(found.utterances), found.percent(), verdict(found)])
+    return markdown(rows, ("question", "difference", "utterances", "points of WER", "the first is"))
+
+
+def paired(first: RunRecord, second: RunRecord) -> Interval:
+    """WER under attack of the first less that of the second, on the utterances that both have, by their ids.
+
+    Raises :class:`ResultsError` if there is none.
+    """
+    others = {o.id: o for o in second.outcomes if o.id is not None}
+    both = [(o, others[o.id]) for o in first.outcomes if o.id in others]
+    if not both:
+        raise ResultsError(f"{first.name} and {second.name} have no utterance in common")
+    pairs = [(compare(a, "adversarial"), compare(b, "adversarial")) for a, b in both]
+    counts = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return difference_interval([a for a, _ in counts], [b for _, b in counts])
+
+
+def verdict(found: Interval) -> str:
+    """Which way the difference goes, or that its interval leaves that open."""
+    if found.low is None or found.high is None or found.low <= 0 <= found.high:
+        return "open"
+    return "higher" if found.low > 0 else "lower"
+
+
+def _sensitivity(logs: Mapping[str, Path]) -> str:
+    rows = []
+    for name, path in logs.items():
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            row = loads(line, f"{path}, line {number}")
+            if "cosine_gradient" in row:
+                values = [row[k] for k in ("stoi_dev", "cosine_waveform", "cosine_gradient", "cosine_published")]
+                rows.append([name, str(row["step"]), *(f"{value:.2f}" for value in values)])
+    header = ("vocoder", "step", "STOI, human dev", "waveforms", "exact gradients", "published and exact")
+    return markdown(rows, header)
