@@ -14,7 +14,7 @@ from armory_mdnf.errors import ArmoryMdnfError, OptionError, StorageError
 
 EXIT_CODES = """exit codes:
   0    done
-  1    a check that failed: `report-table --check`, `data check`
+  1    a check that failed: `report-table --check`, `data check`, `doctor`
   2    bad input, or a target that cannot be written; nothing more is done
   3    `run`, `evaluate` or `transcribe` came to its end, but utterances are left out
   130  stopped by Ctrl-C

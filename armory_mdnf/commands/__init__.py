@@ -8,7 +8,7 @@ from typing import Any
 
 def add_commands(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
     """Add them to an argument parser's sub-commands. ``run`` runs a configuration as ``armory-mdnf run`` does."""
-    from armory_mdnf.commands import attack, defend, transcribe
+    from armory_mdnf.commands import attack, defend, doctor, transcribe
 
-    for module in (transcribe, defend, attack):
+    for module in (transcribe, defend, attack, doctor):
         module.add_command(commands)
