@@ -29,7 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "plugin": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
     "runner": {"asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics", "vocoders"},
     "checkpoints": {"asr", "audio", "vocoders"},
-    "commands": {"asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics", "report", "runner", "vocoders"},
+    "commands": {
+        *("asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics", "report", "runner", "vocoders"),
+    },
     "report": {"asr", "audio", "data", "evaluation", "metrics", "runner"},
     "cli": {"checkpoints", "commands", "data", "evaluation", "runner"},
     "errors": set(),

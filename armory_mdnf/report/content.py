@@ -83,6 +83,7 @@ class Said:
     target: str | None
     reached: bool
     heard: Heard | None = None
+    again: str = ""
 
 
 @dataclass(frozen=True)
@@ -291,9 +292,17 @@ def _said(p: Placed, anchor: str, heard: Mapping[int, Heard]) -> list[Said]:
                 outcome.target,
                 outcome.target is not None and outcome.target == outcome.adversarial,
                 heard.get(i),
+                _again(heard.get(i), outcome),
             )
         )
     return found
+
+
+def _again(heard: Heard | None, outcome: Outcome) -> str:
+    """What was understood of the signals of the page, where it is not what the run has."""
+    if heard is None or heard.transcripts[1] == outcome.adversarial:
+        return ""
+    return f"Computed again, it is understood as: {heard.transcripts[1]}. Rounding can change what an attack finds."
 
 
 def _described(p: Placed, anchor: str) -> Described:

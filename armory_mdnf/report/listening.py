@@ -26,12 +26,13 @@ from armory_mdnf.runner.overrides import BATCH_SECONDS
 Samples = np.ndarray
 MP3_LEVEL = 0.8  # of libsndfile's scale from 0, large, to 1: about 30 kbit/s at 16 kHz
 LOUD = 0.5  # peak that a perturbation is amplified to
-ORIGINAL, ATTACKED, DEFENDED, DEFENDED_ATTACK, PERTURBATION = (
+ORIGINAL, ATTACKED, DEFENDED, DEFENDED_ATTACK, PERTURBATION, BEHIND = (
     "original",
     "attacked",
     "original, as the defence makes it",
     "attacked, as the defence makes it",
     "perturbation",
+    "what the attack changes behind the defence",
 )
 
 
@@ -98,18 +99,19 @@ def _chosen(run: RunRecord, config: dict[str, Any]) -> list[tuple[int, Utterance
 def _heard(estimator: Any, place: int, index: int, audio: Samples, changed: Samples) -> Heard:
     rate = estimator.sample_rate
     sounds = [_sound(ORIGINAL, "", audio, rate), _sound(ATTACKED, _difference(audio, changed), changed, rate)]
-    chain = Chain(estimator.preprocessing_operations)
-    if chain.operations:
-        passes = chain.num_passes
-        note = f"the first of {passes} passes" if passes > 1 else ""
-        for name, x, purpose in ((DEFENDED, audio, BENIGN), (DEFENDED_ATTACK, changed, ADVERSARIAL)):
-            key = (index, purpose, 0)
-            sounds.append(_sound(name, note, _defended(chain, x, key, estimator.device), rate))
     delta = (changed - audio).astype(np.float32)
     peak = float(np.abs(delta).max())
     gain = LOUD / peak if peak else 1.0
-    note = f"amplified {gain:.0f} times ({20 * np.log10(gain):.0f} dB); its spectrogram is not"
-    sounds.append(_sound(PERTURBATION, note, gain * delta, rate, shown=delta))
+    louder = f"amplified {gain:.0f} times ({20 * np.log10(gain):.0f} dB); its spectrogram is not"
+    sounds.append(_sound(PERTURBATION, louder, gain * delta, rate, shown=delta))
+    chain = Chain(estimator.preprocessing_operations)
+    if chain.operations:
+        note = f"the first of {chain.num_passes} passes" if chain.num_passes > 1 else ""
+        keys = [(index, purpose, 0) for purpose in (BENIGN, ADVERSARIAL)]
+        heard, under = (_defended(chain, x, k, estimator.device) for x, k in zip((audio, changed), keys, strict=True))
+        sounds += [_sound(DEFENDED, note, heard, rate), _sound(DEFENDED_ATTACK, note, under, rate)]
+        same = _defended(chain, changed, keys[0], estimator.device) - heard  # the noise of both being the same
+        sounds.append(_sound(BEHIND, louder, gain * same, rate, shown=same))
     texts = [
         str(estimator.predict([x], keys=[(index, purpose)])[0])
         for x, purpose in ((audio, BENIGN), (changed, ADVERSARIAL))
@@ -128,7 +130,7 @@ def _difference(audio: Samples, changed: Samples) -> str:
     from armory_mdnf.metrics import perturbation
 
     ratio = perturbation.snr_db(audio, changed)
-    return "" if ratio is None or not np.isfinite(ratio) else f"{ratio:.1f} dB above the perturbation"
+    return "" if ratio is None or not np.isfinite(ratio) else f"SNR {ratio:.1f} dB"
 
 
 def _sound(name: str, note: str, x: Samples, rate_hz: int, shown: Samples | None = None) -> Sound:
