@@ -14,9 +14,9 @@ from armory_mdnf.errors import ArmoryMdnfError, OptionError, StorageError
 
 EXIT_CODES = """exit codes:
   0    done
-  1    a check that failed: `report-table --check`, `data check`
+  1    a check that failed: `report-table --check`, `data check`, `doctor`
   2    bad input, or a target that cannot be written; nothing more is done
-  3    `run` came to its end, but utterances are left out of its results
+  3    `run`, `evaluate` or `transcribe` came to its end, but utterances are left out
   130  stopped by Ctrl-C
   141  the reader of the output is gone"""
 BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
@@ -26,6 +26,7 @@ RECIPES = ("corpus", "curve", "level", "recognizer", "resynthesis", "vocoder")
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     from armory_mdnf.checkpoints.command import add_checkpoint_command
+    from armory_mdnf.commands import add_commands
     from armory_mdnf.data.check import add_data_command
 
     parser = argparse.ArgumentParser(
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         compare.add_argument(name, type=Path, help="Armory's results JSON, results.json of `run`, or a record")
     compare.set_defaults(run=_compare)
 
+    add_commands(commands, lambda words: _run(parser.parse_args(["run", *words])))
     add_checkpoint_command(commands)
     add_data_command(commands)
 

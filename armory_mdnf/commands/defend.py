@@ -1,0 +1,66 @@
+"""``armory-mdnf defend``: a recording as a defence makes it, to listen to."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.commands import options
+from armory_mdnf.commands.blocks import defense_block
+from armory_mdnf.commands.transcribe import add_piece_seconds
+from armory_mdnf.errors import OptionError
+
+RATE_HZ = 16000
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to an argument parser's sub-commands."""
+    parser = commands.add_parser(
+        "defend",
+        help="write a recording as a defence makes it",
+        description="Writes a recording as a defence makes it: what the recogniser behind it hears, mono at 16 kHz.",
+        **options.example("armory-mdnf defend hello.wav -o defended.wav --defense mg_mdnf"),
+    )
+    parser.add_argument("file", type=Path, metavar="IN")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help=".wav, .flac, .ogg, .opus, .mp3")
+    options.add_defense(parser, "mg_mdnf")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the defence's noise (default 0)")
+    add_piece_seconds(parser)
+    options.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Defend. Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input."""
+    from armory_mdnf.atomic import ensure_writable
+    from armory_mdnf.audio import recordings
+    from armory_mdnf.commands import listener
+    from armory_mdnf.metrics.perturbation import snr_db
+    from armory_mdnf.runner.components import make_defense
+
+    longest_s = listener.check_piece_seconds(args.piece_seconds)
+    block = defense_block(args.defense, args.seed)
+    if block is None:
+        raise OptionError("--defense none leaves the recording as it is: expected a defence")
+    recordings.check_format(args.out)
+    ensure_writable(args.out)
+    audio = recordings.read_recording(args.file, RATE_HZ)
+    defense = make_defense(block, listener.choose_device(args.device))
+    bounds = recordings.pieces(audio, RATE_HZ, longest_s)
+    defended = audio.copy()
+    with options.Progress(len(bounds), args.file.name) as progress:
+        for start, end in bounds:
+            defended[start:end] = defense(audio[start:end])[0]
+            progress.step()
+    recordings.write_recording(args.out, defended, RATE_HZ)
+    difference = snr_db(audio, defended)
+    content = {"file": str(args.file), "out": str(args.out), "defense": args.defense, "seed": args.seed}
+    content |= {"duration_s": round(len(audio) / RATE_HZ, 3), "pieces": len(bounds)}
+    content["snr_db"] = difference if difference is not None and abs(difference) < float("inf") else None
+    if args.json:
+        options.print_json(content)
+    else:
+        print(f"{args.out}: {content['duration_s']:.1f} s at {RATE_HZ // 1000} kHz, defended by {args.defense}")
+    return 0

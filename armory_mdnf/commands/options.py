@@ -1,0 +1,102 @@
+"""Options that several commands have, and how they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from armory_mdnf.commands.blocks import ATTACKS, DEFAULT_MODEL, DEFENSES
+
+PROGRESS_AFTER_S = 5.0
+
+
+def example(*lines: str) -> dict[str, Any]:
+    """Keywords of a parser whose help ends in examples, one command line each."""
+    text = "\n".join(["examples:", *(f"  {line}" for line in lines)])
+    return {"epilog": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """``--model``, ``--defense``, ``--device``, ``--seed``."""
+    add = parser.add_argument
+    add(
+        "--model",
+        metavar="NAME",
+        help=f"bundled weights, a .safetensors file, a folder of Hugging Face's, or hf:NAME (default: {DEFAULT_MODEL}, "
+        "or what was fine-tuned from it for the defence)",
+    )
+    add_defense(parser, "none")
+    add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
+    add("--seed", type=int, default=0, metavar="S", help="of the defence's noise (default 0)")
+
+
+def add_defense(parser: argparse.ArgumentParser, default: str) -> None:
+    """``--defense``."""
+    parser.add_argument(
+        "--defense",
+        default=default,
+        metavar="NAME",
+        help=f"{', '.join(DEFENSES)}; with options as in mg_mdnf,noise_level=40; or a configuration's FILE.json "
+        f"(default: {default})",
+    )
+
+
+def add_attack(parser: argparse.ArgumentParser) -> None:
+    """``--attack`` and what it takes."""
+    add = parser.add_argument
+    add("--attack", default="pgd-l2", metavar="NAME", help=f"{', '.join(ATTACKS)} (default: pgd-l2)")
+    add("--eps", type=float, metavar="E", help="l2 or l-infinity bound, full scale being 1 (default: the paper's)")
+    add("--snr-db", type=float, metavar="D", help="bound of pgd-snr in decibels (default: the paper's)")
+    add("--steps", type=int, metavar="N", help="iterations (default: the paper's)")
+    add("--eot", type=int, default=1, metavar="K", help="noise draws whose mean gradient is followed (default 1)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object for machines")
+
+
+def print_json(content: Any) -> None:
+    """Print strict JSON."""
+    print(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False))
+
+
+class Progress:
+    """A bar on standard error for what takes more than five seconds; nothing for what is quicker."""
+
+    def __init__(self, total: int, what: str, quiet: bool = False) -> None:
+        from tqdm import tqdm
+
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            desc=what,
+            file=sys.stderr,
+            delay=PROGRESS_AFTER_S,
+            disable=quiet,
+            ascii=not terminal,
+            # Elsewhere each state of the bar is a line that stays.
+            mininterval=0.2 if terminal else PROGRESS_AFTER_S,
+            maxinterval=PROGRESS_AFTER_S,
+            leave=False,
+        )
+
+    def step(self, count: int = 1) -> None:
+        """So much more is done."""
+        self._bar.update(count)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+
+def table(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and values in two columns."""
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0) + 3
+    return "\n".join(f"{name:{width}}{value}".rstrip() for name, value in rows)

@@ -1,0 +1,75 @@
+"""``armory-mdnf report``: recorded runs as one page of HTML."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.commands import options
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to an argument parser's sub-commands."""
+    parser = commands.add_parser(
+        "report",
+        help="make one page of HTML of recorded runs",
+        description="Makes one page, which needs no network and nothing beside it, of any number of runs: records, "
+        "Armory's results, those of `armory-mdnf run`, or folders that have them.",
+        **options.example(
+            "armory-mdnf report results -o report.html",
+            "armory-mdnf report results/human/mg_mdnf_pgd_l2.json -o report.html --audio 2",
+        ),
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.html")
+    parser.add_argument("--title", default="", metavar="TEXT", help="(default: the run's name, or a general one)")
+    parser.add_argument(
+        "--audio",
+        type=int,
+        default=0,
+        metavar="N",
+        help="players and spectrograms of the first N utterances of every attacked run, whose attacks are computed "
+        "again (default 0)",
+    )
+    options.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the page. Returns 3 if a run could not be computed again, which is told."""
+    from armory_mdnf.atomic import ensure_writable, write_text
+    from armory_mdnf.report import page, runs
+
+    if args.audio < 0:
+        raise OptionError(f"--audio: expected a whole number >= 0, got {args.audio}")
+    ensure_writable(args.out)
+    placed = runs.read_runs(args.runs)
+    heard, silent = _listen(placed, args.audio) if args.audio else ({}, [])
+    write_text(args.out, page.render(placed, heard, args.title))
+    size = args.out.stat().st_size
+    if args.json:
+        options.print_json({"out": str(args.out), "runs": len(placed), "bytes": size, "without_sound": silent})
+    else:
+        print(f"{args.out}: {len(placed)} run{'s' * (len(placed) != 1)}, {size / 1e6:.1f} MB")
+    return 3 if silent else 0
+
+
+def _listen(placed: list[Any], count: int) -> tuple[dict[str, Any], list[str]]:
+    """Signals by the path of a run, and the paths of those that could not be computed."""
+    from armory_mdnf.report.listening import chosen_sounds, listen
+
+    attacked = [p for p in placed if p.attacked is not None]
+    heard: dict[str, Any] = {}
+    silent = []
+    total = sum(min(count, len(p.run.outcomes)) for p in attacked)
+    with options.Progress(total, "utterances") as progress:
+        for p in attacked:
+            try:
+                heard[p.path] = chosen_sounds(listen(p.run, count, progress.step))
+            except (ArmoryMdnfError, OSError) as error:
+                print(f"without sound: {p.path}: {cause(error)}", file=sys.stderr)
+                silent.append(p.path)
+    return heard, silent

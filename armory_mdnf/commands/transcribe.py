@@ -1,0 +1,75 @@
+"""``armory-mdnf transcribe``: what a recogniser understands of recordings, behind a defence if asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.commands import options
+from armory_mdnf.commands.blocks import defense_block, model_for
+from armory_mdnf.errors import AudioError, shown
+
+INCOMPLETE = 3
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to an argument parser's sub-commands."""
+    parser = commands.add_parser(
+        "transcribe",
+        help="print what is understood of recordings",
+        description="Prints what a recogniser understands of recordings of any format and rate that libsndfile reads.",
+        **options.example(
+            "armory-mdnf transcribe hello.wav",
+            "armory-mdnf transcribe hello.wav --defense mg_mdnf --json",
+        ),
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    options.add_model(parser)
+    add_piece_seconds(parser)
+    options.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def add_piece_seconds(parser: argparse.ArgumentParser) -> None:
+    """``--piece-seconds``."""
+    parser.add_argument(
+        "--piece-seconds",
+        type=float,
+        default=20.0,
+        metavar="X",
+        help="longer recordings are cut where they are quiet, into pieces of at most X seconds (default 20)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Transcribe. Returns 3 if a file could not be, which is told; a single one raises :class:`AudioError`."""
+    from armory_mdnf.audio.recordings import read_recording
+    from armory_mdnf.commands import listener
+
+    longest_s = listener.check_piece_seconds(args.piece_seconds)
+    model = model_for(args.model, args.defense)
+    estimator = listener.load(model, defense_block(args.defense, args.seed), args.device)
+    found: list[dict[str, Any]] = []
+    failed = 0
+    for path in args.files:
+        try:
+            parts = listener.cut(estimator, read_recording(path, estimator.sample_rate), longest_s)
+            with options.Progress(len(parts), path.name) as progress:
+                heard = listener.transcribe(estimator, parts, progress.step)
+        except AudioError as error:
+            if len(args.files) == 1:
+                raise AudioError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+            print(f"left out: {error if str(path) in str(error) else f'{path}: {error}'}", file=sys.stderr)
+            failed += 1
+            continue
+        text = listener.joined(heard)
+        entry = {"file": str(path), "duration_s": heard[-1].end_s, "transcript": text}
+        found.append(entry | {"pieces": [asdict(piece) for piece in heard]})
+        if not args.json:
+            print(text if len(args.files) == 1 else f"{shown(str(path), 200)}: {text}", flush=True)
+    if args.json:
+        options.print_json({"model": model, "defense": args.defense, "seed": args.seed, "files": found})
+    return INCOMPLETE if failed else 0

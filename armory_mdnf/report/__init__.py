@@ -1,0 +1,1 @@
+"""What recorded runs say, for a person to look at: a page that needs nothing else, and figures."""

@@ -1,0 +1,362 @@
+"""Everything that the page shows, as plain values: what is computed is computed here, the template only lays out."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf import __version__
+from armory_mdnf.errors import ArmoryMdnfError, cause
+from armory_mdnf.evaluation.cells import cell_described, heading
+from armory_mdnf.evaluation.comparison import NO_DEFENCE
+from armory_mdnf.evaluation.records import Outcome, compare
+from armory_mdnf.metrics.intervals import Interval, difference_interval
+from armory_mdnf.metrics.wer import WordCounts
+from armory_mdnf.report import alignment, charts
+from armory_mdnf.report.completion import complete_config
+from armory_mdnf.report.listening import Heard, data_address
+from armory_mdnf.report.runs import BENIGN, Placed, defence_order, paper
+
+STEPS = (20, 40, 60, 80, 100)  # WER in percent at which a cell's shade changes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run in a cell of the table, for the page. Rates in percent."""
+
+    anchor: str
+    rate: float
+    interval: str
+    shade: int
+    utterances: int
+    paper: float | None
+    to_target: str
+    lacks: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Defences (rows) under threats (columns) on one split."""
+
+    split: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, str, tuple[tuple[Entry, ...], ...]], ...]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What a defence costs where nobody attacks, and what it gives under one threat, against no defence."""
+
+    defence: str
+    recogniser: str
+    threat: str
+    benign: str
+    attacked: str
+    cost: float | None
+    gain: str
+    gain_value: float | None
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Said:
+    """An utterance of a run: its transcripts word under word, its errors and the size of its attack."""
+
+    run: str
+    defence: str
+    threat: str
+    name: str
+    reference: str
+    labels: tuple[str, ...]
+    columns: tuple[alignment.Column, ...]
+    spoken: tuple[tuple[str, str], ...]
+    benign_errors: int | None
+    attacked_errors: int | None
+    words: int
+    snr_db: float | None
+    target: str | None
+    reached: bool
+    heard: Heard | None = None
+    again: str = ""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a run was, and how to run it again."""
+
+    anchor: str
+    name: str
+    heading: str
+    facts: tuple[tuple[str, str], ...]
+    versions: tuple[tuple[str, str], ...]
+    checksums: tuple[tuple[str, str], ...]
+    config: str
+    address: str
+    file: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """All of it."""
+
+    title: str
+    made_by: str
+    made_on: str
+    source: str
+    tables: tuple[Table, ...]
+    worst: tuple[tuple[str, str, str, str, int, str], ...]
+    balances: tuple[Balance, ...]
+    charts: tuple[charts.Chart, ...]
+    said: tuple[Said, ...]
+    runs: tuple[Described, ...]
+    steps: tuple[int, ...] = field(default=STEPS)
+
+
+def build(placed: Sequence[Placed], heard: Mapping[str, Mapping[int, Heard]], title: str = "") -> Page:
+    """The page of some runs. ``heard``: by path of a run, the signals of some of its utterances."""
+    anchors = {p.path: f"run-{i}" for i, p in enumerate(placed, 1)}
+    splits = list(dict.fromkeys(p.run.split for p in placed))
+    return Page(
+        title or (placed[0].run.name if len(placed) == 1 else "Defences of speech recognition under attack"),
+        f"armory-mdnf {__version__}",
+        datetime.now(timezone.utc).strftime("%d %B %Y"),
+        str(paper()["source"]),
+        tuple(_table(split, [p for p in placed if p.run.split == split], anchors) for split in splits),
+        tuple(_worst(placed)),
+        tuple(_balances(placed)),
+        tuple(charts.sweeps(placed)),
+        tuple(said for p in placed for said in _said(p, anchors[p.path], heard.get(p.path, {}))),
+        tuple(_described(p, anchors[p.path]) for p in placed),
+    )
+
+
+def percent(interval: Interval | None) -> str:
+    """A rate with its interval in percent; a dash where there is none."""
+    return "–" if interval is None else interval.percent()
+
+
+def shade(rate: float) -> int:
+    """Step of a rate in percent, from 0, the lightest."""
+    return sum(rate >= step for step in STEPS)
+
+
+def rows_of(placed: Sequence[Placed]) -> list[tuple[str, str]]:
+    """Defences with their recognisers in the paper's order."""
+    return sorted({p.row for p in placed}, key=lambda row: (defence_order(row[0]), row))
+
+
+def columns_of(placed: Sequence[Placed]) -> list[str]:
+    """Threats in the paper's order; benign is always the first."""
+    threats = {p.threat.label: p.threat.order for p in placed} | {BENIGN: (0,)}
+    return sorted(threats, key=lambda label: (*map(_sortable, threats[label]), label))
+
+
+def _sortable(value: Any) -> Any:
+    return len(value) if isinstance(value, list) else value if isinstance(value, (int, float)) else 0
+
+
+def cell(placed: Sequence[Placed], row: tuple[str, str], column: str) -> list[tuple[Placed, Interval]]:
+    """The runs of a cell with their rates; of the benign column, those of an attacked run if there is no other."""
+    own = [p for p in placed if p.row == row]
+    found = [(p, p.rate) for p in own if p.threat.label == column]
+    if not found and column == BENIGN:
+        most = max((p for p in own if p.benign is not None), key=lambda p: len(p.run.outcomes), default=None)
+        found = [(most, most.benign)] if most else []
+    return [(p, rate) for p, rate in found if rate is not None]
+
+
+def _table(split: str, placed: Sequence[Placed], anchors: Mapping[str, str]) -> Table:
+    columns = columns_of(placed)
+    rows = []
+    for row in rows_of(placed):
+        cells = [
+            tuple(_entry(p, rate, column, anchors[p.path]) for p, rate in cell(placed, row, column))
+            for column in columns
+        ]
+        rows.append((*row, tuple(cells)))
+    return Table(split, tuple(columns), tuple(rows))
+
+
+def _entry(p: Placed, rate: Interval, column: str, anchor: str) -> Entry:
+    value = 100 * rate.value
+    bounds = "" if rate.low is None or rate.high is None else f"{100 * rate.low:.1f}–{100 * rate.high:.1f}"
+    borrowed = column == BENIGN and p.threat.label != BENIGN
+    target = "" if borrowed or p.to_target is None else f"{100 * p.to_target.value:.1f}"
+    published = None if borrowed else p.paper
+    return Entry(anchor, value, bounds, shade(value), rate.utterances, published, target, "; ".join(p.lacks))
+
+
+def _worst(placed: Sequence[Placed]) -> list[tuple[str, str, str, str, int, str]]:
+    """For every split, defence and recogniser, the untargeted threat that it withstands least, and of how many."""
+    found = []
+    for split in dict.fromkeys(p.run.split for p in placed):
+        there = [p for p in placed if p.run.split == split and p.attacked is not None and p.to_target is None]
+        for row in rows_of(there):
+            own = [p for p in there if p.row == row]
+            worst = max(own, key=lambda p: p.attacked.value if p.attacked else 0)
+            threats = len({p.threat.label for p in own})
+            found.append((split, *row, worst.threat.label, threats, percent(worst.attacked)))
+    return found
+
+
+def _balances(placed: Sequence[Placed]) -> list[Balance]:
+    found = []
+    for split in dict.fromkeys(p.run.split for p in placed):
+        there = [p for p in placed if p.run.split == split]
+        threat = _main_threat(there)
+        undefended = next((p for p in there if p.row == _plain(there) and p.threat.label == threat), None)
+        plain = _benign(there, _plain(there))
+        for row in rows_of(there):
+            p = next((p for p in there if p.row == row and p.threat.label == threat), None)
+            benign = _benign(there, row)
+            if p is None or p.attacked is None or benign is None:
+                continue
+            cost = None if plain is None or row == _plain(there) else 100 * (benign.value - plain.value)
+            gain = None if undefended is None or undefended is p else _gain(undefended, p)
+            found.append(
+                Balance(
+                    *row,
+                    f"{threat}, {split}",
+                    percent(benign),
+                    percent(p.attacked),
+                    cost,
+                    percent(gain),
+                    None if gain is None else 100 * gain.value,
+                    100 * benign.value,
+                    100 * p.attacked.value,
+                )
+            )
+    return found
+
+
+def _main_threat(placed: Sequence[Placed]) -> str:
+    """The untargeted threat that most defences were put to; of equals, the first column."""
+    rows: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for p in placed:
+        if p.attacked is not None and p.to_target is None:
+            rows[p.threat.label].add(p.row)
+    order = {label: i for i, label in enumerate(columns_of(placed))}
+    return min(rows, key=lambda label: (-len(rows[label]), order[label]), default="")
+
+
+def _plain(placed: Sequence[Placed]) -> tuple[str, str]:
+    """The row of the recogniser without a defence: of several, the one that was put to most."""
+    rows = [p.row for p in placed if p.defence == NO_DEFENCE]
+    return max(rows, key=rows.count, default=("", ""))
+
+
+def _benign(placed: Sequence[Placed], row: tuple[str, str]) -> Interval | None:
+    found = cell(placed, row, BENIGN)
+    return found[0][1] if found else None
+
+
+def _gain(undefended: Placed, p: Placed) -> Interval | None:
+    """Points of WER that a defence takes off under attack; None where the utterances are not the same."""
+    pair = [_attacked(q.run.outcomes) for q in (undefended, p)]
+    if [o.reference for o in undefended.run.outcomes] != [o.reference for o in p.run.outcomes]:
+        return None
+    return difference_interval(*pair)
+
+
+def _attacked(outcomes: Sequence[Outcome]) -> list[WordCounts]:
+    return [compare(outcome, "adversarial") or WordCounts() for outcome in outcomes]
+
+
+def _said(p: Placed, anchor: str, heard: Mapping[int, Heard]) -> list[Said]:
+    found = []
+    for i, outcome in enumerate(p.run.outcomes):
+        heads = [("benign", outcome.benign), ("under attack", outcome.adversarial)]
+        texts = [(label, text) for label, text in heads if text is not None]
+        benign, attacked = (compare(outcome, name) for name in ("benign", "adversarial"))
+        found.append(
+            Said(
+                anchor,
+                f"{p.defence} ({p.run.recognizer})",
+                p.threat.label,
+                outcome.id or f"{i + 1}",
+                outcome.reference,
+                tuple(label for label, _ in texts),
+                tuple(alignment.align(outcome.reference, [text for _, text in texts])),
+                tuple((f"{label}: {text}", alignment.spoken(outcome.reference, text)) for label, text in texts),
+                benign.errors if benign else None,
+                attacked.errors if attacked else None,
+                len(outcome.reference.split()),
+                outcome.snr_db,
+                outcome.target,
+                outcome.target is not None and outcome.target == outcome.adversarial,
+                heard.get(i),
+                _again(heard.get(i), outcome),
+            )
+        )
+    return found
+
+
+def _again(heard: Heard | None, outcome: Outcome) -> str:
+    """What was understood of the signals of the page, where it is not what the run has."""
+    if heard is None or heard.transcripts[1] == outcome.adversarial:
+        return ""
+    return f"Computed again, it is understood as: {heard.transcripts[1]}. Rounding can change what an attack finds."
+
+
+def _described(p: Placed, anchor: str) -> Described:
+    run = p.run
+    skip_attack = p.attacked is None
+    config = json.dumps(complete_config(run.config, skip_attack), indent=2, sort_keys=True, default=str)
+    facts = [("data", f"{run.split}, {len(run.outcomes)} utterances"), ("recogniser", run.recognizer)]
+    facts += [("defence", p.defence), ("threat", p.threat.label)]
+    facts += [("seed", str(run.seed))] if run.seed is not None else []
+    facts += [(f"seconds of {name}", f"{value:.1f}") for name, value in sorted(run.seconds.items())]
+    facts += (
+        [("run on", datetime.fromtimestamp(run.timestamp, timezone.utc).strftime("%d %B %Y"))] if run.timestamp else []
+    )
+    facts += [("file", relative(p.path))] + (
+        [("differs from its configuration", "; ".join(p.lacks))] if p.lacks else []
+    )
+    facts += [("left out", f"{left.id}: {left.reason}") for left in run.left_out]
+    known = cell_described(run)
+    file = f"{run.name}.json"
+    shipped = known is not None and not p.lacks and _is_bundled(run.config)
+    command = f"armory-mdnf run {f'scenario_configs/{known.name}.json' if shipped and known else file}"
+    return Described(
+        anchor,
+        run.name,
+        heading(run),
+        tuple(facts),
+        tuple(sorted(run.versions.items())),
+        tuple(_checksums(run.config)),
+        config,
+        data_address("application/json", config.encode()),
+        file,
+        command,
+    )
+
+
+def _is_bundled(config: Mapping[str, Any]) -> bool:
+    """Whether the file in ``scenario_configs/`` names these data: those of other splits are made from it."""
+    data = config.get("dataset") or {}
+    return data.get("name") == "bundled" and data.get("eval_split") == "human" and data.get("index") == "[:10]"
+
+
+def _checksums(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """SHA-256 of the weights and curves of a configuration as they are here; why not, where they are not."""
+    from armory_mdnf.runner.components import fingerprints
+
+    try:
+        return sorted(fingerprints(complete_config(config)).items())
+    except (ArmoryMdnfError, OSError, KeyError, TypeError, AttributeError) as error:
+        return [("not on this machine", cause(error))]
+
+
+def relative(path: str) -> str:
+    """A path as it is shown: from here, where it lies below."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return path

@@ -1,0 +1,211 @@
+"""Recorded runs, and where each stands in the paper's layout: a defence (row) under a threat (column)."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import ResultsError, quoted
+from armory_mdnf.evaluation.cells import cell_described, departures
+from armory_mdnf.evaluation.comparison import NO_DEFENCE, defence_label, read_run
+from armory_mdnf.evaluation.records import RunRecord, compare, read_json
+from armory_mdnf.metrics.intervals import Interval, wer_interval
+
+DEFENCES = (NO_DEFENCE, "RS", "MG", "MG-MDNF", "MG-MDNF with flat noise", "WG", "WG-MDNF")
+BENIGN = "benign"
+STEPS = {"PGD": 100, "CW": 400}  # of the paper: others are named
+NATIVE = "results.json"  # of `armory-mdnf run`, whose folder has the name
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What a run is up against: its name in the paper's layout, and its place in the order of the columns."""
+
+    label: str
+    order: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A run, its defence, recogniser and threat, its error rates with their intervals, and the paper's number.
+
+    Rates are fractions; ``paper`` is in percent, of LibriSpeech. ``lacks``: in what it is less than its configuration.
+    """
+
+    run: RunRecord
+    path: str
+    defence: str
+    threat: Threat
+    benign: Interval | None
+    attacked: Interval | None
+    to_target: Interval | None
+    paper: float | None
+    lacks: tuple[str, ...]
+
+    @property
+    def rate(self) -> Interval | None:
+        """The rate that belongs in the run's cell of the table."""
+        return self.attacked if self.attacked is not None else self.benign
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Defence and recogniser."""
+        return self.defence, self.run.recognizer
+
+
+def read_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Placed]:
+    """Runs from files, and from every results file below folders, in the order of the paper's tables.
+
+    A file is a record, Armory's results or those of ``armory-mdnf run``; in folders other JSON files are passed over.
+    Raises :class:`ResultsError` for a file that is none of these or damaged, and where there is no run at all.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        files += sorted(p for p in path.rglob("*.json") if _is_results(p)) if path.is_dir() else [path]
+    if not files:
+        raise ResultsError(f"no results in {', '.join(map(str, paths))}: expected records, or folders that have them")
+    placed = [place(_named(read_run(path), path), str(path)) for path in dict.fromkeys(files)]
+    return sorted(placed, key=lambda p: (p.run.split, defence_order(p.defence), p.row, p.threat.order, p.run.name))
+
+
+def _is_results(path: Path) -> bool:
+    try:
+        content = read_json(path)
+    except ResultsError:
+        return False
+    return str(content.get("format", "")).startswith("armory_mdnf_record/") or {"config", "results"} <= content.keys()
+
+
+def _named(run: RunRecord, path: Path) -> RunRecord:
+    return replace(run, name=path.resolve().parent.name) if path.name == NATIVE else run
+
+
+def place(run: RunRecord, path: str) -> Placed:
+    """A run in the paper's layout. Raises :class:`ResultsError` for one whose references have no word."""
+    attacked, benign, target = (_interval(run, name) for name in ("adversarial", "benign", "target"))
+    if attacked is None and benign is None:
+        raise ResultsError(f"{path}: expected transcripts, found none")
+    defence, threat = row_label(run), threat_of(run)
+    lacks = tuple(departures(run, cell_described(run)))
+    paper = _published(run, defence, threat.label)
+    return Placed(run, path, defence, threat, benign, attacked, target, paper, lacks)
+
+
+def _interval(run: RunRecord, comparison: str) -> Interval | None:
+    counts = [c for c in (compare(o, comparison) for o in run.outcomes) if c is not None]
+    return wer_interval(counts) if any(c.reference_words for c in counts) else None
+
+
+def row_label(run: RunRecord) -> str:
+    """The paper's name of a run's defence."""
+    label = defence_label(run.config)
+    kwargs = _block(run, "defense").get("kwargs") or {}
+    flat = label.endswith("MDNF") and "curve" in kwargs and kwargs["curve"] is None
+    return f"{label} with flat noise" if flat else label
+
+
+def defence_order(label: str) -> int:
+    """Place of a defence in the paper's tables; after them one that they do not have."""
+    return DEFENCES.index(label) if label in DEFENCES else len(DEFENCES)
+
+
+def threat_of(run: RunRecord) -> Threat:
+    """What a run is up against, in the words of the paper's columns."""
+    if all(o.adversarial is None for o in run.outcomes):
+        return Threat(BENIGN, (0,))
+    block = _block(run, "attack")
+    kwargs = block.get("kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise ResultsError(f"{run.name}: expected attack.kwargs to be an object, found {quoted(kwargs)}")
+    targeted = any(o.target is not None for o in run.outcomes)
+    family, size, kind = _bound(str(block.get("name")), kwargs)
+    steps = kwargs.get("max_iter")
+    extras = []
+    if targeted and kind in ("l2", "linf"):
+        extras.append("targeted")
+    if not targeted and kind in ("snr", "cw"):
+        extras.append("untargeted")
+    if isinstance(steps, int) and steps != STEPS.get(family, steps):
+        extras.append(f"{steps} steps")
+    if gradient := _gradient(run):
+        extras.append(f"{gradient} gradient")
+    draws = kwargs.get("eot_draws", 1)
+    label = f"EOT-{draws} at {size}" if isinstance(draws, int) and draws > 1 else size
+    label = ", ".join([label, *extras])
+    rank = {"l2": 1, "linf": 2, "snr": 3, "cw": 4}.get(kind, 5)
+    return Threat(label, (rank, draws if isinstance(draws, int) else 1, extras, -strength(kwargs, kind), label))
+
+
+def _gradient(run: RunRecord) -> str:
+    """The gradient that an attack followed where its configuration says so, and it is not the exact one."""
+    named = [_block(run, "model").get("wrapper_kwargs") or {}, _block(run, "attack").get("kwargs") or {}]
+    found = next((str(block["gradient"]) for block in named if block.get("gradient")), "exact")
+    return "" if found == "exact" else found
+
+
+def _bound(name: str, kwargs: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Family, bound in the paper's words, and its kind: l2, linf, snr, cw, noise or other."""
+    eps, norm = kwargs.get("eps"), str(kwargs.get("norm", "l2"))
+    kind = {"2": "l2", "l2": "l2", "inf": "linf", "linf": "linf"}.get(norm)
+    if name == "RandomNoise":
+        size = f"{kind} {eps}" if kind else f"{kwargs.get('snr_db')} dB"
+        return name, f"white noise, {size}", "noise"
+    if "CarliniWagner" in name:
+        return "CW", f"CW {eps}", "cw"
+    if norm == "snr" and isinstance(kwargs.get("snr_db"), (int, float)):
+        return "PGD", f"{kwargs['snr_db']:g} dB", "snr"
+    if norm == "snr_db" and isinstance(eps, (int, float)):
+        return "PGD", f"{eps:g} dB", "snr"
+    if norm == "snr" and isinstance(eps, (int, float)) and eps > 0:
+        return "PGD", f"power ratio {eps:g} ({10 * math.log10(eps):.1f} dB)", "snr"
+    family = "PGD" if name in ("PGD", "ProjectedGradientDescent", "ProjectedGradientDescentNumpy") else name
+    if kind is None or eps is None:
+        return family, name, "other"
+    return family, f"{kind} {eps}" if family == "PGD" else f"{name} {kind} {eps}", kind
+
+
+def strength(kwargs: Mapping[str, Any], kind: str) -> float:
+    """How much a bound allows, to order the columns from strong to weak within a kind."""
+    value = kwargs.get("snr_db", kwargs.get("eps")) if kind == "snr" else kwargs.get("eps")
+    if not isinstance(value, (int, float)):
+        return 0.0
+    return -float(value) if kind == "snr" else float(value)
+
+
+@functools.cache
+def paper() -> dict[str, Any]:
+    """The published tables and their source, as they are in ``paper.json``."""
+    content: dict[str, Any] = json.loads((resources.files(__package__) / "paper.json").read_text(encoding="utf-8"))
+    return content
+
+
+CONTROL = re.compile(r": (?:not in the paper|Table \d|text),? (?:row )?none-")
+"""How the description of a cell says that it is a control which the paper lacks."""
+
+
+def _published(run: RunRecord, defence: str, threat: str) -> float | None:
+    """The paper's number in percent for that defence and threat; its attacks follow the published gradient."""
+    cell = cell_described(run)
+    if cell is not None and CONTROL.search(cell.description):
+        return None
+    row = "none" if defence == NO_DEFENCE else defence
+    column = threat.removesuffix(", published gradient")
+    for table in paper()["tables"].values():
+        if row in table["rows"] and column in table["columns"]:
+            value = table["rows"][row][table["columns"].index(column)]
+            if value is not None:
+                return float(value)
+    return None
+
+
+def _block(run: RunRecord, name: str) -> Mapping[str, Any]:
+    block = run.config.get(name)
+    return block if isinstance(block, Mapping) else {}

@@ -1,0 +1,139 @@
+"""What works on this machine."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from armory_mdnf import bundles, cli
+from armory_mdnf.commands import doctor
+from armory_mdnf.data import bundled
+
+
+def states(findings: Any) -> dict[str, str]:
+    return {finding.what: finding.state for finding in findings}
+
+
+def test_this_machine_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    found = {finding["what"]: finding["state"] for finding in content["findings"]}
+    assert {"torch", "device", *bundles.bundled_names(), "human", "synthetic_dev", "docker", "ray"} <= found.keys()
+    assert doctor.BROKEN not in found.values()
+    advised = [f for f in content["findings"] if f["state"] == doctor.ABSENT]
+    assert all(f["advice"] for f in advised)
+
+
+def test_a_reader_gets_a_line_each(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = doctor.Finding("torch", doctor.BROKEN, "gone", "pip install torch")
+    monkeypatch.setattr(doctor, "examine", lambda: iter([doctor.Finding("x", doctor.OK, "1.0"), bad]))
+    assert cli.main(["doctor"]) == 1
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert (first.split(), second.split()) == (["ok", "x", "1.0"], ["!!", "torch", "gone"])
+    assert third.strip() == "-> pip install torch"
+
+
+def test_damaged_weights_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ds2_mg.safetensors"
+    path.write_bytes(bundles.resolve("ds2_mg").read_bytes()[:-5])
+    monkeypatch.setattr(bundles, "bundled_names", lambda: ["ds2_mg"])
+    monkeypatch.setattr(bundles, "resolve", lambda name: path)
+    (finding,) = doctor.weights()
+    assert finding.state == doctor.BROKEN
+    assert "ds2_mg.safetensors" in finding.detail
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_weights_are_held_against_what_was_installed(same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bundles.resolve("melgan")
+    digest = hashlib.sha256(path.read_bytes() if same else b"other").digest()
+    recorded = SimpleNamespace(
+        name=path.name,
+        hash=SimpleNamespace(value=base64.urlsafe_b64encode(digest).decode().rstrip("=")),
+        locate=lambda: path,
+    )
+    monkeypatch.setattr(metadata, "files", lambda name: [recorded])
+    monkeypatch.setattr(bundles, "bundled_names", lambda: ["melgan"])
+    (finding,) = doctor.weights()
+    assert finding.state == (doctor.OK if same else doctor.BROKEN)
+    assert ("as installed" in finding.detail) is same
+
+
+def test_damaged_recordings_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = bundled.load_split("human", "dev")[:2]
+    bad = [good[0], bundled.Utterance("x", good[1].path, "X", "v", 1.0, "it is damaged")]
+    monkeypatch.setattr(bundled, "load_split", lambda *args, **kwargs: bad)
+    assert states(doctor.data())["human"] == doctor.BROKEN
+
+
+def test_librispeech_is_optional(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ARMORY_MDNF_LIBRISPEECH", str(tmp_path))
+    assert states(doctor.data())["LibriSpeech"] == doctor.ABSENT
+    (tmp_path / "test-clean").mkdir()
+    assert states(doctor.data())["LibriSpeech"] == doctor.OK
+
+
+def test_docker_without_program_or_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert states(doctor.docker()) == {"docker": doctor.ABSENT}
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/docker")
+    answer = SimpleNamespace(returncode=1, stdout="")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: answer)
+    assert states(doctor.docker()) == {"docker": doctor.ABSENT}
+    answer.returncode, answer.stdout = 0, "27.0\n"
+    (finding,) = doctor.docker()
+    assert (finding.state, finding.detail) == (doctor.OK, "engine 27.0, with the image armory-mdnf")
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        raise subprocess.TimeoutExpired("docker", 10)
+
+    monkeypatch.setattr(subprocess, "run", late)
+    assert states(doctor.docker()) == {"docker": doctor.BROKEN}
+
+
+def test_armory_wants_its_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    monkeypatch.setattr(doctor, "_version", lambda name: "0.19.2")
+    (finding,) = doctor.armory()
+    assert (finding.state, finding.advice) == (doctor.ABSENT, "armory configure --use-defaults")
+    (tmp_path / ".armory").mkdir()
+    (tmp_path / ".armory" / "config.json").write_text("{}")
+    assert states(doctor.armory()) == {"armory": doctor.OK}
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert states(doctor.armory()) == {"armory": doctor.BROKEN}
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    assert states(doctor.armory()) == {"armory": doctor.ABSENT}
+
+
+def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert set(states(doctor.packages()).values()) == {doctor.BROKEN}
+    assert set(states(doctor.extras()).values()) == {doctor.ABSENT}
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
+    assert states(doctor.disk()) == {"outputs": doctor.BROKEN}
+
+
+def test_one_thing_that_fails_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise OSError(5, "Input/output error")
+
+    fail.__name__ = "disk"
+    monkeypatch.setattr(doctor, "disk", fail)
+    monkeypatch.setattr(doctor, "weights", lambda: iter([]))
+    found = states(doctor.examine())
+    assert found["disk"] == doctor.BROKEN
+    assert found["torch"] == doctor.OK

@@ -1,0 +1,415 @@
+"""The page and what it is made of."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+import struct
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import speechlike
+from hypothesis import given
+from hypothesis import strategies as st
+
+from armory_mdnf import cli
+from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, read_record, write_record
+from armory_mdnf.metrics.wer import count_words
+from armory_mdnf.report import alignment, charts, content, listening, page, pictures, runs
+from armory_mdnf.runner.config import check_config
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+WORDS = st.lists(st.sampled_from(["A", "B", "C", "D"]), max_size=7).map(" ".join)
+
+
+@pytest.fixture(scope="module")
+def placed() -> list[runs.Placed]:
+    return runs.read_runs([RESULTS])
+
+
+@pytest.fixture(scope="module")
+def made(placed: list[runs.Placed]) -> content.Page:
+    return content.build(placed, {})
+
+
+@pytest.fixture(scope="module")
+def html(placed: list[runs.Placed]) -> str:
+    return page.render(placed)
+
+
+def record(name: str = "none_pgd_l2") -> RunRecord:
+    return read_record(RESULTS / "human" / f"{name}.json")
+
+
+def changed(run: RunRecord, **attack: Any) -> RunRecord:
+    block = run.config["attack"] | {k: v for k, v in attack.items() if k != "kwargs"}
+    block |= {"kwargs": block["kwargs"] | attack.get("kwargs", {})}
+    return dataclasses.replace(run, config={**run.config, "attack": block})
+
+
+# Runs and where they stand.
+
+
+def test_the_committed_runs_stand_where_their_descriptions_say(placed: list[runs.Placed]) -> None:
+    assert len(placed) == len([p for p in RESULTS.rglob("*.json") if p.parent.name != "bench"])
+    for p in placed:
+        words = p.run.config["_description"]
+        place = re.search(r"Table \d, row ([^,]+), column ([^,]+)", words)
+        if place is not None:
+            assert p.defence.replace(runs.NO_DEFENCE, "none") == place[1]
+            assert p.threat.label == place[2]
+            assert (p.paper is None) == (place[1] == "none-MG")
+
+
+@pytest.mark.parametrize(
+    ("defence", "threat", "number"),
+    [("MG-MDNF", "l2 1.5", 52.4), ("none", "20 dB", 102.5), ("WG-MDNF", "linf 0.005", 29.5), ("RS", "CW 0.01", 43.8)],
+)
+def test_the_papers_numbers(defence: str, threat: str, number: float) -> None:
+    found = [
+        table["rows"][defence][table["columns"].index(threat)]
+        for table in runs.paper()["tables"].values()
+        if defence in table["rows"] and threat in table["columns"]
+    ]
+    assert number in found
+    for table in runs.paper()["tables"].values():
+        assert {len(row) for row in table["rows"].values()} == {len(table["columns"])}
+
+
+@pytest.mark.parametrize(
+    ("attack", "label"),
+    [
+        ({}, "l2 1.5"),
+        ({"kwargs": {"max_iter": 250}}, "l2 1.5, 250 steps"),
+        ({"kwargs": {"norm": "inf", "eps": 0.01}}, "linf 0.01"),
+        ({"name": "PGD", "kwargs": {"norm": "l2", "eot_draws": 5}}, "EOT-5 at l2 1.5"),
+        ({"name": "PGD", "kwargs": {"norm": "l2", "gradient": "published"}}, "l2 1.5, published gradient"),
+        ({"name": "PGD", "kwargs": {"norm": "snr", "snr_db": 20}}, "20 dB, untargeted"),
+        ({"name": "SNR_PGD_Numpy", "kwargs": {"norm": "snr", "eps": 20}}, "power ratio 20 (13.0 dB), untargeted"),
+        ({"name": "SNR_PGD_Numpy", "kwargs": {"norm": "snr_db", "eps": 20}}, "20 dB, untargeted"),
+        ({"name": "RandomNoise", "kwargs": {"norm": "linf", "eps": 0.01}}, "white noise, linf 0.01"),
+        ({"name": "FastGradientMethod", "kwargs": {"norm": "inf", "eps": 0.01}}, "FastGradientMethod linf 0.01"),
+        ({"name": "Somebodys", "kwargs": {"norm": "x"}}, "Somebodys"),
+    ],
+)
+def test_threats_in_the_papers_words(attack: dict[str, Any], label: str) -> None:
+    run = changed(record(), **attack)
+    kwargs = {k: v for k, v in run.config["attack"]["kwargs"].items() if k != "max_iter" or "max_iter" in str(attack)}
+    run.config["attack"]["kwargs"] = kwargs
+    assert runs.threat_of(run).label == label
+
+
+def test_flat_noise_is_a_row_of_its_own() -> None:
+    run = record("mg_mdnf_pgd_l2")
+    kwargs = run.config["defense"]["kwargs"] | {"curve": None}
+    flat = dataclasses.replace(run, config={**run.config, "defense": run.config["defense"] | {"kwargs": kwargs}})
+    assert runs.row_label(flat) == "MG-MDNF with flat noise"
+    assert runs.place(flat, "x").paper == 64.0
+    assert runs.place(run, "x").paper == 52.4
+
+
+def test_folders_and_files_of_every_kind(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    (tmp_path / "broken.json").write_text("{")
+    write_record(tmp_path / "deep" / "a.json", record())
+    assert [p.run.name for p in runs.read_runs([tmp_path, tmp_path / "deep" / "a.json"])] == ["none_pgd_l2"]
+    with pytest.raises(ResultsError, match=r"broken\.json"):
+        runs.read_runs([tmp_path / "broken.json"])
+    with pytest.raises(ResultsError, match="no results file at"):
+        runs.read_runs([tmp_path / "none"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ResultsError, match="no results in"):
+        runs.read_runs([tmp_path / "empty"])
+
+
+def test_a_run_of_the_native_runner_has_its_folders_name(tmp_path: Path, config: Any, run: Any) -> None:
+    folder = run(config)
+    (found,) = runs.read_runs([folder])
+    assert found.run.name == folder.name
+    assert found.threat.label == "l2 1.5, 2 steps"
+
+
+# Alignment.
+
+
+@given(WORDS, st.lists(WORDS, min_size=1, max_size=3))
+def test_alignment_has_every_word_and_every_error(reference: str, transcripts: list[str]) -> None:
+    columns = alignment.align(reference, transcripts)
+    assert [c.reference for c in columns if c.reference] == reference.split()
+    for i, text in enumerate(transcripts):
+        words = [c.words[i] for c in columns]
+        assert [word.text for word in words if word.text] == text.split()
+        kinds = [word.kind for word in words]
+        counts = count_words(reference, text)
+        assert kinds.count(alignment.HIT) == counts.hits
+        assert kinds.count(alignment.SUBSTITUTED) == counts.substitutions
+        assert kinds.count(alignment.INSERTED) == counts.insertions
+        assert kinds.count(alignment.LOST) == counts.deletions
+    assert all(c.reference or any(word.text for word in c.words) for c in columns)
+
+
+def test_what_differs_in_words() -> None:
+    assert alignment.spoken("A B C", "A X C") == "substituted: X for B"
+    assert alignment.spoken("A B", "A B C") == "inserted: C"
+    assert alignment.spoken("A B", "A") == "lost: B"
+    assert alignment.spoken("A", "A") == "no errors"
+
+
+# What the page says.
+
+
+def test_the_table_has_the_rates_of_the_records(made: content.Page) -> None:
+    table = next(t for t in made.tables if t.split == "human")
+    rows = {row[:2]: dict(zip(table.columns, row[2], strict=True)) for row in table.rows}
+    (entry,) = rows["MG-MDNF", "ds2_mg"]["l2 1.5"]
+    rate = record("mg_mdnf_pgd_l2").rate("adversarial")
+    assert rate is not None
+    assert entry.rate == pytest.approx(100 * rate)
+    assert (entry.utterances, entry.paper, entry.shade) == (10, 52.4, 4)
+    assert rows["RS", "ds2_base"]["CW 0.01"] == ()
+    assert table.columns[:4] == ("benign", "l2 1.5", "l2 1.0", "l2 0.5")
+    assert [row[0] for row in table.rows] == sorted((row[0] for row in table.rows), key=runs.defence_order)
+    assert not any(entry.lacks for row in table.rows for entries in row[2] for entry in entries)
+
+
+def test_the_worst_case_is_the_highest_rate(placed: list[runs.Placed], made: content.Page) -> None:
+    worst = {row[:3]: row[3:] for row in made.worst}
+    threat, count, rate = worst["human", "NO DEFENCE", "ds2_base"]
+    rates = {
+        p.threat.label: p.attacked.value
+        for p in placed
+        if p.run.split == "human" and p.row == ("NO DEFENCE", "ds2_base") and p.attacked and p.to_target is None
+    }
+    assert (threat, count) == (max(rates, key=rates.__getitem__), len(rates))
+    assert rate.startswith(f"{100 * max(rates.values()):.1f} [")
+
+
+def test_cost_and_gain_are_differences_of_rates(made: content.Page) -> None:
+    (found,) = [b for b in made.balances if (b.defence, b.threat) == ("RS", "l2 1.5, human")]
+    none, rs = (record(f"{name}_pgd_l2").rate("adversarial") for name in ("none", "rs"))
+    benign = [record(f"{name}_benign").rate("benign") for name in ("rs", "none")]
+    assert None not in (none, rs, *benign)
+    assert found.gain_value == pytest.approx(100 * (none - rs))  # type: ignore[operator]
+    assert found.cost == pytest.approx(100 * (benign[0] - benign[1]))  # type: ignore[operator]
+
+
+def test_utterances_have_their_errors(placed: list[runs.Placed], made: content.Page) -> None:
+    assert len(made.said) == sum(len(p.run.outcomes) for p in placed)
+    for said, outcome in zip(made.said, (o for p in placed for o in p.run.outcomes), strict=True):
+        counts = compare(outcome, "benign")
+        assert said.benign_errors == (counts.errors if counts else None)
+
+
+def test_how_to_run_it_again_is_a_configuration(placed: list[runs.Placed], made: content.Page) -> None:
+    for p, described in zip(placed, made.runs, strict=True):
+        config = json.loads(described.config)
+        check_config(config)
+        assert {k: config[k] for k in p.run.config} == p.run.config
+        assert bool(config["sysconfig"].get("skip_attack")) == (p.attacked is None)
+        kind, data = described.address.split(";base64,")
+        assert kind == "data:application/json"
+        assert json.loads(base64.b64decode(data)) == config
+        command = described.command.split()[-1]
+        if command.startswith("scenario_configs/"):
+            shipped = json.loads((ROOT / command).read_text())
+            assert {k: shipped[k] for k in ("attack", "defense", "model", "dataset")} == {
+                k: config[k] for k in ("attack", "defense", "model", "dataset")
+            }
+        names = dict(described.checksums)
+        assert all(re.fullmatch("[0-9a-f]{64}", value) for value in names.values())
+        assert p.run.recognizer in names
+
+
+def test_weights_that_are_not_here_have_no_checksum() -> None:
+    run = record()
+    block = run.config["model"] | {"model_kwargs": {"weights": "gone.safetensors"}}
+    gone = dataclasses.replace(run, config={**run.config, "model": block})
+    ((name, why),) = content.build([runs.place(gone, "x")], {}).runs[0].checksums
+    assert (name, "gone.safetensors" in why) == ("not on this machine", True)
+
+
+def test_charts_have_the_rates_at_their_places(placed: list[runs.Placed]) -> None:
+    found = {chart.title: chart for chart in charts.sweeps(placed)}
+    chart = found["WER under ProjectedGradientDescent l2 against eps, human"]
+    line = next(line for line in chart.lines if line.label == "NO DEFENCE (ds2_base)")
+    assert [point.value for point in line.points] == [0.5, 1.0, 1.5]
+    assert [point.rate for point in line.points] == pytest.approx(
+        [100 * (record(f"none_pgd_l2{name}").rate("adversarial") or 0) for name in ("_0.5", "_1.0", "")]
+    )
+    for point in line.points:
+        assert point.low <= point.rate <= point.high
+        assert point.y_low >= point.y >= point.y_high  # down the page
+        share = (chart.y_ticks[0][0] - point.y) / (chart.y_ticks[0][0] - chart.y_ticks[-1][0])
+        assert share == pytest.approx(point.rate / float(chart.y_ticks[-1][1]))
+
+
+# The file.
+
+
+class Outline(HTMLParser):
+    """Tags that are open, addresses, identifiers and headings of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("meta", "link", "img", "input", "br", "line", "path", "polyline"):
+            self.open.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), f"{tag} has {name}"
+            if name in ("src", "href"):
+                self.addresses.append(str(value))
+            if name == "id":
+                self.ids.append(str(value))
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and tag in self.open:
+            assert self.open.pop() == tag
+
+
+def outline(html: str) -> Outline:
+    found = Outline()
+    found.feed(html)
+    assert found.open == []
+    return found
+
+
+def test_the_page_is_whole_and_needs_nothing_else(html: str) -> None:
+    found = outline(html)
+    assert all(address.startswith(("data:", "#")) for address in found.addresses)
+    assert len(set(found.ids)) == len(found.ids)
+    assert {a[1:] for a in found.addresses if a.startswith("#")} <= set(found.ids)
+    assert [tag for tag in found.tags if tag in ("h1", "main", "header", "footer")] == [
+        "header",
+        "h1",
+        "main",
+        "footer",
+    ]
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_what_comes_from_a_run_is_escaped(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    run = dataclasses.replace(
+        record(),
+        name=evil,
+        outcomes=(Outcome(evil, evil, evil, id=evil),),
+        config={**record().config, "_description": evil, "defense": {"name": evil, "kwargs": {"vocoder": evil}}},
+        versions={evil: evil},
+    )
+    found = outline(page.render([runs.place(run, f"{tmp_path}/{evil}")], title=evil))
+    assert found.tags.count("script") == 1
+    assert "img" not in found.tags
+
+
+def test_one_benign_run_is_a_page(tmp_path: Path) -> None:
+    write_record(tmp_path / "a.json", dataclasses.replace(record("none_benign"), outcomes=(Outcome("A B", "A"),)))
+    html = page.render(runs.read_runs([tmp_path / "a.json"]))
+    assert {"worst", "curves", "balance"} & set(outline(html).ids) == set()
+    assert "none_benign" in html
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "r.html"
+    words = ["report", str(RESULTS / "human" / "none_pgd_l2.json"), "-o", str(out)]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: 1 run, ")
+    assert cli.main([*words, "--json", "--title", "Mine"]) == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] == out.stat().st_size
+    assert "<h1>Mine</h1>" in out.read_text()
+    assert cli.main([*words, "--audio", "-1"]) == 2
+    assert "--audio: expected a whole number >= 0" in capsys.readouterr().err
+
+
+# Sounds and pictures.
+
+
+def test_sounds_are_those_of_the_run(tmp_path: Path, config: Any, run: Any, capsys: Any) -> None:
+    config["defense"] = {
+        "module": "armory_mdnf.defenses", "name": "RandomizedSmoothing", "type": "Preprocessor",
+        "kwargs": {"snr_db": 10, "passes": 2, "seed": 3},
+    }  # fmt: skip
+    folder = run(config)
+    (placed,) = runs.read_runs([folder])
+    heard = listening.listen(placed.run, 2)
+    assert [h.position for h in heard] == [0, 1]
+    for h, outcome in zip(heard, placed.run.outcomes, strict=False):
+        assert [sound.name for sound in h.sounds] == [
+            listening.ORIGINAL, listening.ATTACKED, listening.PERTURBATION, listening.DEFENDED,
+            listening.DEFENDED_ATTACK, listening.BEHIND,
+        ]  # fmt: skip
+        assert h.transcripts[0] == outcome.benign
+    out = tmp_path / "r.html"
+    assert cli.main(["report", str(folder), "-o", str(out), "--audio", "1"]) == 0
+    found = outline(out.read_text())
+    assert found.tags.count("audio") == found.tags.count("img") == 6
+
+
+def test_a_run_that_cannot_be_computed_is_told(tmp_path: Path, capsys: Any) -> None:
+    run = record()
+    block = run.config["model"] | {"model_kwargs": {"weights": "gone.safetensors"}}
+    write_record(tmp_path / "a.json", dataclasses.replace(run, config={**run.config, "model": block}))
+    words = ["report", str(tmp_path / "a.json"), "-o", str(tmp_path / "r.html"), "--audio", "1"]
+    assert cli.main(words) == 3
+    assert "without sound" in capsys.readouterr().err
+    assert (tmp_path / "r.html").is_file()
+
+
+def test_other_data_are_refused() -> None:
+    run = dataclasses.replace(record(), outcomes=(Outcome("SOMETHING ELSE", "A", "B"),))
+    with pytest.raises(ResultsError, match="are not the utterances of the run"):
+        listening.listen(run, 1)
+
+
+def test_mp3_holds_the_sound(tmp_path: Path) -> None:
+    x = speechlike(16000)
+    (tmp_path / "x.mp3").write_bytes(listening.mp3(x, 16000))
+    found, rate = soundfile.read(tmp_path / "x.mp3")
+    assert rate == 16000
+    assert np.corrcoef(found[: len(x)], x)[0, 1] > 0.9
+    assert (tmp_path / "x.mp3").stat().st_size < 2 * len(x) / 4
+
+
+def test_a_full_scale_tone_is_at_the_top_of_the_scale_and_in_its_row() -> None:
+    t = np.arange(16000) / 16000
+    found = pictures.spectrogram_db(np.sin(2 * np.pi * 2000 * t), 16000)
+    row, column = np.unravel_index(found.argmax(), found.shape)
+    assert row in (pictures.ROWS // 4 - 1, pictures.ROWS // 4)
+    assert -6 < found[row, column] <= 1  # rows are means of two or three bins
+    quiet = pictures.spectrogram_db(1e-2 * np.sin(2 * np.pi * 2000 * t), 16000)
+    assert found.max() - quiet.max() == pytest.approx(40, abs=0.1)
+    assert pictures.spectrogram_db(np.zeros(100), 16000).max() < pictures.FLOOR_DB
+
+
+def test_png_holds_the_shades() -> None:
+    shades = np.arange(5 * 7).reshape(5, 7).astype(np.uint8) % 16
+    data = pictures.png(shades, pictures.palette())
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    chunks, place = {}, 8
+    while place < len(data):
+        (size,) = struct.unpack(">I", data[place : place + 4])
+        name, body = data[place + 4 : place + 8], data[place + 8 : place + 8 + size]
+        assert struct.unpack(">I", data[place + 8 + size : place + 12 + size])[0] == zlib.crc32(name + body)
+        chunks[name], place = body, place + 12 + size
+    assert struct.unpack(">IIBBBBB", chunks[b"IHDR"]) == (7, 5, 4, 3, 0, 0, 0)
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(5, 5)
+    assert not lines[:, 0].any()
+    pixels = np.stack([lines[:, 1:] >> 4, lines[:, 1:] & 15], 2).reshape(5, 8)[:, :7]
+    np.testing.assert_array_equal(pixels, shades)
+    luminance = pictures.palette() @ np.array([0.2126, 0.7152, 0.0722])
+    assert (np.diff(luminance) > 0).all()
