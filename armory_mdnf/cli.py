@@ -14,8 +14,8 @@ from armory_mdnf.errors import ArmoryMdnfError, OptionError, StorageError
 
 EXIT_CODES = """exit codes:
   0    done
-  1    a check that failed: `report-table --check`, `data check`, `doctor`
-  2    bad input, or a target that cannot be written; nothing more is done
+  1    a check that failed: `report-table --check`, `data check`, `doctor`, `gate`
+  2    bad input, or a target that cannot be written; nothing more is done; `gate`: results that cannot be compared
   3    `run`, `evaluate` or `transcribe` came to its end, but utterances are left out
   130  stopped by Ctrl-C
   141  the reader of the output is gone"""
@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     from armory_mdnf.checkpoints.command import add_checkpoint_command
     from armory_mdnf.commands import add_commands
     from armory_mdnf.data.check import add_data_command
+    from armory_mdnf.evaluation.gate_command import add_gate_commands
 
     parser = argparse.ArgumentParser(
         prog="armory-mdnf",
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare.set_defaults(run=_compare)
 
     add_commands(commands, lambda words: _run(parser.parse_args(["run", *words])))
+    add_gate_commands(commands)
     add_checkpoint_command(commands)
     add_data_command(commands)
 

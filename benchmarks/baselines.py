@@ -10,40 +10,80 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from armory_mdnf.asr.contract import SpeechRecognizer
 from armory_mdnf.asr.estimator import DeepSpeech2Estimator
 from armory_mdnf.asr.model import BatchRNN, Recognizer
+from armory_mdnf.asr.whisper.ctc import WhisperCTC
+from armory_mdnf.asr.whisper.encoder import sinusoids
+from armory_mdnf.asr.whisper.features import HOP, N_FFT
 from armory_mdnf.vocoders import Vocoder
 
 
 def bare_step(
-    recognizer: Recognizer, x: Tensor, target: list[int], defend: Callable[[Tensor], Tensor] | None = None
+    recognizer: SpeechRecognizer, x: Tensor, target: list[int], defend: Callable[[Tensor], Tensor] | None = None
 ) -> Callable[[], Tensor]:
     """Gradient of the CTC loss with respect to one utterance (1, T), written straight down.
 
     ``defend`` maps the audio (1, T) -> (1, T) in the graph. Weights get no gradients, nothing is masked, one stft.
     """
-    config, network = recognizer.config, recognizer.network
-    rnns: Any = network.rnns
-    n_fft, hop = int(config.sample_rate_hz * config.window_s), int(config.sample_rate_hz * config.stride_s)
-    window = torch.hamming_window(n_fft, device=x.device)
+    logits = bare_whisper(recognizer, x) if isinstance(recognizer, WhisperCTC) else bare_deepspeech2(recognizer, x)
     targets, size = torch.tensor(target, device=x.device), torch.tensor([len(target)])
-    layers = network.conv.seq_module
 
     def step() -> Tensor:
         leaf = x.detach().requires_grad_()
-        audio = leaf if defend is None else defend(leaf)
-        log = torch.stft(audio, n_fft, hop, window=window, pad_mode="reflect", return_complex=True).abs().log1p()
-        h = layers(((log - log.mean()) / log.std())[:, None])
-        h = h.flatten(1, 2).permute(2, 0, 1)
-        for rnn in rnns:
-            if rnn.batch_norm is not None:
-                h = rnn.batch_norm(h)
-            h = rnn.rnn(h)[0].unflatten(2, (2, -1)).sum(2)
-        log_probs = network.fc(h).log_softmax(-1)
+        log_probs = logits(leaf if defend is None else defend(leaf)).log_softmax(-1)
         loss = nn.functional.ctc_loss(log_probs, targets, torch.tensor([log_probs.shape[0]]), size, reduction="sum")
         return torch.autograd.grad(loss, leaf)[0]
 
     return step
+
+
+def bare_deepspeech2(recognizer: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """DeepSpeech2's logits of one utterance like ``x``: (1, T) -> (F, 1, classes)."""
+    config, network = recognizer.config, recognizer.network
+    n_fft, hop = int(config.sample_rate_hz * config.window_s), int(config.sample_rate_hz * config.stride_s)
+    window = torch.hamming_window(n_fft, device=x.device)
+
+    def logits(audio: Tensor) -> Tensor:
+        log = torch.stft(audio, n_fft, hop, window=window, pad_mode="reflect", return_complex=True).abs().log1p()
+        h = network.conv.seq_module(((log - log.mean()) / log.std())[:, None])
+        h = h.flatten(1, 2).permute(2, 0, 1)
+        for rnn in network.rnns:
+            if rnn.batch_norm is not None:
+                h = rnn.batch_norm(h)
+            h = rnn.rnn(h)[0].unflatten(2, (2, -1)).sum(2)
+        return network.fc(h)
+
+    return logits
+
+
+def bare_whisper(recognizer: WhisperCTC, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Logits of Whisper's encoder and its CTC head, of one utterance like ``x``: (1, T) -> (F, 1, classes).
+
+    Positions, window and mel filters are made beforehand; the attention is torch's fused one.
+    """
+    encoder: Any = recognizer.network.encoder
+    sizes, gelu = recognizer.config, nn.functional.gelu
+    window, filters = torch.hann_window(N_FFT, device=x.device), recognizer.features.filters
+    positions = sinusoids(int(recognizer.out_frames(torch.tensor([x.shape[1]]))), sizes.d_model).to(x)
+
+    def heads(h: Tensor) -> Tensor:
+        return h.unflatten(-1, (sizes.heads, -1)).transpose(1, 2)
+
+    def logits(audio: Tensor) -> Tensor:
+        spectrum = torch.view_as_real(torch.stft(audio, N_FFT, HOP, window=window, return_complex=True)[..., :-1])
+        mel = (spectrum.square().sum(-1).transpose(1, 2) @ filters).clamp(min=1e-10).log10()
+        h = (torch.maximum(mel, mel.amax() - 8) + 4) / 4
+        h = gelu(encoder.conv2(gelu(encoder.conv1(h.transpose(1, 2))))).transpose(1, 2) + positions
+        for layer in encoder.layers:
+            n, attention = layer.self_attn_layer_norm(h), layer.self_attn
+            q, k, v = heads(attention.q_proj(n)), heads(attention.k_proj(n)), heads(attention.v_proj(n))
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            h = h + attention.out_proj(mixed)
+            h = h + layer.fc2(gelu(layer.fc1(layer.final_layer_norm(h))))
+        return recognizer.network.head(encoder.layer_norm(h)).transpose(0, 1)
+
+    return logits
 
 
 def bare_resynthesis(

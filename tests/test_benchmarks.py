@@ -11,10 +11,13 @@ import pytest
 import torch
 from conftest import speechlike, tiny_recognizer
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import DeepSpeech2Estimator, RecognizerEstimator
+from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig
+from armory_mdnf.attacks import PGD
 from armory_mdnf.defenses import MDNF, MelResynth
 from benchmarks import attack
 from benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
+from benchmarks.subjects import EPS, WHISPER, estimator
 from benchmarks.timing import Timing, interleaved
 
 X = speechlike(6400)
@@ -31,6 +34,24 @@ def test_the_bare_step_is_our_gradient(kind: str, melgan: Any) -> None:
     step = bare_step(ours.model.eval(), torch.from_numpy(X)[None], ours.encode(["AB C"], 1)[0], bare)
     expected = ours.loss_gradient(X[None], ["AB C"])
     np.testing.assert_allclose(step().numpy(), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_the_bare_step_through_whispers_encoder_is_our_gradient() -> None:
+    config = WhisperCTCConfig(n_mels=16, d_model=24, layers=2, heads=2, ffn=32)
+    torch.manual_seed(4)
+    ours = RecognizerEstimator(WhisperCTC(config), device_type="cpu")
+    step = bare_step(ours.model.eval(), torch.from_numpy(X)[None], ours.encode(["AB C"], 1)[0])
+    expected = ours.loss_gradient(X[None], ["AB C"])
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(step().numpy(), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_the_bare_attack_on_whisper_ctc_is_ours() -> None:
+    model, x = estimator(WHISPER), X[None]
+    assert sum(p.numel() for p in model.model.parameters()) == pytest.approx(8e6, rel=0.05)
+    ours = PGD(model, norm="l2", eps=EPS, max_iter=attack.STEPS).generate(x, ["AB C"], indices=[0])
+    found = attack.bare_pgd(WHISPER, X, "AB C")().numpy()
+    np.testing.assert_allclose(found - x, ours - x, atol=1e-2 * np.abs(ours - x).max())
 
 
 def test_the_bare_noise_has_mdnfs_norm(melgan: Any) -> None:

@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any
 
 from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation.identity import identity, identity_of
 from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.files.provenance import leaves
 
@@ -46,6 +47,11 @@ def _cells() -> dict[str, dict[str, Cell]]:
     return {data: {name: Cell(name, **cell) for name, cell in cells.items()} for data, cells in content.items()}
 
 
+def cells_on(data: str) -> dict[str, Cell]:
+    """The cells by name on a data set's configurations, ``bundled`` or ``librispeech``; empty for another."""
+    return dict(_cells().get(data, {}))
+
+
 def cell_named(run: RunRecord, name: str) -> Cell | None:
     """The cell of that name on the run's data."""
     return _cells().get(_data(run), {}).get(name)
@@ -55,6 +61,17 @@ def cell_described(run: RunRecord) -> Cell | None:
     """The cell whose description the run's configuration has."""
     words = run.config.get("_description")
     return next((cell for cells in _cells().values() for cell in cells.values() if cell.description == words), None)
+
+
+def known_name(run: RunRecord) -> str | None:
+    """The name of the cell that has the run's configuration, on the run's data, whatever the run itself is called."""
+    wanted = {key: value for key, value in identity_of(run).items() if not key.startswith("dataset.")}
+    attacked = any(key.startswith("attack") for key in wanted)
+    found = [c for c in _cells().get(_data(run), {}).values() if identity(c.blocks, attacked) == wanted]
+    if not attacked:  # the attack of such a run was left out: several cells differ in nothing else
+        found = [c for c in found if not c.attacked] or found
+    index = _block(run, "dataset").get("index")
+    return next((c.name for c in [c for c in found if c.index == index] + found), None)
 
 
 def departures(run: RunRecord, cell: Cell | None) -> list[str]:

@@ -105,7 +105,7 @@ def meaning(first: RunRecord, second: RunRecord) -> list[str]:
         f"{100 / words:.1f} points: it shows what happens, and not how good a defence is."
     )
     pairs = [[compare(o, "adversarial") or WordCounts() for o in run.outcomes] for run in (first, second)]
-    interval = difference_interval(*pairs)
+    interval = difference_interval(pairs[0], pairs[1])
     if utterances >= FEWEST_DRAWN and interval.low is not None and interval.high is not None:
         lines.append(
             f"Drawn again from these utterances, {labels[0]} less {labels[1]} would be {100 * interval.low:.0f} to "

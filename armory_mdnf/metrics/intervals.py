@@ -34,17 +34,19 @@ class Interval:
         return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
-def wer_interval(counts: Sequence[WordCounts]) -> Interval:
+def wer_interval(counts: Sequence[WordCounts], confidence: float = CONFIDENCE) -> Interval:
     """Pooled word error rate of utterances with its interval. Raises :class:`TranscriptError` without a word.
 
     Utterances are drawn with replacement, each with its errors and its words; percentiles of the pooled rates
     (``scipy.stats.bootstrap``). The same counts give the same interval.
     """
     errors, words = _columns(counts)
-    return _interval([errors, words], _rate)
+    return _interval([errors, words], _rate, confidence)
 
 
-def difference_interval(first: Sequence[WordCounts], second: Sequence[WordCounts]) -> Interval:
+def difference_interval(
+    first: Sequence[WordCounts], second: Sequence[WordCounts], confidence: float = CONFIDENCE
+) -> Interval:
     """Word error rate of ``first`` less that of ``second``, the same utterances in the same order, paired.
 
     Raises :class:`TranscriptError` for lists that do not pair, or without a word.
@@ -54,7 +56,17 @@ def difference_interval(first: Sequence[WordCounts], second: Sequence[WordCounts
     a, b = _columns(first), _columns(second)
     if not np.array_equal(a[1], b[1]):
         raise TranscriptError("expected the same references twice: their numbers of words differ")
-    return _interval([a[0], b[0], a[1]], lambda x, y, n, axis=-1: _rate(x, n, axis) - _rate(y, n, axis))
+    return _interval([a[0], b[0], a[1]], lambda x, y, n, axis=-1: _rate(x, n, axis) - _rate(y, n, axis), confidence)
+
+
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Mean of a value per utterance with its interval, in the values' own unit.
+
+    The mean of paired differences has the interval of a paired difference. Raises :class:`TranscriptError` for none.
+    """
+    if not len(values):
+        raise TranscriptError("expected at least one value, got none")
+    return _interval([np.asarray(values, dtype=np.float64)], lambda x, axis=-1: x.mean(axis), confidence)
 
 
 def _columns(counts: Sequence[WordCounts]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +82,7 @@ def _rate(errors: np.ndarray, words: np.ndarray, axis: int = -1) -> np.ndarray:
     return errors.sum(axis) / np.maximum(words.sum(axis), 1)
 
 
-def _interval(columns: list[np.ndarray], statistic: object) -> Interval:
+def _interval(columns: list[np.ndarray], statistic: object, confidence: float) -> Interval:
     from scipy.stats import bootstrap
 
     value = float(statistic(*columns))  # type: ignore[operator]
@@ -83,7 +95,7 @@ def _interval(columns: list[np.ndarray], statistic: object) -> Interval:
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
+        confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(SEED),
         batch=1000,

@@ -30,6 +30,12 @@ class WordCounts:
             self.insertions + other.insertions,
         )
 
+    @classmethod
+    def of(cls, errors: int, reference_words: int) -> WordCounts:
+        """Counts of which only the errors and the words of the reference are known, errors taken for substitutions."""
+        right = max(reference_words - errors, 0)
+        return cls(right, reference_words - right, 0, errors - (reference_words - right))
+
     @property
     def reference_words(self) -> int:
         """Words of the reference."""

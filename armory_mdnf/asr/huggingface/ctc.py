@@ -10,6 +10,7 @@ from torch import Tensor
 
 from armory_mdnf.asr.contract import CTCRecognizer
 from armory_mdnf.asr.huggingface.folders import check_safetensors, read_object
+from armory_mdnf.asr.huggingface.quiet import quiet
 from armory_mdnf.asr.huggingface.vocabulary import TokenVocabulary
 from armory_mdnf.audio import ragged
 from armory_mdnf.errors import BundleError
@@ -87,10 +88,11 @@ def load_ctc(folder: Path) -> HuggingFaceCTC:
     check_safetensors(folder)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
-        model, report = AutoModelForCTC.from_pretrained(
-            str(folder), use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
-        )
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
+            model, report = AutoModelForCTC.from_pretrained(
+                str(folder), use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
+            )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise BundleError(f"{folder} does not hold a CTC model that transformers can read: {error!s:.300}") from error
     if missing := [key for key in report["missing_keys"] if "masked_spec_embed" not in key]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from armory_mdnf.asr.contract import SpeechRecognizer, Target
 from armory_mdnf.asr.huggingface.folders import check_safetensors
+from armory_mdnf.asr.huggingface.quiet import quiet
 from armory_mdnf.asr.whisper.features import HOP, SAMPLE_RATE_HZ, WhisperLogMel
 from armory_mdnf.errors import BundleError, TranscriptError, quoted
 
@@ -74,7 +75,9 @@ class Whisper(SpeechRecognizer):
         options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "return_timestamps": False}
         if getattr(config, "is_multilingual", False):
             options |= {"language": "en", "task": "transcribe"}
-        found = self.model.generate(self.log_mel(x, lengths), **options)
+        features = self.log_mel(x, lengths)
+        with quiet():
+            found = self.model.generate(features, **options)
         return [words(self.tokenizer.decode(row.tolist(), skip_special_tokens=True)) for row in found]
 
 
@@ -99,9 +102,10 @@ def load_whisper(folder: Path) -> Whisper:
         raise BundleError(f"{folder / 'tokenizer.json'} is not a tokenizer: {error!s:.200}") from error
     model: Any
     try:
-        model, report = cast(Any, WhisperForConditionalGeneration).from_pretrained(
-            str(folder), use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
+        with quiet():
+            model, report = cast(Any, WhisperForConditionalGeneration).from_pretrained(
+                str(folder), use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise BundleError(f"{folder} does not hold a Whisper that transformers can read: {error!s:.300}") from error
     if missing := sorted(set(report["missing_keys"]) - {"proj_out.weight"}):

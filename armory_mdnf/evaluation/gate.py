@@ -1,0 +1,274 @@
+"""Results held against a baseline: what moved, and whether it moved for the worse.
+
+Only runs of the same configuration, weights and utterances are compared. A difference counts where it is larger than a
+given number of points, or where the paired difference, drawn again from the utterances, is not zero at a confidence of
+95 % over all the comparisons together: with 40 of them, each is held to 99.9 %, so that a run with another seed passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from armory_mdnf.errors import ResultsError, quoted
+from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, shown
+from armory_mdnf.evaluation.identity import defended, differing
+from armory_mdnf.metrics.intervals import CONFIDENCE, difference_interval, mean_interval
+from armory_mdnf.metrics.wer import WordCounts
+
+FEWEST = 10  # utterances: a bootstrap of fewer is too sure of itself
+SNR_TOLERANCE_DB = 0.5
+ROUNDING = 1e-9
+LABELS = {
+    "benign": "benign WER %",
+    "adversarial": "WER under attack %",
+    "target": "WER to the target %",
+    "snr_db": "attack SNR dB",
+    "utterances": "utterances",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a difference is judged.
+
+    ``points``: the largest word error rate difference that passes, in points; None judges by the paired interval.
+    ``snr_db``: the same of the attack's mean SNR, in dB, in either case. ``any_change``: what moves for the better
+    fails too. ``common``: compare the utterances that both have.
+    """
+
+    points: float | None = None
+    snr_db: float = SNR_TOLERANCE_DB
+    any_change: bool = False
+    common: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measure of one cell. ``low`` and ``high`` bound the difference where it was judged by its interval."""
+
+    cell: str
+    measure: str
+    expected: float
+    found: float | None
+    utterances: int
+    verdict: str
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Results that could not be compared, and why."""
+
+    results: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a gate found."""
+
+    baseline: Baseline
+    options: Options
+    findings: Sequence[Finding]
+    refusals: Sequence[Refusal]
+    not_run: Sequence[str]
+    notes: Sequence[str] = field(default=())
+
+    def failed(self, finding: Finding) -> bool:
+        """Whether a finding is a regression."""
+        return finding.verdict == "worse" or (self.options.any_change and finding.verdict == "better")
+
+    @property
+    def code(self) -> int:
+        """Exit code: 0 passed, 1 a regression, 2 something could not be compared."""
+        return 2 if self.refusals else int(any(map(self.failed, self.findings)))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    results: str
+    found: BaselineCell
+    expected: BaselineCell
+    lost: int = 0
+
+
+def gate(results: Mapping[str, BaselineCell], baseline: Baseline, options: Options) -> Report:
+    """Hold results, by the names of their files, against a baseline."""
+    pairs: list[_Pair] = []
+    refusals: list[Refusal] = []
+    notes: list[str] = []
+    taken: dict[str, str] = {}
+    for name, cell in results.items():
+        try:
+            pair = _pair(name, cell, baseline, options)
+            if (other := taken.setdefault(pair.expected.name, name)) != name:
+                raise ResultsError(f"it is of the same cell as {other}, {pair.expected.name}")
+            _check_comparable(pair, options)
+        except ResultsError as error:
+            refusals.append(Refusal(name, str(error)))
+            continue
+        if set(cell.weights) and not pair.expected.weights:
+            notes.append(f"{pair.expected.name}: the baseline has no checksums of weights; they are compared by name")
+        pairs.append(pair)
+    confidence = 1 - (1 - CONFIDENCE) / max(1, sum(len(pair.expected.values) for pair in pairs))
+    findings = [finding for pair in pairs for finding in _findings(pair, options, confidence)]
+    not_run = sorted(baseline.cells.keys() - {pair.expected.name for pair in pairs} - taken.keys())
+    return Report(baseline, options, findings, refusals, not_run, notes)
+
+
+def _pair(name: str, found: BaselineCell, baseline: Baseline, options: Options) -> _Pair:
+    """The cell of the baseline that results belong to. Raises :class:`ResultsError` saying in what they are others."""
+
+    def distance(cell: BaselineCell) -> tuple[int, int]:
+        return len(differing(cell.identity, found.identity)), abs(cell.utterances - found.utterances)
+
+    near = min(baseline.cells.values(), key=distance, default=None)
+    if near is None:
+        raise ResultsError(f"the baseline {quoted(baseline.name)} has no cells")
+    if keys := differing(near.identity, found.identity):
+        key = keys[0]
+        was, now = (quoted(source.get(key)) for source in (near.identity, found.identity))
+        more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+        raise ResultsError(f"other configuration: the nearest cell, {near.name}, has {key} {was}, found {now}{more}")
+    for key in sorted(near.weights.keys() & found.weights.keys()):
+        if near.weights[key] != found.weights[key]:
+            was, now = near.weights[key][:12], found.weights[key][:12]
+            raise ResultsError(f"other weights: {key} had SHA-256 {was}..., found {now}...")
+    return _same_utterances(_Pair(name, found, near), options)
+
+
+def _same_utterances(pair: _Pair, options: Options) -> _Pair:
+    found, expected = pair.found, pair.expected
+    if not expected.counts:
+        if found.utterances != expected.utterances:
+            raise ResultsError(
+                f"other utterances: the published number is of {expected.utterances}, found {found.utterances}"
+            )
+        return pair
+    names = _names(found, expected)
+    if names is None:
+        return _by_number(pair)
+    here, there = names
+    if here == there:
+        return pair
+    places = _places(here, there)
+    if options.common:
+        both = [(i, j) for i, j in zip(range(len(here)), places, strict=True) if j is not None]
+        if not both:
+            raise ResultsError("other utterances: none is in the baseline too")
+        chosen = found.select([i for i, _ in both]), expected.select([j for _, j in both])
+        return _Pair(pair.results, *chosen)
+    if None not in places and found.chosen == len(there):  # the run was of them all, and lost some
+        kept = [j for j in places if j is not None]
+        return _Pair(pair.results, found, expected.select(kept), lost=len(there) - len(kept))
+    at = next((i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there)))
+    raise ResultsError(
+        f"other utterances: expected the {len(there)} of {expected.name}, found {len(here)}, of which number {at + 1} "
+        "is the first that differs; --common compares those that both have"
+    )
+
+
+def _names(found: BaselineCell, expected: BaselineCell) -> tuple[Sequence[str], Sequence[str]] | None:
+    """What tells the utterances of both apart: their ids with their references, or these alone."""
+    if not found.references or not expected.references:
+        return None
+    if found.ids and expected.ids:
+        return [f"{i} {r}" for i, r in zip(found.ids, found.references, strict=True)], [
+            f"{i} {r}" for i, r in zip(expected.ids, expected.references, strict=True)
+        ]
+    return found.references, expected.references
+
+
+def _by_number(pair: _Pair) -> _Pair:
+    """Utterances of which only counts are known are the same if they have the same numbers of words."""
+    for name in pair.found.counts.keys() & pair.expected.counts.keys():
+        here, there = ([words for _, words in cell.counts[name]] for cell in (pair.found, pair.expected))
+        if here != there:
+            raise ResultsError(f"other utterances: the numbers of words of their {name} references differ")
+    return pair
+
+
+def _places(here: Sequence[str], there: Sequence[str]) -> list[int | None]:
+    """Where the utterances of ``here`` are in ``there``. Raises :class:`ResultsError` where that cannot be told."""
+    for names in (here, there):
+        if len(set(names)) < len(names):
+            raise ResultsError(
+                "other utterances, and which of them are the same cannot be told: two have the same reference and no id"
+            )
+    where = {name: place for place, name in enumerate(there)}
+    return [where.get(name) for name in here]
+
+
+def _check_comparable(pair: _Pair, options: Options) -> None:
+    missing = [name for name in pair.expected.values if name != "snr_db" and name not in pair.found.values]
+    if missing:
+        raise ResultsError(f"the results have no {LABELS[missing[0]]}, which the baseline has")
+    if options.points is None and not pair.expected.counts:
+        raise ResultsError("a published number has no utterances to pair: give --tolerance POINTS")
+    if options.points is None and pair.found.utterances < FEWEST:
+        raise ResultsError(
+            f"{pair.found.utterances} utterances are too few for the paired interval, which needs {FEWEST}: give "
+            "--tolerance POINTS"
+        )
+
+
+def _findings(pair: _Pair, options: Options, confidence: float) -> Iterator[Finding]:
+    name, n = pair.expected.name, pair.found.utterances
+    if pair.lost:
+        yield Finding(name, "utterances", n + pair.lost, n, n, "worse", why=f"{pair.lost} left out")
+    for measure, expected in pair.expected.values.items():
+        if measure == "snr_db":
+            yield _snr(pair, options, confidence)
+            continue
+        found = pair.found.values[measure]
+        low, high, moved = None, None, 0
+        if options.points is None:
+            counts = [[WordCounts.of(*c) for c in cell.counts[measure]] for cell in (pair.found, pair.expected)]
+            interval = difference_interval(counts[0], counts[1], confidence)
+            low, high = interval.low, interval.high
+            assert low is not None
+            assert high is not None
+            moved = 1 if low > ROUNDING else -1 if high < -ROUNDING else 0
+        elif abs(found - expected) > options.points / 100 + ROUNDING:
+            moved = 1 if found > expected else -1
+        verdict, why = _judge(measure, moved, defended(pair.expected.identity))
+        yield Finding(name, measure, expected, found, n, verdict, low, high, why)
+
+
+def _judge(measure: str, moved: int, is_defended: bool) -> tuple[str, str]:
+    """Whether a rate that moved up (1), down (-1) or not (0) did so for the worse.
+
+    For a defender more errors are worse, and so is a smaller distance to the attacker's target. Where nothing defends,
+    the attack alone can have moved the numbers under attack: an attack that got weaker is then what went wrong.
+    """
+    if not moved:
+        return "same", ""
+    up_is_worse = measure != "target"
+    if measure != "benign" and not is_defended:
+        worse = (moved > 0) != up_is_worse
+        return ("worse", "the attack got weaker") if worse else ("better", "the attack got stronger")
+    return ("worse" if (moved > 0) == up_is_worse else "better"), ""
+
+
+def _snr(pair: _Pair, options: Options, confidence: float) -> Finding:
+    """The attack's size is to stay as it is, in both directions."""
+    name, n, expected = pair.expected.name, pair.found.utterances, pair.expected.values["snr_db"]
+    found = pair.found.values.get("snr_db")
+    if found is None:
+        return Finding(name, "snr_db", expected, None, n, "worse", why="no perturbation of finite SNR")
+    low, high, moved = None, None, abs(found - expected) > options.snr_db + ROUNDING
+    both = zip(pair.found.snr_db, pair.expected.snr_db, strict=bool(pair.expected.snr_db))
+    differences = [a - b for a, b in both if a is not None and b is not None]
+    if options.points is None and len(differences) > 1:
+        interval = mean_interval(differences, confidence)
+        low, high = interval.low, interval.high
+        moved = moved and low is not None and high is not None and not low <= 0 <= high
+    return Finding(name, "snr_db", expected, found, n, "worse" if moved else "same", low, high)
+
+
+def unit(measure: str, value: float) -> str:
+    """A value as the reports show it."""
+    return f"{value:g}" if measure == "utterances" else shown(measure, value)

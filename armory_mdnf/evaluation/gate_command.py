@@ -1,0 +1,108 @@
+"""``armory-mdnf gate`` and ``armory-mdnf baseline``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import OptionError, ResultsError
+
+STATISTICAL = "statistical"
+
+
+def add_gate_commands(commands: Any) -> None:
+    """Add the two commands to an argument parser's sub-commands."""
+    gate = commands.add_parser("gate", help="hold results against a baseline: exit 0 passed, 1 worse, 2 not comparable")
+    _add_results(gate)
+    gate.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="what `armory-mdnf baseline` wrote")
+    gate.add_argument(
+        "--tolerance",
+        default=STATISTICAL,
+        metavar="T",
+        help="points of word error rate that pass, or `statistical` (default): what the paired difference, drawn again "
+        "from the utterances, cannot tell from none",
+    )
+    gate.add_argument("--snr-tolerance", type=float, metavar="DB", help="of the attack's mean SNR (default 0.5)")
+    gate.add_argument("--any-change", action="store_true", help="what moved for the better fails too")
+    gate.add_argument("--common", action="store_true", help="compare the utterances that both have, where they differ")
+    gate.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML for a CI server")
+    gate.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON")
+    gate.set_defaults(run=_gate)
+
+    baseline = commands.add_parser("baseline", help="write a baseline of results: the only way in which one changes")
+    baseline.add_argument("file", type=Path, help="file to write")
+    _add_results(baseline)
+    baseline.add_argument("--source", metavar="TEXT", help="where the numbers come from (default: the paths given)")
+    baseline.add_argument("--keep", action="store_true", help="keep the file's other cells")
+    baseline.set_defaults(run=_baseline)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="RESULTS",
+        help="Armory's results JSON, results.json of `run`, a record, or a folder of such files",
+    )
+
+
+def _gate(args: argparse.Namespace) -> int:
+    from armory_mdnf.atomic import ensure_writable, write_text
+    from armory_mdnf.evaluation.baselines import read_baseline
+    from armory_mdnf.evaluation.gate import SNR_TOLERANCE_DB, Options, gate
+    from armory_mdnf.evaluation.gate_files import read_cell, results_files
+    from armory_mdnf.evaluation.gate_reports import as_json, junit, text
+    from armory_mdnf.files import strict_json
+
+    points = None if args.tolerance == STATISTICAL else _size(args.tolerance, "--tolerance", " or `statistical`")
+    snr_db = SNR_TOLERANCE_DB if args.snr_tolerance is None else _size(args.snr_tolerance, "--snr-tolerance")
+    for target in (args.junit, args.json):
+        if target is not None:
+            ensure_writable(target)
+    cells = {str(path): read_cell(path) for path in results_files(args.results)}
+    report = gate(cells, read_baseline(args.baseline), Options(points, snr_db, args.any_change, args.common))
+    if args.junit:
+        write_text(args.junit, junit(report))
+    if args.json:
+        write_text(args.json, strict_json.dumps(as_json(report), indent=1) + "\n")
+    print(text(report), end="")
+    return report.code
+
+
+def _baseline(args: argparse.Namespace) -> int:
+    from armory_mdnf.atomic import ensure_writable
+    from armory_mdnf.evaluation.baselines import Baseline, changes, read_baseline, write_baseline
+    from armory_mdnf.evaluation.gate_files import read_cell, results_files
+
+    ensure_writable(args.file)
+    before = read_baseline(args.file) if args.file.exists() else None
+    cells = dict(before.cells) if before and args.keep else {}
+    files: dict[str, Path] = {}
+    for path in results_files(args.results):
+        cell = read_cell(path)
+        same = [n for n, other in cells.items() if other.identity == cell.identity]
+        for name in {cell.name, *same} & files.keys():
+            raise ResultsError(f"{path} and {files[name]} are of the same configuration: expected one of them")
+        for name in same:
+            del cells[name]
+        cells[cell.name], files[cell.name] = cell, path
+    source = args.source or " ".join(str(path) for path in args.results)
+    after = Baseline(args.file.stem, source, cells)
+    write_baseline(args.file, after)
+    for line in changes(before, read_baseline(args.file)):
+        print(line)
+    print(f"{args.file}: {len(cells)} cells")
+    return 0
+
+
+def _size(value: Any, name: str, other: str = "") -> float:
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise OptionError(f"{name}: expected a number >= 0{other}, got {value!r}")
+    return found

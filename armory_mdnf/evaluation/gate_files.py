@@ -1,0 +1,87 @@
+"""The results files that a gate and the claims take: records, Armory's JSON, and folders of either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import ResultsError, quoted
+from armory_mdnf.evaluation.armory_results import PREFIXES, TRANSCRIPTS
+from armory_mdnf.evaluation.baselines import BaselineCell, Counts, cell_of, make_cell
+from armory_mdnf.evaluation.cells import known_name
+from armory_mdnf.evaluation.comparison import read_run
+from armory_mdnf.evaluation.identity import identity
+from armory_mdnf.evaluation.records import read_json
+from armory_mdnf.files import strict_json
+
+SPEEDS = "bench"  # results/bench/ holds speeds, not results
+
+
+def results_files(paths: Iterable[Path]) -> list[Path]:
+    """The files that paths name: themselves, a run's folder its results, another folder every JSON below it.
+
+    Raises :class:`ResultsError` for a path that is not there or holds none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_file():
+            found.append(path)
+            continue
+        inner = sorted(path.rglob("results.json")) or sorted(p for p in path.rglob("*.json") if p.parent.name != SPEEDS)
+        if not inner:
+            raise ResultsError(f"{path}: expected a results file or a folder that holds some, found none")
+        found += inner
+    return list(dict.fromkeys(found))
+
+
+def read_cell(path: Path) -> BaselineCell:
+    """What a results file says, as a cell that bears the name of its configuration.
+
+    Armory's results without our transcripts have the numbers of errors and words that Armory records per utterance.
+    Raises :class:`ResultsError` for a file that has neither.
+    """
+    content = read_json(path)
+    results = content.get("results")
+    if "format" not in content and isinstance(results, dict) and not any(TRANSCRIPTS in key for key in results):
+        return _counted(content, results, path)
+    run = read_run(path)
+    return cell_of(run, f"{run.split}/{known_name(run) or run.name}", weights_beside(path))
+
+
+def weights_beside(path: Path) -> dict[str, str]:
+    """SHA-256 of the weights of a native run, which its folder has beside ``results.json``; else nothing."""
+    run = path.with_name("run.json")
+    if path.name != "results.json" or not run.is_file():
+        return {}
+    content = strict_json.read_json(run, ResultsError)
+    weights = content.get("weights") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, str) for value in weights.values()):
+        raise ResultsError(f"{run}: expected weights with their checksums, found {quoted(weights)}")
+    return weights
+
+
+def _counted(content: Mapping[str, Any], results: Mapping[str, Any], path: Path) -> BaselineCell:
+    counts: dict[str, Counts] = {}
+    for prefix, comparison in PREFIXES.items():
+        batches = results.get(f"{prefix}_word_error_rate")
+        if batches is None:
+            continue
+        try:
+            counts[comparison] = tuple((_whole(pair[0]), _whole(pair[1])) for batch in batches for pair in batch)
+        except (IndexError, TypeError, ValueError) as error:
+            raise ResultsError(f"{path}: {prefix}_word_error_rate is damaged: {error}") from error
+    config = content.get("config")
+    if not counts or not isinstance(config, dict):
+        raise ResultsError(
+            f"{path} holds neither transcripts nor word errors: expected a configuration whose metric.task names "
+            "word_error_rate and whose metric.record_metric_per_sample is true"
+        )
+    found = identity(config, "adversarial" in counts)
+    return make_cell(f"{found.get('dataset.eval_split')}/{path.stem}", found, counts, ())
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or value != int(value) or value < 0:
+        raise ValueError(f"expected a whole number >= 0, found {quoted(value)}")
+    return int(value)

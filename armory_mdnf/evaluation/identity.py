@@ -1,0 +1,49 @@
+"""What two runs must have in common before their numbers may be compared: the configuration, weights, utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from armory_mdnf.evaluation.records import RunRecord
+from armory_mdnf.files.provenance import leaves
+
+# Where and how it is computed, and the seeds: a run with another seed is the same experiment once more.
+INCIDENTAL = (
+    *("attack.kwargs.batch_seconds", "attack.kwargs.batch_size", "attack.kwargs.seed", "attack.kwargs.verbose"),
+    *("attack.targeted_labels.kwargs.split", "dataset.batch_size", "dataset.framework", "dataset.index"),
+    *("dataset.train_split", "defense.kwargs.device_type", "defense.kwargs.seed", "defense.kwargs.verbose"),
+    *("model.fit", "model.fit_kwargs", "model.predict_kwargs", "model.wrapper_kwargs.device_type"),
+)
+NOTHING: tuple[Any, ...] = (None, {}, [])
+"""Values of a key that say as much as its absence."""
+
+
+def identity(config: Mapping[str, Any], attacked: bool) -> dict[str, Any]:
+    """What decides a run's numbers, but for its seeds and its utterances: dotted keys and plain values.
+
+    ``attacked``: whether the run has attacked transcripts; without them its attack block decided nothing.
+    """
+    parts = ("dataset", "defense", "model", *(("attack",) if attacked else ()))
+    found = leaves({part: config.get(part) for part in parts})
+    return {key: value for key, value in sorted(found) if value not in NOTHING and not _incidental(key)}
+
+
+def _incidental(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)
+
+
+def identity_of(run: RunRecord) -> dict[str, Any]:
+    """The :func:`identity` of a run."""
+    return identity(run.config, any(outcome.adversarial is not None for outcome in run.outcomes))
+
+
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Keys in which two identities differ."""
+    absent = object()
+    return [k for k in sorted(first.keys() | second.keys()) if first.get(k, absent) != second.get(k, absent)]
+
+
+def defended(found: Mapping[str, Any]) -> bool:
+    """Whether an identity has a defence."""
+    return any(key.startswith("defense") for key in found)

@@ -1,0 +1,323 @@
+"""The gate: what moved, what got worse, and what cannot be compared."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from armory_mdnf import cli
+from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, make_cell, read_baseline, write_baseline
+from armory_mdnf.evaluation.gate import Options, gate
+from armory_mdnf.evaluation.gate_files import read_cell, results_files
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+BUNDLED = ROOT / "baselines" / "bundled.json"
+DEFENDED = {"dataset.name": "d", "defense.name": "MDNF", "model.name": "m", "attack.name": "a"}
+UNDEFENDED = {"dataset.name": "d", "model.name": "m", "attack.name": "a"}
+
+
+def cell(
+    identity: dict[str, Any],
+    counts: dict[str, list[tuple[int, int]]],
+    snr: list[float | None] | None = None,
+    **known: Any,
+) -> BaselineCell:
+    n = len(next(iter(counts.values())))
+    known.setdefault("references", tuple(f"r{i}" for i in range(n)))
+    pairs = {key: tuple(value) for key, value in counts.items()}
+    return make_cell("split/name", identity, pairs, snr or [], **known)
+
+
+def judged(found: BaselineCell, expected: BaselineCell, **options: Any) -> dict[str, str]:
+    report = gate({"results.json": found}, Baseline("b", "s", {expected.name: expected}), Options(**options))
+    assert not report.refusals, report.refusals
+    return {f.measure: f.verdict for f in report.findings}
+
+
+def refused(found: BaselineCell, expected: BaselineCell, **options: Any) -> str:
+    report = gate({"results.json": found}, Baseline("b", "s", {expected.name: expected}), Options(**options))
+    assert report.code == 2
+    (refusal,) = report.refusals
+    return refusal.why
+
+
+BEFORE = [(e, 8) for e in (2, 0, 3, 1, 4, 2, 0, 1, 3, 2, 1, 2)]
+WORSE = [(e + 3, w) for e, w in BEFORE]
+BETTER = [(max(e - 2, 0), w) for e, w in BEFORE]
+# As many errors, elsewhere: what another seed does.
+SHUFFLED = [(e, 8) for e in (3, 0, 2, 1, 4, 1, 1, 1, 3, 2, 2, 1)]
+
+
+@pytest.mark.parametrize("tolerance", [None, 5.0])
+@pytest.mark.parametrize(
+    ("identity", "measure", "after", "verdict"),
+    [
+        (DEFENDED, "benign", WORSE, "worse"),
+        (DEFENDED, "benign", BETTER, "better"),
+        (DEFENDED, "benign", SHUFFLED, "same"),
+        (DEFENDED, "adversarial", WORSE, "worse"),
+        (DEFENDED, "target", WORSE, "better"),  # farther from the attacker's target
+        (DEFENDED, "target", BETTER, "worse"),
+        (UNDEFENDED, "benign", WORSE, "worse"),
+        (UNDEFENDED, "adversarial", WORSE, "better"),  # the attack got stronger
+        (UNDEFENDED, "adversarial", BETTER, "worse"),
+        (UNDEFENDED, "target", WORSE, "worse"),
+    ],
+)
+def test_which_way_is_worse(
+    identity: dict[str, Any], measure: str, after: Any, verdict: str, tolerance: float | None
+) -> None:
+    before = {"benign": BEFORE} | {measure: BEFORE}
+    found = cell(identity, before | {measure: after})
+    assert judged(found, cell(identity, before), points=tolerance)[measure] == verdict
+
+
+def test_what_moved_for_the_better_fails_where_any_change_does() -> None:
+    found, expected = cell(DEFENDED, {"benign": BETTER}), cell(DEFENDED, {"benign": BEFORE})
+    for any_change, code in ((False, 0), (True, 1)):
+        report = gate({"r": found}, Baseline("b", "s", {"split/name": expected}), Options(any_change=any_change))
+        assert report.code == code
+
+
+def test_points_are_the_largest_difference_that_passes() -> None:
+    expected = cell(DEFENDED, {"benign": [(10, 100), (0, 100)]})
+    found = cell(DEFENDED, {"benign": [(10, 100), (4, 100)]})
+    assert judged(found, expected, points=2.0) == {"benign": "same"}
+    assert judged(found, expected, points=1.9) == {"benign": "worse"}
+
+
+def test_many_cells_do_not_make_a_chance_difference_a_regression() -> None:
+    """What one comparison alone would call worse passes among two hundred."""
+    before, after = [(2, 8)] * 12, [(3, 8)] * 4 + [(2, 8)] * 8
+    one = {"0": (cell(DEFENDED, {"benign": after}), cell(DEFENDED, {"benign": before}))}
+    many = one | {
+        str(i): (cell(DEFENDED | {"i": i}, {"benign": before}), cell(DEFENDED | {"i": i}, {"benign": before}))
+        for i in range(1, 200)
+    }
+    for cells, code in ((one, 1), (many, 0)):
+        named = {
+            key: make_cell(key, b.identity, b.counts, [], references=b.references) for key, (_, b) in cells.items()
+        }
+        assert (
+            gate({key: found for key, (found, _) in cells.items()}, Baseline("b", "s", named), Options()).code == code
+        )
+
+
+@pytest.mark.parametrize("points", [None, 1.0])
+def test_the_attacks_size_is_to_stay(points: float | None) -> None:
+    counts, before = {"adversarial": BEFORE}, [20.0 + 0.01 * i for i in range(12)]
+    expected = cell(DEFENDED, counts, before)
+    for change, verdict in ((0.3, "same"), (1.0, "worse"), (-1.0, "worse")):
+        found = cell(DEFENDED, counts, [v + change for v in before])
+        assert judged(found, expected, points=points)["snr_db"] == verdict
+    nothing = cell(DEFENDED, counts, [None] * 12)
+    assert judged(nothing, expected, points=points)["snr_db"] == "worse"
+
+
+def test_utterances_that_got_lost_are_a_regression() -> None:
+    names = tuple(f"r{i}" for i in range(12))
+    expected = cell(DEFENDED, {"benign": BEFORE}, references=names)
+    found = cell(DEFENDED, {"benign": BEFORE[:5] + BEFORE[6:]}, references=names[:5] + names[6:], chosen=12)
+    assert judged(found, expected) == {"utterances": "worse", "benign": "same"}
+
+
+def test_what_cannot_be_compared_says_why() -> None:
+    expected = cell(DEFENDED, {"benign": BEFORE, "adversarial": BEFORE}, weights={"ds2_mg": "a" * 64})
+    other = cell({**DEFENDED, "defense.kwargs.noise_level": 5.0}, {"benign": BEFORE, "adversarial": BEFORE})
+    assert "has defense.kwargs.noise_level None, found 5.0" in refused(other, expected)
+    weights = cell(DEFENDED, {"benign": BEFORE, "adversarial": BEFORE}, weights={"ds2_mg": "b" * 64})
+    assert "other weights: ds2_mg had SHA-256 aaaaaaaaaaaa..., found bbbbbbbbbbbb..." in refused(weights, expected)
+    fewer = cell(DEFENDED, {"benign": BEFORE[:10], "adversarial": BEFORE[:10]})
+    assert "expected the 12 of split/name, found 10, of which number 11" in refused(fewer, expected)
+    half = cell(DEFENDED, {"benign": BEFORE})
+    assert "no WER under attack %" in refused(half, expected)
+    few = cell(DEFENDED, {"benign": BEFORE[:9]})
+    assert "9 utterances are too few" in refused(few, cell(DEFENDED, {"benign": BEFORE[:9]}))
+    published = BaselineCell("p", DEFENDED, 500, {"benign": 0.1})
+    assert "is of 500, found 12" in refused(half, published, points=1.0)
+    same = BaselineCell("p", DEFENDED, 12, {"benign": 0.1})
+    assert "give --tolerance POINTS" in refused(half, same)
+    report = gate({"a": half, "b": half}, Baseline("b", "s", {"p": cell(DEFENDED, {"benign": BEFORE})}), Options())
+    assert "same cell as a" in report.refusals[0].why
+
+
+def test_common_utterances_are_found_by_id_or_reference() -> None:
+    names = tuple(f"r{i}" for i in range(12))
+    expected = cell(DEFENDED, {"benign": BEFORE}, references=names, ids=tuple(f"u{i}" for i in range(12)))
+    order = [11, 3, 0, 1, 2, 4, 5, 6, 7, 8]
+    some = expected.select(order)
+    assert judged(some, expected, common=True) == {"benign": "same"}
+    report = gate({"r": some}, Baseline("b", "s", {"p": expected}), Options(common=True))
+    assert report.findings[0].utterances == 10
+    twice = cell(DEFENDED, {"benign": BEFORE}, references=("r0", *names[:-1]))
+    assert "cannot be told" in refused(twice, expected, common=True)
+    stranger = cell(DEFENDED, {"benign": BEFORE[:1]}, references=("x",))
+    assert "none is in the baseline" in refused(stranger, expected, common=True, points=1.0)
+
+
+def test_a_baseline_survives_its_file_and_damage_is_named(tmp_path: Path) -> None:
+    expected = cell(DEFENDED, {"benign": BEFORE, "adversarial": WORSE}, [1.5, None] * 6, weights={"w": "a"})
+    published = BaselineCell("p", UNDEFENDED, 500, {"benign": 0.11}, note="Table 2")
+    before = Baseline("name", "source", {"split/name": expected, "p": published})
+    write_baseline(tmp_path / "b.json", before)
+    assert read_baseline(tmp_path / "b.json") == before
+    content = json.loads((tmp_path / "b.json").read_text())
+
+    def damaged(change: Callable[[dict[str, Any]], Any]) -> Path:
+        wrong = copy.deepcopy(content)
+        change(wrong)
+        (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+        return tmp_path / "wrong.json"
+
+    for change, message in (
+        (lambda c: c.update(format="x"), "expected a baseline of format"),
+        (lambda c: c.pop("source"), "expected the keys"),
+        (lambda c: c["cells"]["split/name"]["values"].update(benign=0.5), "but its utterances give"),
+        (lambda c: c["cells"]["split/name"]["counts"].update(benign=[[1, 2]]), "every measure of the same utterances"),
+        (lambda c: c["cells"]["split/name"]["counts"].update(benign=[[-1, 2]] * 12), "whole number >= 0, found -1"),
+        (lambda c: c["cells"]["p"].update(utterances=0), "utterances as a whole number >= 1"),
+        (lambda c: c["cells"]["p"].update(more=1), "unknown key 'more'"),
+        (lambda c: c["cells"]["p"].pop("identity"), "is damaged"),
+        (lambda c: c["cells"].update(q=c["cells"]["p"]), "are of the same configuration"),
+    ):
+        with pytest.raises(ResultsError, match=message):
+            read_baseline(damaged(change))
+
+
+def test_the_recorded_results_pass_their_own_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [RESULTS / f"{name}.json" for name in read_baseline(BUNDLED).cells]
+    reports = ["--junit", str(tmp_path / "gate.xml"), "--json", str(tmp_path / "gate.json")]
+    assert cli.main(["gate", *map(str, names), "--baseline", str(BUNDLED), *reports]) == 0
+    assert "0 better, 0 worse; 0 results cannot be compared\ngate: passed" in capsys.readouterr().out
+    suite = ElementTree.parse(tmp_path / "gate.xml").getroot()[0]
+    found = json.loads((tmp_path / "gate.json").read_text())
+    assert int(suite.get("tests", "")) == len(found["findings"]) == len(suite) > len(names)
+    assert (suite.get("failures"), suite.get("errors"), found["verdict"]) == ("0", "0", "passed")
+
+
+def test_a_baseline_is_rewritten_by_its_command_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, files = tmp_path / "b.json", [str(RESULTS / "human" / f"{n}.json") for n in ("rs_benign", "mg_benign")]
+    assert cli.main(["baseline", str(target), *files]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"added +human/mg_benign: benign 17.4, 64 utterances", printed)
+    before = target.read_text()
+    assert cli.main(["gate", *files, "--baseline", str(target)]) == 0
+    assert target.read_text() == before
+    assert cli.main(["baseline", str(target), files[0], "--keep"]) == 0
+    assert set(read_baseline(target).cells) == {"human/mg_benign", "human/rs_benign"}
+    assert cli.main(["baseline", str(target), files[0]]) == 0
+    assert "removed  human/mg_benign" in capsys.readouterr().out
+    shutil.copy(files[0], tmp_path / "twin.json")
+    assert cli.main(["baseline", str(target), files[0], str(tmp_path / "twin.json")]) == 2
+    assert "are of the same configuration" in capsys.readouterr().err
+    assert cli.main(["gate", files[0], "--baseline", str(target), "--tolerance", "x"]) == 2
+    assert "--tolerance: expected a number >= 0 or `statistical`, got 'x'" in capsys.readouterr().err
+
+
+def test_the_reports_of_a_regression_and_of_a_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((RESULTS / "human" / "mg_benign.json").read_text())
+    for utterance in content["utterances"]:
+        utterance["benign"] = "\x1b[2J\x00 wrong"
+    content["wer"]["benign"] = None
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(ResultsError, match="but its transcripts give") as error:
+        read_cell(tmp_path / "r.json")
+    content["wer"]["benign"] = float(re.search(r"give \{'benign': ([\d.]+)", str(error.value))[1])
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    shutil.copy(RESULTS / "human" / "rs_benign.json", tmp_path / "\x01.json")
+    assert cli.main(["baseline", str(tmp_path / "b.json"), str(RESULTS / "human" / "mg_benign.json")]) == 0
+    capsys.readouterr()
+    options = [
+        "--baseline",
+        str(tmp_path / "b.json"),
+        "--junit",
+        str(tmp_path / "x.xml"),
+        "--json",
+        str(tmp_path / "j"),
+    ]
+    assert cli.main(["gate", str(tmp_path / "r.json"), *options]) == 1
+    assert re.search(r"human/mg_benign  benign WER % +17.4 +1\d\d.\d  \+.* WORSE", capsys.readouterr().out)
+    assert ElementTree.parse(tmp_path / "x.xml").getroot()[0].get("failures") == "1"
+    assert json.loads((tmp_path / "j").read_text())["findings"][0]["failed"] is True
+    assert cli.main(["gate", str(tmp_path / "r.json"), str(tmp_path / "\x01.json"), *options]) == 2
+    assert "defense.kwargs.passes None, found 5" in capsys.readouterr().out
+    assert ElementTree.parse(tmp_path / "x.xml").getroot()[0].get("errors") == "1"
+
+
+def test_armorys_own_numbers_do_where_there_are_no_transcripts(tmp_path: Path) -> None:
+    config = {
+        "dataset": {"module": "armory.data.datasets", "name": "librispeech", "eval_split": "test_clean"},
+        "defense": None,
+        "model": {
+            "module": "armory.baseline_models.pytorch.deep_speech",
+            "name": "get_art_model",
+            "wrapper_kwargs": {"clip_values": [-1, 1], "pretrained_model": "librispeech"},
+        },
+    }
+    pairs = [[[1.0, 10.0]]] * 90 + [[[2.0, 10.0]]] * 10
+    content = {"config": config, "results": {"benign_word_error_rate": pairs}}
+    (tmp_path / "armory.json").write_text(json.dumps(content))
+    found = read_cell(tmp_path / "armory.json")
+    baseline = read_baseline(ROOT / "baselines" / "armory.json")
+    report = gate({"armory.json": found}, baseline, Options(points=2.0))
+    assert [(f.cell, f.measure, f.verdict) for f in report.findings] == [("test_clean/none_benign", "benign", "same")]
+    content["results"] = {"benign_word_error_rate": [[["x"]]]}
+    (tmp_path / "armory.json").write_text(json.dumps(content))
+    with pytest.raises(ResultsError, match="benign_word_error_rate is damaged"):
+        read_cell(tmp_path / "armory.json")
+    content["results"] = {}
+    (tmp_path / "armory.json").write_text(json.dumps(content))
+    with pytest.raises(ResultsError, match="neither transcripts nor word errors"):
+        read_cell(tmp_path / "armory.json")
+
+
+def test_folders_give_their_results(tmp_path: Path) -> None:
+    for name in ("a/results.json", "a/run.json", "b/results.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert results_files([tmp_path]) == [tmp_path / "a" / "results.json", tmp_path / "b" / "results.json"]
+    assert len(results_files([RESULTS / "human", RESULTS / "human" / "rs_benign.json"])) == len(
+        list((RESULTS / "human").glob("*.json"))
+    )
+    assert all("bench" not in path.parts for path in results_files([RESULTS]))
+    with pytest.raises(ResultsError, match="found none"):
+        results_files([tmp_path / "nothing"])
+
+
+def test_the_published_baselines_are_what_their_tables_say() -> None:
+    run = subprocess.run([sys.executable, "tools/make_baselines.py", "--check"], cwd=ROOT, timeout=300, check=False)
+    assert run.returncode == 0
+
+
+def test_the_papers_numbers_are_those_of_the_page_of_facts() -> None:
+    page = ROOT.parent / "shared" / "FIDELITY.md"
+    if not page.is_file():
+        pytest.skip(f"no {page.name} beside this checkout")
+    text = page.read_text(encoding="utf-8")
+    cells = read_baseline(ROOT / "baselines" / "paper.json").cells
+    names = {"none": "none", "RS": "rs", "MG": "mg", "MG-MDNF": "mg_mdnf", "WG": "wg", "WG-MDNF": "wg_mdnf"}
+    threats = ("benign", "pgd_l2", "pgd_l2_1.0", "pgd_l2_0.5", "pgd_linf", "pgd_linf_0.005")
+    checked = 0
+    for table, columns in ((2, threats), (3, ("snr20", "snr30", "snr40", "cw")), (4, threats)):
+        rows = text.split(f"\nTable {table}, ")[1].split("\n\n")[1].splitlines()[2:]
+        for row in rows:
+            defence, *values = [part.strip() for part in row.strip("|").split("|")]
+            system = "none_100" if (table, defence) == (4, "none") else names[defence]
+            for column, value in zip(columns, values, strict=True):
+                numbers = [float(n) for n in re.findall(r"[\d.]+", value)]
+                found = cells[f"test_clean/{system}_{column}"].values
+                assert [round(100 * v, 1) for v in found.values()] == numbers, (defence, column)
+                checked += 1
+    assert checked == 4 * 6 + 4 * 4 + 3 * 6
