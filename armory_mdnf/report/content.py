@@ -259,10 +259,9 @@ def _benign(placed: Sequence[Placed], row: tuple[str, str]) -> Interval | None:
 
 def _gain(undefended: Placed, p: Placed) -> Interval | None:
     """Points of WER that a defence takes off under attack; None where the utterances are not the same."""
-    pair = [_attacked(q.run.outcomes) for q in (undefended, p)]
     if [o.reference for o in undefended.run.outcomes] != [o.reference for o in p.run.outcomes]:
         return None
-    return difference_interval(*pair)
+    return difference_interval(_attacked(undefended.run.outcomes), _attacked(p.run.outcomes))
 
 
 def _attacked(outcomes: Sequence[Outcome]) -> list[WordCounts]:
