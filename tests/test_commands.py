@@ -292,7 +292,7 @@ def test_attack_refuses(spoken: Path, weights: str, tmp_path: Path, capsys: Any)
     assert "--target: expected words, got none" in refused(capsys, *words, "--target", " ")
     assert "eps" in refused(capsys, *words, "--eps", "-1")
     assert "not in the alphabet" in refused(capsys, *words, "--target", "7")
-    assert "targeted: give it a --target" in refused(capsys, *words, "--attack", "cw")
+    assert "--attack cw is targeted" in refused(capsys, *words, "--attack", "cw")
     assert not (tmp_path / "a.wav").exists()
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from armory_mdnf import cli
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import CORPORA, PARTS, corpora_folder, load_split, read_manifest
+from armory_mdnf.data.text import CHARACTERS, contains_run
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.training import corpus as corpus_command
 from armory_mdnf.training import synthesis
@@ -28,7 +29,6 @@ from armory_mdnf.training.human_corpus import read_train_transcripts
 from armory_mdnf.training.prompts import EXCLUDED, Prompt, trim
 from armory_mdnf.training.sentences import MAX_WORDS, HeldOut, Sampler
 from armory_mdnf.training.splits import choose
-from armory_mdnf.training.text import CHARACTERS, contains_run
 
 ALL = [(corpus, part) for corpus in CORPORA for part in PARTS]
 SIZES = {("human", "eval"): 64, ("human", "dev"): 36, ("synthetic", "eval"): 108, ("synthetic", "dev"): 48}

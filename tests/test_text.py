@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armory_mdnf.errors import TranscriptError
-from armory_mdnf.training.prompts import fix, parse_transcripts
-from armory_mdnf.training.text import (
+from armory_mdnf.data.text import (
     CHARACTERS,
     DIGITS,
     MAX_NUMBER,
@@ -22,6 +20,8 @@ from armory_mdnf.training.text import (
     normalise,
     number_words,
 )
+from armory_mdnf.errors import TranscriptError
+from armory_mdnf.training.prompts import fix, parse_transcripts
 
 words = st.lists(st.sampled_from(["A", "B", "C", "D", "AB", "BA"]), max_size=8).map(" ".join)
 

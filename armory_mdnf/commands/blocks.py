@@ -94,7 +94,7 @@ def attack_block(
     kwargs = dict(ATTACKS[name])
     carlini_wagner = name == "cw"
     if carlini_wagner and not targeted:
-        raise OptionError("--attack cw is targeted: give it a --target")
+        raise OptionError("--attack cw is targeted: expected a target")
     if carlini_wagner and eot != 1:
         raise OptionError(f"--eot averages the gradients of pgd and fgsm, not of {name}")
     for option, value in (("eps", eps), ("snr_db", snr_db)):

@@ -44,10 +44,10 @@ def add_defense(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def add_attack(parser: argparse.ArgumentParser) -> None:
-    """``--attack`` and what it takes."""
+def add_attack(parser: argparse.ArgumentParser, *others: str) -> None:
+    """``--attack`` and what it takes; ``others``: further names that the command knows."""
     add = parser.add_argument
-    add("--attack", default="pgd-l2", metavar="NAME", help=f"{', '.join(ATTACKS)} (default: pgd-l2)")
+    add("--attack", default="pgd-l2", metavar="NAME", help=f"{', '.join([*ATTACKS, *others])} (default: pgd-l2)")
     add("--eps", type=float, metavar="E", help="l2 or l-infinity bound, full scale being 1 (default: the paper's)")
     add("--snr-db", type=float, metavar="D", help="bound of pgd-snr in decibels (default: the paper's)")
     add("--steps", type=int, metavar="N", help="iterations (default: the paper's)")

@@ -20,7 +20,8 @@ FIELDS = {"id": str, "file": str, "transcript": str, "voice": str, "duration_s":
 class Utterance:
     """One recording: 16 kHz mono audio at ``path``, its words in the recogniser's alphabet, and who speaks.
 
-    ``problem`` says why it cannot be used; empty where nothing is wrong with it so far.
+    ``problem`` says why it cannot be used; empty where nothing is wrong with it so far. One that is to be ``converted``
+    is of any format, rate and number of channels.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Utterance:
     voice: str
     duration_s: float
     problem: str = ""
+    converted: bool = False
 
 
 def corpora_folder() -> Path:

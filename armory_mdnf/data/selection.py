@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from armory_mdnf.audio.files import read_audio
+from armory_mdnf.audio.recordings import read_recording
 from armory_mdnf.data import librispeech as openslr
 from armory_mdnf.data.bundled import Utterance, corpora_folder, load_split, read_manifest
+from armory_mdnf.data.own import is_path, load_own
 from armory_mdnf.errors import AudioError, OptionError, choices, quoted
 from armory_mdnf.files.provenance import of_values
 
@@ -29,14 +32,20 @@ Index = str | Sequence[int] | None
 def bundled(split: str, index: Index = None, *, strict: bool = True) -> list[tuple[int, Utterance]]:
     """The chosen utterances of a bundled split with their positions in it, in its order.
 
+    A path (:func:`armory_mdnf.data.own.is_path`) is that of recordings of one's own.
     ``strict`` False gives those that cannot be used too, with their ``problem``.
 
     Raises :class:`OptionError` for an unknown split or an index that chooses nothing, :class:`BundleError` for a file
     that is missing or whose checksum differs.
     """
-    if split not in SPLITS:
-        raise OptionError(choices(split, SPLITS, "split"))
-    utterances = load_split(*SPLITS[split], strict=strict)
+    if is_path(split):
+        utterances = load_own(split, strict=strict)
+    elif split not in SPLITS:
+        raise OptionError(
+            f"{choices(split, SPLITS, 'split')}; or the path of your own recordings, with a {os.sep} in it"
+        )
+    else:
+        utterances = load_split(*SPLITS[split], strict=strict)
     return [(i, utterances[i]) for i in positions(index, len(utterances))]
 
 
@@ -53,10 +62,12 @@ def librispeech(split: str, index: Index = None, *, strict: bool = True) -> list
 
 
 def any_split(name: str, *, strict: bool = True) -> list[Utterance]:
-    """All utterances of a split by the name that ``eval_split`` gives it, bundled or of LibriSpeech.
+    """All utterances of a split by the name that ``eval_split`` gives it: bundled, of LibriSpeech, or by path.
 
     ``strict`` False gives those that cannot be used too, with their ``problem``.
     """
+    if is_path(name):
+        return load_own(name, strict=strict)
     if name in SPLITS:
         return load_split(*SPLITS[name], strict=strict)
     if openslr.split_name(name) is None:
@@ -66,6 +77,8 @@ def any_split(name: str, *, strict: bool = True) -> list[Utterance]:
 
 def split_size(name: str) -> int:
     """How many utterances a split has when it is complete. Raises :class:`OptionError` for an unknown one."""
+    if is_path(name):
+        return len(load_own(name, strict=False))
     if name in SPLITS:
         corpus, part = SPLITS[name]
         return len(read_manifest(corpora_folder() / corpus / part / "manifest.jsonl"))
@@ -134,6 +147,9 @@ def read_samples(utterance: Utterance) -> NDArray[np.float32]:
 
     Raises :class:`AudioError` for what cannot be read, and for audio that is not that of which a FLAC file has the MD5.
     """
+    if utterance.converted:
+        x = read_recording(utterance.path, SAMPLE_RATE_HZ)
+        return (np.clip(np.rint(x * 32768.0), -32768, 32767) / 32768).astype(np.float32)  # Armory's are of 16 bits
     x, sample_rate_hz = read_audio(utterance.path)
     if sample_rate_hz != SAMPLE_RATE_HZ:
         raise AudioError(f"{utterance.path}: expected {SAMPLE_RATE_HZ} Hz, found {sample_rate_hz} Hz")

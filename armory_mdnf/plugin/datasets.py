@@ -34,7 +34,8 @@ def bundled(
 ) -> ArmoryDataGenerator:
     """Utterances of a bundled split, always in the same order.
 
-    ``split``: the configuration's ``eval_split``: human, human_dev, synthetic or synthetic_dev.
+    ``split``: the configuration's ``eval_split``: human, human_dev, synthetic or synthetic_dev; or the path of
+    recordings of your own, in a layout of :mod:`armory_mdnf.data.own`.
     ``index``: which utterances, a list of positions or a slice such as ``"[:12]"``; ``--index`` overrides it. All of
     them if left out.
 

@@ -43,4 +43,5 @@ def complete_config(blocks: Mapping[str, Any], skip_attack: bool = False) -> Con
     config = copy.deepcopy(standard | dict(blocks))
     if skip_attack:
         config["sysconfig"]["skip_attack"] = True
+        config["adhoc"]["skip_adversarial"] = True  # it is the whole of the configuration that is run
     return config

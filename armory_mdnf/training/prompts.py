@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from armory_mdnf.data.text import normalise
 from armory_mdnf.errors import AudioError, BundleError
-from armory_mdnf.training.text import normalise
 
 SAMPLE_RATE_HZ = 16_000
 AUDIO_DIR = Path("/usr/share/asterisk/sounds/en_US_f_Allison")

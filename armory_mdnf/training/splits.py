@@ -11,9 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from armory_mdnf.data.text import contains_run
 from armory_mdnf.errors import OptionError
 from armory_mdnf.training.prompts import Prompt
-from armory_mdnf.training.text import contains_run
 
 SEED = 35
 NUM_EVAL = 64

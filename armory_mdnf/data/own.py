@@ -1,0 +1,212 @@
+"""One's own recordings with their transcripts: a folder or a list in one of the usual layouts.
+
+- a folder of audio with a text file beside each (``a.wav``, ``a.txt`` or ``a.lab``);
+- a list: CSV or TSV with a header, or JSON lines, of which :data:`AUDIO` and :data:`TEXT` are the columns, paths from
+  the list's folder; or a folder with one such list in it;
+- Kaldi's ``text`` and ``wav.scp`` in a folder; commands in ``wav.scp`` are refused;
+- a split of LibriSpeech as OpenSLR packs it, below any folder.
+
+Recordings are of any format and rate. Transcripts are brought into the recognisers' alphabet as
+:func:`armory_mdnf.data.text.normalise` says. What is wrong with one utterance is its ``problem``.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.data.librispeech import SPLITS, chapters, read_chapter
+from armory_mdnf.data.text import normalise
+from armory_mdnf.errors import BundleError, TranscriptError, cause, quoted, shown
+from armory_mdnf.files.strict_json import loads
+
+AUDIO = ("audio", "file", "path", "wav", "audio_filepath", "filename", "file_name")
+TEXT = ("text", "transcript", "transcription", "sentence", "words", "normalized_text")
+NAMES = ("id", "utterance", "utt_id")
+SPEAKERS = ("speaker", "speaker_id", "voice", "client_id")
+LISTS = (".csv", ".tsv", ".jsonl")
+TEXT_FILES = (".txt", ".lab")
+SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
+MAX_BYTES = 1 << 28  # of a list
+MAX_TEXT_BYTES = 1 << 20  # of the transcript of one utterance
+
+
+def is_path(split: str) -> bool:
+    """Whether the name of a split is the path of one's own recordings: it has a separator, or is of a list."""
+    return os.sep in split or split.endswith(LISTS)
+
+
+def load_own(path: str | os.PathLike[str], *, strict: bool = True) -> list[Utterance]:
+    """The utterances of a folder or a list, in the order of their names; LibriSpeech in that of its own module.
+
+    ``strict`` False gives those that cannot be used too, with their ``problem``. Only headers of audio are read.
+    Raises :class:`BundleError` naming what was expected, and the first utterance that cannot be used.
+    """
+    place = Path(path)
+    utterances = _find(place)
+    if not utterances:
+        raise BundleError(f"{shown(str(place), 200)}: found no utterances")
+    wrong = [u for u in utterances if u.problem]
+    if strict and wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise BundleError(f"{wrong[0].problem}{more}")
+    return utterances
+
+
+def _find(place: Path) -> list[Utterance]:
+    name = shown(str(place), 200)
+    if place.is_file():
+        return _by_name(_list(place))
+    if not place.is_dir():
+        raise BundleError(f"no recordings at {name}: expected a folder, or a list ending in {', '.join(LISTS)}")
+    if (place / "wav.scp").is_file() or (place / "text").is_file():
+        return _by_name(_kaldi(place))
+    if found := chapters(place):
+        return sorted(_librispeech(found), key=lambda u: hashlib.sha256(u.id.encode()).digest())
+    if inner := [split for split in SPLITS if (place / split).is_dir()]:
+        raise BundleError(f"{name} is a LibriSpeech: name one of its splits, as {shown(str(place / inner[0]), 200)}")
+    lists = [path for path in sorted(place.iterdir()) if path.suffix in LISTS]
+    if len(lists) > 1:
+        raise BundleError(f"{name}: expected one list, found {', '.join(p.name for p in lists)}: name the one to use")
+    if lists:
+        return _by_name(_list(lists[0]))
+    return _by_name(_beside(place))
+
+
+def _by_name(utterances: Iterable[Utterance]) -> list[Utterance]:
+    found: dict[str, Utterance] = {}
+    for utterance in utterances:
+        if utterance.id in found:
+            raise BundleError(f"{shown(str(utterance.path), 200)}: the name {quoted(utterance.id)} is there twice")
+        found[utterance.id] = utterance
+    return [found[name] for name in sorted(found)]
+
+
+def _utterance(name: str, path: Path, text: str, speaker: str = "") -> Utterance:
+    """An utterance, with what is wrong with it."""
+    import soundfile
+
+    problem, transcript, duration_s = "", "", 0.0
+    try:
+        transcript = normalise(text)
+        if not transcript:
+            problem = f"{path}: expected a transcript with words"
+    except TranscriptError as error:
+        problem = f"{path}: {cause(error)}"
+    if not path.is_file():
+        problem = f"no audio file at {path}"
+    else:
+        try:
+            info = soundfile.info(str(path))
+            duration_s = info.frames / info.samplerate
+        except (OSError, RuntimeError) as error:
+            problem = f"{path} is not audio that can be read: {cause(error)}"
+    return Utterance(name, path, transcript, speaker, float(duration_s), problem, converted=True)
+
+
+def _beside(folder: Path) -> Iterable[Utterance]:
+    sounds = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SOUNDS and path.is_file()]
+    if not sounds:
+        raise BundleError(
+            f"{shown(str(folder), 200)}: expected recordings with a text file beside each, a list "
+            f"({', '.join(LISTS)}), Kaldi's text and wav.scp, or a split of LibriSpeech, found none of these"
+        )
+    for path in sounds:
+        name = str(path.relative_to(folder).with_suffix(""))
+        text = next((found for end in TEXT_FILES if (found := path.with_suffix(end)).is_file()), None)
+        if text is None:
+            wanted = " or ".join(path.with_suffix(end).name for end in TEXT_FILES)
+            yield Utterance(name, path, "", "", 0.0, f"{path}: expected its transcript in {wanted}, found none", True)
+        else:
+            yield _utterance(name, path, _lines(text, MAX_TEXT_BYTES))
+
+
+def _list(path: Path) -> Iterable[Utterance]:
+    rows = _json_lines(path) if path.suffix == ".jsonl" else _table(path)
+    for number, row in rows:
+        where = f"{path}, line {number}"
+        audio = _value(row, AUDIO, where)
+        text = _value(row, TEXT, where)
+        name = next((str(row[key]) for key in NAMES if row.get(key)), Path(audio).with_suffix("").as_posix())
+        speaker = next((str(row[key]) for key in SPEAKERS if row.get(key)), "")
+        yield _utterance(name, path.parent / audio, text, speaker)
+
+
+def _value(row: Mapping[str, Any], known: tuple[str, ...], where: str) -> str:
+    key = next((key for key in known if row.get(key) is not None), None)
+    if key is None:
+        raise BundleError(f"{where}: expected one of {', '.join(known)}, found {quoted(', '.join(map(str, row)))}")
+    if not isinstance(row[key], str):
+        raise BundleError(f"{where}: expected {key} as text, found {quoted(row[key])}")
+    return str(row[key])
+
+
+def _json_lines(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(_lines(path).splitlines(), 1):
+        if line.strip():
+            row = loads(line, f"{path}, line {number}")
+            if not isinstance(row, dict):
+                raise BundleError(f"{path}, line {number}: expected an object, found {quoted(row)}")
+            yield number, row
+
+
+def _table(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    if path.suffix not in LISTS:
+        raise BundleError(f"{shown(str(path), 200)}: expected a list ending in {', '.join(LISTS)}")
+    text = io.StringIO(_lines(path), newline="")  # a quoted field may hold ends of lines
+    reader = csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    try:
+        for row in reader:
+            yield reader.line_num, {str(key).strip(): value for key, value in row.items() if key is not None}
+    except csv.Error as error:
+        raise BundleError(f"{path}, line {reader.reader.line_num}: {cause(error)}") from error
+
+
+def _kaldi(folder: Path) -> Iterable[Utterance]:
+    if (folder / "segments").is_file():
+        raise BundleError(f"{folder / 'segments'}: parts of recordings are not read: cut them into files first")
+    texts, sounds = (dict(_kaldi_lines(folder / name)) for name in ("text", "wav.scp"))
+    for name in sorted(texts.keys() | sounds.keys()):
+        if name not in sounds:
+            yield Utterance(name, folder / name, "", "", 0.0, f"{folder / 'wav.scp'} lacks {quoted(name)}", True)
+        elif sounds[name].endswith("|"):
+            problem = f"{folder / 'wav.scp'}: {quoted(name)} is made by a command, and none is run: write it to a file"
+            yield Utterance(name, folder / name, "", "", 0.0, problem, True)
+        elif name not in texts:
+            problem = f"{folder / 'text'} lacks {quoted(name)}"
+            yield Utterance(name, folder / sounds[name], "", "", 0.0, problem, True)
+        else:
+            yield _utterance(name, folder / sounds[name], texts[name])
+
+
+def _kaldi_lines(path: Path) -> Iterable[tuple[str, str]]:
+    seen = set()
+    for number, line in enumerate(_lines(path).splitlines(), 1):
+        if line.strip():
+            name, _, rest = line.strip().partition(" ")
+            if name in seen:
+                raise BundleError(f"{path}, line {number}: {quoted(name)} is there twice")
+            seen.add(name)
+            yield name, rest.strip()
+
+
+def _librispeech(found: Iterable[Path]) -> Iterable[Utterance]:
+    for chapter in found:
+        sound, damaged, _ = read_chapter(chapter)
+        yield from (*sound, *damaged)
+
+
+def _lines(path: Path, most: int = MAX_BYTES) -> str:
+    """Text of a file. Raises :class:`BundleError` if there is none, or it is no text of a list's size."""
+    try:
+        if path.stat().st_size > most:
+            raise BundleError(f"{path}: expected at most {most} bytes, found {path.stat().st_size}")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise BundleError(f"{path} is not a readable list or transcript: {cause(error)}") from error

@@ -1,0 +1,109 @@
+"""An evaluation in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from conftest import speechlike
+
+from armory_mdnf import cli
+from armory_mdnf.evaluation.comparison import read_run
+from armory_mdnf.runner.config import check_config
+
+CONFIGS = Path(__file__).parents[1] / "scenario_configs"
+
+
+@pytest.fixture
+def written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Write a configuration and run nothing. Returns it."""
+
+    def write(*words: object) -> Any:
+        path = tmp_path / "c.json"
+        options = ["--device", "cpu", "--config", str(path), "--only-write"]
+        assert cli.main(["evaluate", *map(str, words), *options]) == 0
+        assert capsys.readouterr().out == f"configuration: {path}\n"
+        config = json.loads(path.read_text())
+        check_config(config)
+        return config
+
+    return write
+
+
+def test_the_configuration_is_that_of_the_table(written: Any) -> None:
+    made = written("--defense", "mg_mdnf", "--attack", "pgd-l2", "--eps", "1.5", "--eot", "5", "--limit", "10")
+    shipped = json.loads((CONFIGS / "mg_mdnf_eot_l2.json").read_text())
+    shipped["user_init"]["kwargs"].pop("threads")
+    assert shipped["attack"]["kwargs"].pop("eps_step") == 0.3  # a fifth of eps, the default
+    assert {k: v for k, v in made.items() if k != "_description"} == {
+        k: v for k, v in shipped.items() if k != "_description"
+    }
+
+
+def test_targets_are_of_the_same_data(written: Any) -> None:
+    made = written("--attack", "pgd-snr", "--snr-db", "30", "--targeted", "--data", "synthetic_dev")
+    shipped = json.loads((CONFIGS / "none_snr30.json").read_text())["attack"]
+    shipped["targeted_labels"]["kwargs"]["split"] = "synthetic_dev"
+    shipped["kwargs"]["eot_draws"] = 1
+    assert made["attack"] == shipped
+    assert written("--attack", "cw")["attack"]["targeted_labels"]["kwargs"]["split"] == "human"
+
+
+def test_no_attack_is_what_armory_skips(written: Any) -> None:
+    made = written("--attack", "none", "--seed", "7", "--defense", "rs")
+    assert made["sysconfig"]["skip_attack"] is True
+    assert made["attack"]["kwargs"]["max_iter"] == 0
+    assert made["user_init"]["kwargs"] == {"seed": 7}
+    assert made["defense"]["kwargs"]["seed"] == 7
+
+
+def test_names_of_data_and_models(written: Any, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = written("--data", "test-clean", "--model", "hf:some/model")
+    assert (made["dataset"]["name"], made["dataset"]["eval_split"]) == ("librispeech", "test-clean")
+    assert made["model"]["model_kwargs"] == {"weights": "hf:some/model"}
+    monkeypatch.chdir(Path(weights).parent)
+    assert written("--model", Path(weights).name)["model"]["model_kwargs"] == {"weights": weights}
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--attack", "none", "--eps", "1"], "--eps has no effect with --attack none"),
+        (["--attack", "none", "--eot", "2"], "--eot has no effect with --attack none"),
+        (["--data", "humann"], "neither a path that exists nor one of human"),
+        (["--limit", "0"], "--limit: expected a whole number >= 1, got 0"),
+        (["--defense", "x"], "unknown defence 'x'"),
+        (["--attack", "x"], "unknown attack 'x'"),
+    ],
+)
+def test_what_is_refused(words: list[str], why: str, tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["evaluate", *words, "--output-dir", str(tmp_path / "out")]) == 2
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_own_recordings_from_one_line(tmp_path: Path, weights: str, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("a", "b"):
+        soundfile.write(folder / f"{name}.wav", speechlike(22050, seed=ord(name)), 22050)
+        (folder / f"{name}.txt").write_text("Some words.")
+    soundfile.write(folder / "c.wav", speechlike(8000), 16000)
+    words = ["evaluate", "--model", weights, "--data", "mine", "--steps", "2", "--eps", "0.1", "--defense", "rs"]
+    assert cli.main([*words, "--json", "--device", "cpu"]) == 3  # one has no transcript
+    told = json.loads(capsys.readouterr().out)
+    assert told["utterances"] == 2
+    assert told["left_out"][0]["id"] == "c"
+    run = read_run(told["results"])
+    assert [outcome.reference for outcome in run.outcomes] == ["SOME WORDS"] * 2
+    assert run.split == str(folder)
+    assert told["wer"]["adversarial"]["value"] == run.rate("adversarial")
+    assert told["wer"]["target"] is None
+    again = ["run", told["config"], "--output-dir", "again"]
+    assert cli.main(again) == 3  # the configuration is no dead end
+    (results,) = Path("again").glob("*/results.json")
+    assert read_run(results).outcomes == run.outcomes

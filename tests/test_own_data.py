@@ -1,0 +1,175 @@
+"""One's own recordings with their transcripts, in the usual layouts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import speechlike
+from hypothesis import given
+from hypothesis import strategies as st
+from librispeech_folder import make_librispeech
+
+from armory_mdnf.data import librispeech, own, selection
+from armory_mdnf.errors import ArmoryMdnfError, BundleError, OptionError
+
+
+def sound(path: Path, seconds: float = 1.0, rate_hz: int = 16000, channels: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    x = speechlike(round(seconds * rate_hz), seed=len(path.stem))
+    soundfile.write(path, np.stack([x] * channels, 1), rate_hz)
+    return path
+
+
+def found(path: Path, strict: bool = True) -> list[tuple[str, str]]:
+    return [(u.id, u.transcript) for u in own.load_own(path, strict=strict)]
+
+
+EXPECTED = [("a", "HELLO THERE"), ("b", "TWO WORDS")]
+
+
+def test_a_text_file_beside_each(tmp_path: Path) -> None:
+    sound(tmp_path / "b.flac", rate_hz=44100, channels=2).with_suffix(".lab").write_text("2 words")
+    sound(tmp_path / "a.wav").with_suffix(".txt").write_text("Hello, there!\n")
+    assert found(tmp_path) == EXPECTED
+    sound(tmp_path / "deep" / "c.wav").with_suffix(".txt").write_text("x")
+    assert found(tmp_path)[-1] == ("deep/c", "X")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", 'file,text\nb.wav,"two words"\na.wav,"hello, there"\n'),
+        ("lines.csv", 'file,text\nb.wav,"two\nwords"\na.wav,hello there\n'),
+        ("list.tsv", "path\tsentence\tclient_id\na.wav\tHello there\tz\nb.wav\tTwo words\tz\n"),
+        ("m.jsonl", '{"audio_filepath": "a.wav", "text": "hello there"}\n\n{"wav": "b.wav", "words": "two words"}\n'),
+    ],
+)
+def test_lists(name: str, text: str, tmp_path: Path) -> None:
+    for letter in "ab":
+        sound(tmp_path / f"{letter}.wav")
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert found(tmp_path) == found(tmp_path / name) == EXPECTED
+
+
+def test_kaldi(tmp_path: Path) -> None:
+    first, second = sound(tmp_path / "audio" / "x.wav"), sound(tmp_path / "y.wav")
+    (tmp_path / "wav.scp").write_text(f"a audio/x.wav\nb {second}\nc sph2pipe x.sph |\n")
+    (tmp_path / "text").write_text("a hello there\nb two words\nc more\nd none\n")
+    utterances = {u.id: u for u in own.load_own(tmp_path, strict=False)}
+    assert [(u.id, u.transcript) for u in utterances.values() if not u.problem] == EXPECTED
+    assert (utterances["a"].path, utterances["b"].path) == (first, second)
+    assert "made by a command, and none is run" in utterances["c"].problem
+    assert "wav.scp lacks 'd'" in utterances["d"].problem
+    (tmp_path / "segments").touch()
+    with pytest.raises(BundleError, match="parts of recordings are not read"):
+        own.load_own(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.* has .* of the .* utterances")
+def test_a_librispeech_split_below_any_folder(tmp_path: Path) -> None:
+    root = make_librispeech(tmp_path)
+    expected = [(u.id, u.transcript) for u in librispeech.load_split("test-clean", root)]
+    assert len(expected) > 1
+    assert found(root / "test-clean") == expected
+    with pytest.raises(BundleError, match=r"is a LibriSpeech: name one of its splits, as .*test-clean"):
+        own.load_own(root)
+
+
+def test_what_is_wrong_with_one_is_its_problem(tmp_path: Path) -> None:
+    sound(tmp_path / "good.wav").with_suffix(".txt").write_text("fine")
+    sound(tmp_path / "mute.wav")
+    sound(tmp_path / "empty.wav").with_suffix(".txt").write_text(" ... ")
+    sound(tmp_path / "greek.wav").with_suffix(".txt").write_text("\u03b1")
+    (tmp_path / "noise.wav").write_text("no audio")
+    (tmp_path / "noise.txt").write_text("fine")
+    problems = {u.id: u.problem for u in own.load_own(tmp_path, strict=False)}
+    assert problems["good"] == ""
+    assert "expected its transcript in mute.txt or mute.lab" in problems["mute"]
+    assert "expected a transcript with words" in problems["empty"]
+    assert "no reading for" in problems["greek"]
+    assert "is not audio that can be read" in problems["noise"]
+    with pytest.raises(BundleError, match=r"\(and 3 more\)"):
+        own.load_own(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("a.csv", "file,words_\nx.wav,y\n", "line 2: expected one of text, transcript"),
+        ("a.csv", 'file,text\nx.wav,"y\n', "line 2: Error: unexpected end"),
+        ("a.jsonl", "[1]", "expected an object"),
+        ("a.jsonl", '{"file": 3, "text": "x"}', "expected file as text"),
+        ("a.jsonl", '{"file": "x.wav", "text": "y"}\n{"file": "x.wav", "text": "y"}', "is there twice"),
+        ("a.csv", "file,text\n", "found no utterances"),
+        ("a.doc", "x", "expected a list ending in"),
+    ],
+)
+def test_lists_that_are_none(name: str, text: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BundleError, match=why):
+        own.load_own(tmp_path / name, strict=False)
+
+
+def test_folders_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no recordings at"):
+        own.load_own(tmp_path / "none")
+    with pytest.raises(BundleError, match="found none of these"):
+        own.load_own(tmp_path)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).touch()
+    with pytest.raises(BundleError, match=r"expected one list, found a\.csv, b\.csv"):
+        own.load_own(tmp_path)
+
+
+@given(st.sampled_from(own.LISTS), st.binary(max_size=200))
+def test_any_list_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, end: str, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / f"any{end}"
+    path.write_bytes(content)
+    with contextlib.suppress(ArmoryMdnfError):
+        assert own.load_own(path, strict=False)
+
+
+# As a split.
+
+
+def test_a_path_is_a_split(tmp_path: Path) -> None:
+    sound(tmp_path / "a.wav", 0.5, 8000, 2).with_suffix(".txt").write_text("one")
+    sound(tmp_path / "b.wav").with_suffix(".txt").write_text("two")
+    ((position, utterance),) = selection.bundled(str(tmp_path), "[1:2]")
+    assert (position, utterance.transcript) == (1, "TWO")
+    assert selection.split_size(str(tmp_path)) == 2
+    assert [u.transcript for u in selection.any_split(str(tmp_path))] == ["ONE", "TWO"]
+    (_, first), _ = selection.bundled(str(tmp_path))
+    x = selection.read_samples(first)
+    assert (x.dtype, len(x)) == (np.float32, 8000)
+    np.testing.assert_array_equal(x * 32768, np.rint(x * 32768))
+    assert selection.fingerprint(first) != selection.fingerprint(utterance)
+
+
+def test_a_name_that_is_neither_says_how_a_path_is_written() -> None:
+    with pytest.raises(OptionError, match="or the path of your own recordings"):
+        selection.bundled("humann")
+
+
+@pytest.mark.armory
+@pytest.mark.skipif(find_spec("armory") is None, reason="Armory is not installed")
+def test_armory_gets_the_same_samples(tmp_path: Path) -> None:
+    from armory_mdnf.plugin import datasets
+
+    sound(tmp_path / "a.ogg", 0.5, 44100, 2).with_suffix(".txt").write_text("one")
+    ((x, y),) = list(datasets.bundled(str(tmp_path)))
+    ((_, utterance),) = selection.bundled(str(tmp_path))
+    np.testing.assert_array_equal(x[0], selection.read_samples(utterance))
+    assert list(y) == ["ONE"]
+
+
+def test_json_lines_are_strict(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"file": "x.wav", "text": "y"}) + "\n{'a': 1}\n")
+    with pytest.raises(BundleError, match="line 2"):
+        own.load_own(tmp_path / "a.jsonl")
