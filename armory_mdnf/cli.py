@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     from armory_mdnf.checkpoints.command import add_checkpoint_command
     from armory_mdnf.data.check import add_data_command
     from armory_mdnf.evaluation.gate_command import add_gate_commands
+    from armory_mdnf.evaluation.measures import add_metrics_command
 
     parser = argparse.ArgumentParser(
         prog="armory-mdnf",
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare.set_defaults(run=_compare)
 
     add_gate_commands(commands)
+    add_metrics_command(commands)
     add_checkpoint_command(commands)
     add_data_command(commands)
 
