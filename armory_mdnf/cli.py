@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     from armory_mdnf.commands import add_commands
     from armory_mdnf.data.check import add_data_command
     from armory_mdnf.evaluation.gate_command import add_gate_commands
+    from armory_mdnf.evaluation.measures import add_metrics_command
 
     parser = argparse.ArgumentParser(
         prog="armory-mdnf",
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_commands(commands, lambda words: _run(parser.parse_args(["run", *words])))
     add_gate_commands(commands)
+    add_metrics_command(commands)
     add_checkpoint_command(commands)
     add_data_command(commands)
 

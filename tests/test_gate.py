@@ -163,6 +163,7 @@ def test_common_utterances_are_found_by_id_or_reference() -> None:
     assert report.findings[0].utterances == 10
     twice = cell(DEFENDED, {"benign": BEFORE}, references=("r0", *names[:-1]))
     assert "cannot be told" in refused(twice, expected, common=True)
+    assert judged(twice.select(range(10)), twice, common=True) == {"benign": "same"}  # the first ten
     stranger = cell(DEFENDED, {"benign": BEFORE[:1]}, references=("x",))
     assert "none is in the baseline" in refused(stranger, expected, common=True, points=1.0)
 

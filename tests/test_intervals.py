@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from armory_mdnf.errors import TranscriptError
-from armory_mdnf.metrics.intervals import Interval, difference_interval, wer_interval
+from armory_mdnf.metrics.intervals import (
+    Interval,
+    cautious_difference_interval,
+    cautious_mean_interval,
+    difference_interval,
+    mean_interval,
+    wer_interval,
+)
 from armory_mdnf.metrics.wer import WordCounts
 
 
@@ -43,6 +50,34 @@ def test_a_paired_difference_is_narrower_than_its_parts() -> None:
     assert single.high is not None
     assert single.low is not None
     assert single.high - single.low > 0.1
+
+
+def test_four_of_ten_utterances_a_word_apart_are_no_difference_at_the_confidence_of_many() -> None:
+    before, after = counts([2] * 10, [8] * 10), counts([1] * 4 + [2] * 6, [8] * 10)
+    sure = difference_interval(after, before, 0.983)
+    assert sure.high is not None
+    assert sure.high < 0
+    cautious = cautious_difference_interval(after, before, 0.983)
+    assert cautious.low is not None
+    assert cautious.high is not None
+    assert cautious.low < 0 < cautious.high
+    # Student's: mean -0.4 words, deviation 0.5164, of 8 words each; the quantile of 9 degrees of freedom is 2.9199.
+    half = 2.9199 * 0.5164 / np.sqrt(10) / 8
+    assert cautious.high == pytest.approx(-0.05 + half, abs=1e-4)
+
+
+def test_values_that_all_moved_alike_have_no_width() -> None:
+    found = cautious_mean_interval([0.5] * 12)
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+    assert cautious_mean_interval([1.0]) == Interval(1.0, None, None, 1)
+    assert cautious_difference_interval(counts([1], [4]), counts([0], [4])) == Interval(0.25, None, None, 1)
+    values = np.random.default_rng(2).normal(size=200).tolist()
+    plain, cautious = mean_interval(values), cautious_mean_interval(values)
+    assert plain.low is not None
+    assert cautious.low is not None
+    assert cautious.low == pytest.approx(plain.low, abs=0.02)
+    with pytest.raises(TranscriptError, match="at least one value"):
+        mean_interval([])
 
 
 def test_one_utterance_has_no_interval() -> None:

@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from armory_mdnf.errors import AudioError
 
+SEGMENT_S = 0.032
+SEGMENT_MIN_DB, SEGMENT_MAX_DB = -10.0, 35.0
+
 
 def _difference(x: ArrayLike, x_adv: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     clean, perturbed = (np.asarray(a) for a in (x, x_adv))
@@ -34,6 +37,29 @@ def snr_db(x: ArrayLike, x_adv: ArrayLike) -> float | None:
     if noise == 0:
         return math.inf if signal else None
     return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+def segmental_snr_db(x: ArrayLike, x_adv: ArrayLike, sample_rate_hz: int = 16000) -> float | None:
+    """Mean over frames of 32 ms of their signal-to-perturbation ratio, each within -10 to 35 dB.
+
+    A frame that is silent in ``x`` counts as -10 dB if it was changed, an unchanged one that is not silent as 35 dB;
+    a silent one that was left as it was does not count, and neither does a rest shorter than half a frame. None if no
+    frame counts. Source: Hansen and Pellom, ICSLP 1998, for the bounds. Raises :class:`AudioError`.
+    """
+    clean, delta = _difference(x, x_adv)
+    if clean.ndim != 1:
+        raise AudioError(f"expected one utterance of one dimension, got shape {clean.shape}")
+    size = max(1, round(SEGMENT_S * sample_rate_hz))
+    ratios = []
+    for start in range(0, clean.size, size):
+        frame = slice(start, start + size)
+        if start and clean[frame].size < size / 2:
+            continue
+        signal, noise = float(np.sum(clean[frame] ** 2)), float(np.sum(delta[frame] ** 2))
+        if signal or noise:
+            ratio = math.inf if not noise else -math.inf if not signal else 10 * math.log10(signal / noise)
+            ratios.append(min(max(ratio, SEGMENT_MIN_DB), SEGMENT_MAX_DB))
+    return sum(ratios) / len(ratios) if ratios else None
 
 
 def l2(x: ArrayLike, x_adv: ArrayLike) -> float:

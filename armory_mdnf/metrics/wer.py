@@ -87,6 +87,41 @@ def pool(counts: Iterable[WordCounts]) -> WordCounts:
     return sum(counts, WordCounts())
 
 
+def mean_rate(counts: Iterable[WordCounts]) -> float | None:
+    """Mean of the utterances' own rates, in which each weighs the same; None without an utterance that has words.
+
+    Utterances whose reference has no words have no rate and are left out; pooled, their insertions count.
+    """
+    rates = [c.rate for c in counts if c.rate is not None]
+    return sum(rates) / len(rates) if rates else None
+
+
+def worst_case(attacks: Sequence[Sequence[WordCounts]], fewest: bool = False) -> list[WordCounts]:
+    """Of several attacks on the same utterances in the same order, each utterance's counts with the most errors.
+
+    ``fewest``: with the fewest instead, which is the worst case where the counts are those of the attacker's targets
+    and the targets are the same. Raises :class:`TranscriptError` for attacks on other utterances.
+    """
+    sizes = [[c.reference_words for c in counts] for counts in attacks]
+    if not sizes or any(other != sizes[0] for other in sizes[1:]):
+        found = [len(words) for words in sizes]
+        raise TranscriptError(f"expected attacks on the same utterances, got {found} of them, or other references")
+    choose = min if fewest else max
+    return [choose(found, key=lambda c: c.errors) for found in zip(*attacks, strict=True)]
+
+
+def success_rate(targets: Sequence[str], transcripts: Sequence[str]) -> float:
+    """Share of the utterances that are understood exactly as their targets, white space apart, as a fraction.
+
+    Raises :class:`TranscriptError` without an utterance.
+    """
+    validate(targets, transcripts)
+    if not len(targets):
+        raise TranscriptError("expected at least one target, got none")
+    reached = [target.split() == heard.split() for target, heard in zip(targets, transcripts, strict=True)]
+    return sum(reached) / len(reached)
+
+
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """Word error rate pooled over utterances: all errors over all reference words (the paper's tables), a fraction.
 

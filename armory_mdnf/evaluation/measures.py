@@ -1,0 +1,130 @@
+"""Every number that follows from the per-utterance records of a run, or of several attacks on one recogniser."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation.identity import identity_of
+from armory_mdnf.evaluation.records import COMPARISONS, Outcome, RunRecord, compare
+from armory_mdnf.evaluation.tables import markdown
+from armory_mdnf.metrics.cer import count_characters
+from armory_mdnf.metrics.wer import mean_rate, pool, success_rate, worst_case
+
+SIZES = ("snr_db", "l2", "linf")
+FORMAT = "armory_mdnf_metrics/1"
+COLUMNS = {
+    "benign_wer": "benign WER %",
+    "adversarial_wer": "WER under attack %",
+    "adversarial_wer_mean": "mean over utterances %",
+    "adversarial_cer": "CER under attack %",
+    "target_wer": "WER to the target %",
+    "target_success": "targets reached %",
+    "snr_db": "SNR dB",
+    "utterances": "utterances",
+}
+
+
+def measures(run: RunRecord) -> dict[str, float | None]:
+    """The metrics of a run by name; rates are fractions, None where the run has nothing that gives the number.
+
+    ``benign``, ``adversarial`` and ``target`` (against the attacker's target): ``_wer`` and ``_cer`` pooled over the
+    utterances, ``_wer_mean`` the mean of their own rates. ``target_success``: share of the targets reached.
+    ``snr_db``, ``l2``, ``linf``: means over the utterances that have a finite one.
+    """
+    found: dict[str, float | None] = {"utterances": len(run.outcomes)}
+    for name, (expected, heard) in COMPARISONS.items():
+        words = [c for c in (compare(outcome, name) for outcome in run.outcomes) if c is not None]
+        texts = [(getattr(outcome, expected), getattr(outcome, heard)) for outcome in run.outcomes]
+        characters = pool(count_characters(a, b) for a, b in texts if a is not None and b is not None)
+        found[f"{name}_wer"] = pool(words).rate
+        found[f"{name}_wer_mean"] = mean_rate(words)
+        found[f"{name}_cer"] = characters.rate
+    found["target_success"] = _success([run])
+    for size in SIZES:
+        values = [v for v in (getattr(outcome, size) for outcome in run.outcomes) if v is not None]
+        found[size] = statistics.fmean(values) if values else None
+    return found
+
+
+def worst_over(runs: Sequence[RunRecord]) -> dict[str, float | None]:
+    """Metrics of the worst attack on each utterance, of runs that attack the same recogniser behind the same defence.
+
+    Raises :class:`ResultsError` for runs of other recognisers, defences or utterances, or without an attack.
+    """
+    first = runs[0]
+    for run in runs:
+        if _attacked(run) != _attacked(first):
+            raise ResultsError(f"{run.name} and {first.name}: expected attacks on the same recogniser and utterances")
+    counts = [[c for c in (compare(o, "adversarial") for o in run.outcomes) if c is not None] for run in runs]
+    if any(len(found) != len(first.outcomes) for found in counts):
+        raise ResultsError(f"expected attacked transcripts of every utterance in {', '.join(run.name for run in runs)}")
+    worst = worst_case(counts)
+    return {
+        "utterances": len(worst),
+        "adversarial_wer": pool(worst).rate,
+        "adversarial_wer_mean": mean_rate(worst),
+        "target_success": _success(runs),
+    }
+
+
+def _success(runs: Sequence[RunRecord]) -> float | None:
+    """Share of the utterances whose target is reached in one of the runs, of those that have one in every run."""
+    columns = zip(*(run.outcomes for run in runs), strict=True)
+    reached = [any(map(_reached, column)) for column in columns if all(o.target is not None for o in column)]
+    return sum(reached) / len(reached) if reached else None
+
+
+def _reached(outcome: Outcome) -> bool:
+    return success_rate([outcome.target or ""], [outcome.adversarial or ""]) == 1
+
+
+def _attacked(run: RunRecord) -> tuple[Any, ...]:
+    """What attacks have to share to be compared on each utterance."""
+    shared = {key: value for key, value in identity_of(run).items() if not key.startswith("attack")}
+    return shared, [(outcome.id, outcome.reference) for outcome in run.outcomes]
+
+
+def add_metrics_command(commands: Any) -> None:
+    """Add ``armory-mdnf metrics`` to an argument parser's sub-commands."""
+    command = commands.add_parser("metrics", help="every metric that follows from the utterances of results")
+    command.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="results files, or folders of them")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write them all as JSON")
+    command.set_defaults(run=_metrics)
+
+
+def _metrics(args: argparse.Namespace) -> int:
+    from armory_mdnf.atomic import ensure_writable, write_text
+    from armory_mdnf.evaluation.comparison import read_run
+    from armory_mdnf.evaluation.gate_files import results_files
+    from armory_mdnf.files import strict_json
+
+    if args.json:
+        ensure_writable(args.json)
+    runs = {str(path): read_run(path) for path in results_files(args.results)}
+    rows = {path: measures(run) for path, run in runs.items()}
+    groups: list[list[RunRecord]] = []
+    for run in runs.values():
+        if run.counts("adversarial") is not None:
+            same = next((group for group in groups if _attacked(group[0]) == _attacked(run)), None)
+            groups.append([run]) if same is None else same.append(run)
+    for group in groups:
+        if len(group) > 1:
+            rows[f"worst of {', '.join(run.name for run in group)} ({group[0].split})"] = worst_over(group)
+    if args.json:
+        write_text(args.json, strict_json.dumps({"format": FORMAT, "metrics": rows}, indent=1) + "\n")
+    cells = [[name, *(_shown(key, values.get(key)) for key in COLUMNS)] for name, values in rows.items()]
+    print(markdown(cells, ("results", *COLUMNS.values())))
+    return 0
+
+
+def _shown(key: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if key == "utterances":
+        return str(value)
+    return f"{value:.1f}" if key == "snr_db" else f"{100 * value:.1f}"
