@@ -67,7 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--write", type=Path, metavar="FILE", help="replace the block between the markers of this file")
     where.add_argument("--check", type=Path, metavar="FILE", help="fail if the block of this file is out of date")
     text = "tables with intervals and differences of these results, as in docs/findings.md"
-    table.add_argument("--findings", action="store_true", help=text)
+    kinds = table.add_mutually_exclusive_group()
+    kinds.add_argument("--findings", action="store_true", help=text)
+    kinds.add_argument("--headline", action="store_true", help="the README's short table of these results")
     table.set_defaults(run=_report_table)
 
     compare = commands.add_parser("compare", help="two runs of the same attack on the same utterances, side by side")
@@ -152,7 +154,10 @@ def _report_table(args: argparse.Namespace) -> int:
 
     if args.write:
         ensure_writable(args.write)
-    table = _findings(args.results) if args.findings else results_table(read_folder(args.results))
+    if args.findings or args.headline:
+        table = _findings(args.results, args.headline)
+    else:
+        table = results_table(read_folder(args.results))
     if args.check:
         text = args.check.read_text(encoding="utf-8")
         if replace_block(text, table) != text:
@@ -166,10 +171,12 @@ def _report_table(args: argparse.Namespace) -> int:
     return 0
 
 
-def _findings(folder: Path) -> str:
-    from armory_mdnf.evaluation.findings import findings
+def _findings(folder: Path, short: bool) -> str:
+    from armory_mdnf.evaluation.findings import findings, headline
     from armory_mdnf.evaluation.tables import read_folder
 
+    if short:
+        return headline(read_folder(folder))
     logs = {path.stem: path for path in sorted((Path(__file__).parent / "training" / "logs").glob("*_gan.jsonl"))}
     return findings(read_folder(folder), logs)
 

@@ -149,8 +149,3 @@ def test_unknown_recipes_are_refused(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         cli.main(["train", "vocoderr"])
     assert "invalid choice: 'vocoderr'" in capsys.readouterr().err
-
-
-def test_the_readme_has_the_committed_results() -> None:
-    root = Path(__file__).parents[1]
-    assert cli.main(["report-table", "--results", str(root / "results"), "--check", str(root / "README.md")]) == 0

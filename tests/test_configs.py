@@ -350,7 +350,7 @@ def test_every_defence_is_the_one_that_the_name_says(scale: str, system: str) ->
 
 
 def test_the_readmes_examples_of_swapping_a_defence_work() -> None:
-    fenced = re.findall(r"```json\n(\"defense\".*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    fenced = re.findall(r"```json\n(\"defense\".*?)```", (ROOT / "docs" / "configurations.md").read_text(), re.DOTALL)
     made = [components.make_defense(json.loads(f"{{{text}}}")["defense"], "cpu") for text in fenced]
     assert {type(defence).__name__ for defence in made} == {"MDNF", "RandomizedSmoothing", "MelResynth"}
 

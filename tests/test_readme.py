@@ -1,4 +1,4 @@
-"""What the README says, held against the files and the code that it speaks of."""
+"""What the README and docs/ say, held against the files and the code that it speaks of."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from armory_mdnf.runner.overrides import BATCH_SECONDS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCALE = (ROOT / "scenario_configs" / "librispeech" / "README.md").read_text(encoding="utf-8")
-FLAT = " ".join(README.split())
-STATE = FLAT[FLAT.index("**State.**") : FLAT.index("## Change the defence")]
+DOCS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+EVERYTHING = "\n".join([README, *DOCS.values()])
+FLAT = " ".join(EVERYTHING.split())
+STATE = " ".join(DOCS["results"].split("**State.**")[1].split())
 
 
 def record(split: str, name: str) -> RunRecord:
@@ -110,6 +112,19 @@ def test_the_sizes_of_a_batch_are_the_codes() -> None:
     assert f"`--batch-seconds` the audio of a batch {parts}" in FLAT
 
 
+def test_the_tables_are_those_of_the_records() -> None:
+    for words in (
+        ["--results", str(ROOT / "results"), "--check", str(ROOT / "docs" / "results.md")],
+        ["--results", str(ROOT / "results" / "librispeech"), "--headline", "--check", str(ROOT / "README.md")],
+        ["--results", str(ROOT / "results" / "librispeech"), "--findings", "--check", str(ROOT / "docs/findings.md")],
+    ):
+        assert cli.main(["report-table", *words]) == 0
+
+
+def test_the_readme_fits_a_stranger() -> None:
+    assert len(README.splitlines()) < 200
+
+
 def test_nothing_is_counted_that_nobody_counts() -> None:
     assert not re.search(r"\d+ (tests|configurations)\b", FLAT)
 
@@ -126,7 +141,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[tuple[str, ...],
 
 
 PARSERS = dict(commands(cli.build_parser()))
-SPOKEN = re.findall(r"armory-mdnf ((?:[a-z]+(?:-[a-z]+)*)(?: [^`\n#]*)?)", README + SCALE)
+SPOKEN = re.findall(r"armory-mdnf ((?:[a-z]+(?:-[a-z]+)*)(?: [^`\n#]*)?)", EVERYTHING + SCALE)
 
 
 @pytest.mark.parametrize("text", sorted(set(SPOKEN)))
@@ -141,28 +156,26 @@ def test_commands_and_their_options_exist(text: str) -> None:
 
 
 def test_options_named_alone_are_those_of_run() -> None:
-    section = README[README.index("## Run without Armory") : README.index("## In Docker")]
     options = {option for action in PARSERS["run",]._actions for option in action.option_strings}
-    assert set(re.findall(r"`(--[a-z-]+)", section)) <= options
+    assert set(re.findall(r"`(--[a-z-]+)", DOCS["native"])) <= options
 
 
 def test_make_targets_exist() -> None:
     known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    spoken = README + (ROOT / ".ci" / "run").read_text()
+    spoken = EVERYTHING + (ROOT / ".ci" / "run").read_text()
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", spoken, re.MULTILINE)) <= known
 
 
 def test_files_and_folders_exist() -> None:
-    named = re.findall(r"`((?:armory_mdnf|results|scenario_configs|docker|tools|benchmarks)/[\w./-]*)`", README)
+    named = re.findall(r"`((?:armory_mdnf|results|scenario_configs|docker|tools|benchmarks)/[\w./-]*)`", EVERYTHING)
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_the_layout_names_every_package() -> None:
-    layout = README[README.index("## Layout") : README.index("## Limits")]
     packages = {path.parent.name for path in (ROOT / "armory_mdnf").glob("*/__init__.py")}
     # A folder of data files alone, such as weights/, is no package.
-    assert set(re.findall(r"^  (\w+)/", layout, re.MULTILINE)) == packages
+    assert set(re.findall(r"^  (\w+)/", DOCS["architecture"], re.MULTILINE)) == packages
 
 
 def options_of(kind: type) -> set[str]:
@@ -174,9 +187,9 @@ def options_of(kind: type) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["MDNF", "MelResynth", "RandomizedSmoothing", "PGD", "CarliniWagner"])
+@pytest.mark.parametrize("name", ["MDNF", "MelResynth", "RandomizedSmoothing", "PGD", "CarliniWagner", "RandomNoise"])
 def test_options_of_the_tables_exist(name: str) -> None:
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{name}` |")]
+    (row,) = [line for line in DOCS["configurations"].splitlines() if line.startswith(f"| `{name}` |")]
     cell = re.sub(r"\([^)]*\)", "", row.split("|")[3])
     named = set(re.findall(r"`([a-z_0-9]+)`", cell)) - {"l2", "linf", "snr"}
     assert named
@@ -186,7 +199,7 @@ def test_options_of_the_tables_exist(name: str) -> None:
 # Language.
 
 
-@pytest.mark.parametrize("text", [README, SCALE], ids=["README", "librispeech"])
+@pytest.mark.parametrize("text", [README, SCALE, *DOCS.values()], ids=["README", "librispeech", *DOCS])
 def test_the_prose_is_british_and_says_per(text: str) -> None:
     title = r"\*Mel Frequency Spectral Domain Defenses[^*]*\*"
     prose = re.sub(rf"```.*?```|`[^`]*`|{title}", "", text, flags=re.DOTALL)

@@ -50,6 +50,32 @@ def findings(runs: Sequence[RunRecord], logs: Mapping[str, Path]) -> str:
     return "\n\n".join(f"**{title}**\n\n{table}" for title, table in parts)
 
 
+HEADLINE = (
+    ("none", "whisper_pgd_l2_ours"),
+    ("none, white noise in place of the attack", "whisper_noise_l2"),
+    ("RS", "whisper_rs_pgd_l2_ours"),
+    ("MG", "whisper_mg_pgd_l2_ours"),
+    ("MG-MDNF, exact gradient", "whisper_mg_mdnf_pgd_l2_ours"),
+    ("MG-MDNF, published gradient", "whisper_mg_mdnf_pgd_l2_published"),
+    ("HG", "whisper_hg_pgd_l2_ours"),
+    ("HG-MDNF, exact gradient", "whisper_hg_mdnf_pgd_l2_ours"),
+    ("HG-MDNF, published gradient", "whisper_hg_mdnf_pgd_l2_published"),
+)
+"""Rows of the README's table: what they are called, and the runs."""
+
+
+def headline(runs: Iterable[RunRecord]) -> str:
+    """The README's table. Raises :class:`ResultsError` for a run that is missing."""
+    by_name = {run.name: run for run in runs}
+    rows = []
+    for title, name in HEADLINE:
+        if name not in by_name:
+            raise ResultsError(f"no record of {name}, which the README's table shows")
+        run = by_name[name]
+        rows.append([title, *(_interval(run, c) for c in ("benign", "adversarial")), str(len(run.outcomes))])
+    return markdown(rows, ("defence", "benign WER %", "WER under attack %", "utterances"))
+
+
 def _rates(runs: Iterable[RunRecord]) -> str:
     rows = []
     for run in runs:
