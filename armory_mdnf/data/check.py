@@ -20,6 +20,7 @@ from armory_mdnf.data.librispeech import (
     find_root,
     read_chapter,
 )
+from armory_mdnf.data.sample import add_sample
 from armory_mdnf.errors import AudioError
 
 SHOWN = 5  # problems of one split that are listed
@@ -113,7 +114,7 @@ def describe(reports: list[Report]) -> str:
 
 def add_data_command(commands: Any) -> None:
     """Add the command to an argument parser's sub-commands."""
-    data = commands.add_parser("data", help="look at a local LibriSpeech")
+    data = commands.add_parser("data", help="look at a local LibriSpeech, or write some bundled recordings")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="say what is there, what is missing or unusable, and where to get it")
     check.add_argument("path", nargs="?", type=Path, help=f"(default: ${VARIABLE}, or LibriSpeech in Armory's folder)")
@@ -122,6 +123,7 @@ def add_data_command(commands: Any) -> None:
         "--decode", action="store_true", help="decode every file, compare the MD5 of FLAC: an hour takes 10 s"
     )
     check.set_defaults(run=_check)
+    add_sample(actions)
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -1,0 +1,48 @@
+"""``armory-mdnf plot``: error rates of recorded runs with their intervals, as a figure."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.commands import options
+from armory_mdnf.errors import OptionError, choices
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to an argument parser's sub-commands."""
+    parser = commands.add_parser(
+        "plot",
+        help="draw the error rates of recorded runs",
+        description="Draws word error rates with their intervals per defence and threat, with the paper's beside them. "
+        "Needs matplotlib, the extra `plot`.",
+        **options.example("armory-mdnf plot results -o wer.png", "armory-mdnf plot results --split human -o wer.svg"),
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="as for `report`")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help=".png, .svg or .pdf")
+    parser.add_argument("--split", metavar="NAME", help="only the runs on this split")
+    parser.add_argument("--title", default="", metavar="TEXT")
+    options.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw. Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input."""
+    from armory_mdnf.atomic import ensure_writable
+    from armory_mdnf.report import figure, runs
+
+    figure.check_format(args.out)
+    ensure_writable(args.out)
+    placed = runs.read_runs(args.runs)
+    if args.split is not None:
+        splits = {p.run.split for p in placed}
+        if args.split not in splits:
+            raise OptionError(choices(args.split, splits, "split of these runs"))
+        placed = [p for p in placed if p.run.split == args.split]
+    figure.draw(args.out, placed, args.title)
+    if args.json:
+        options.print_json({"out": str(args.out), "runs": len(placed)})
+    else:
+        print(f"{args.out}: {len(placed)} run{'s' * (len(placed) != 1)}")
+    return 0

@@ -1,0 +1,93 @@
+"""A figure of error rates with their intervals, per defence and threat, through matplotlib."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.atomic import replacing
+from armory_mdnf.errors import OptionError, choices
+from armory_mdnf.metrics.intervals import Interval
+from armory_mdnf.report.content import cell, columns_of, rows_of
+from armory_mdnf.report.runs import Placed
+
+FORMATS = (".pdf", ".png", ".svg")
+# A colour-blind-safe order (Okabe and Ito), and a marker for each, so that no defence is told by its colour alone.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PAPER = "paper (LibriSpeech)"
+
+
+def check_format(path: str | os.PathLike[str]) -> None:
+    """Raise :class:`OptionError` for a file's name that does not say how it is to be written."""
+    if Path(path).suffix.lower() not in FORMATS:
+        raise OptionError(choices(Path(path).suffix, FORMATS, f"format of {Path(path).name}"))
+
+
+def draw(path: str | os.PathLike[str], placed: Sequence[Placed], title: str = "") -> None:
+    """Write a figure, atomically: a panel per split, threats side by side, a point with its interval per defence.
+
+    Dashes are the paper's numbers. The same runs give the same SVG. Raises :class:`OptionError` without matplotlib.
+    """
+    check_format(path)
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise OptionError("a figure needs matplotlib: pip install 'armory-mdnf[plot]'") from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    splits = list(dict.fromkeys(p.run.split for p in placed))
+    widest = max(len(columns_of([p for p in placed if p.run.split == split])) for split in splits)
+    rows = rows_of(placed)
+    with matplotlib.rc_context({"svg.hashsalt": "armory-mdnf", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(max(6.0, 1.1 * widest + 1.5), 3.6 * len(splits) + 0.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(splits), squeeze=False)[:, 0]
+        for axis, split in zip(axes, splits, strict=True):
+            _panel(axis, [p for p in placed if p.run.split == split], rows, split)
+        handles = {
+            label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize="small")
+        if title:
+            figure.suptitle(title)
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=150, metadata={} if partial.suffix == ".png" else {_date(partial): None})
+
+
+def _date(path: Path) -> str:
+    return "Date" if path.suffix.lower() == ".svg" else "CreationDate"
+
+
+def _panel(axis: Any, placed: Sequence[Placed], rows: Sequence[tuple[str, str]], split: str) -> None:
+    columns = columns_of(placed)
+    for place in range(1, len(columns), 2):  # which points belong to which threat
+        axis.axvspan(place - 0.5, place + 0.5, color="0.95", zorder=0)
+    width = 0.8 / len(rows)
+    for number, row in enumerate(rows):
+        points: list[tuple[float, Interval, float | None]] = []
+        for place, column in enumerate(columns):
+            found = cell(placed, row, column)
+            x = place + width * (number - (len(rows) - 1) / 2)
+            points += [(x, rate, p.paper if p.threat.label == column else None) for p, rate in found]
+        if not points:
+            continue
+        values = [100 * rate.value for _, rate, _ in points]
+        below = [100 * (rate.value - (rate.value if rate.low is None else rate.low)) for _, rate, _ in points]
+        above = [100 * ((rate.value if rate.high is None else rate.high) - rate.value) for _, rate, _ in points]
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        xs = [x for x, _, _ in points]
+        label = f"{row[0]} ({row[1]})"
+        axis.errorbar(xs, values, [below, above], fmt=marker, color=colour, capsize=2, markersize=5, label=label)
+        published = [(x, paper) for x, _, paper in points if paper is not None]
+        if published:
+            axis.scatter(*zip(*published, strict=True), marker="_", s=60, color="#666666", zorder=3, label=PAPER)
+    axis.set_xticks(range(len(columns)), [column.replace(", ", ",\n") for column in columns])
+    axis.set_xlim(-0.5, len(columns) - 0.5)
+    axis.set_ylim(bottom=0)
+    axis.grid(axis="y", linewidth=0.5, alpha=0.5)
+    axis.set_ylabel("WER, % (95 % interval)")
+    axis.set_title(split, loc="left", fontsize="medium")

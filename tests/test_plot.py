@@ -1,0 +1,80 @@
+"""The figure of recorded runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from armory_mdnf import cli
+from armory_mdnf.errors import OptionError
+from armory_mdnf.report import figure, runs
+
+RESULTS = Path(__file__).parents[1] / "results"
+matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra plot)")
+
+
+def test_the_figure_has_every_defence_and_threat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "wer.svg"
+    assert cli.main(["plot", str(RESULTS), "-o", str(out), "--split", "human", "--title", "A title"]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: ")
+    root = ElementTree.fromstring(out.read_text())
+    texts = {"".join(element.itertext()).strip() for element in root.iter("{http://www.w3.org/2000/svg}text")}
+    placed = [p for p in runs.read_runs([RESULTS]) if p.run.split == "human"]
+    assert {f"{p.defence} ({p.run.recognizer})" for p in placed} <= texts
+    assert {p.threat.label for p in placed} <= texts
+    assert {"A title", "human", figure.PAPER} <= texts
+    assert "synthetic" not in texts
+
+
+def test_points_are_the_rates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from matplotlib.axes import Axes
+
+    drawn: dict[str, Any] = {}
+    original = Axes.errorbar
+
+    def errorbar(self: Any, x: Any, y: Any, bounds: Any, **options: Any) -> Any:
+        drawn[options["label"]] = (y, bounds)
+        return original(self, x, y, bounds, **options)
+
+    monkeypatch.setattr(Axes, "errorbar", errorbar)
+    placed = runs.read_runs([RESULTS / "human" / "none_pgd_l2.json", RESULTS / "human" / "none_benign.json"])
+    figure.draw(tmp_path / "x.png", placed)
+    values, (below, above) = drawn["NO DEFENCE (ds2_base)"]
+    rates = [p.rate for p in placed]
+    for rate, value, low, high in zip(rates, values, below, above, strict=True):
+        assert rate is not None
+        assert rate.low is not None
+        assert rate.high is not None
+        assert value == pytest.approx(100 * rate.value)
+        assert (value - low, value + high) == (pytest.approx(100 * rate.low), pytest.approx(100 * rate.high))
+
+
+def test_the_same_runs_give_the_same_svg(tmp_path: Path) -> None:
+    placed = runs.read_runs([RESULTS / "synthetic"])
+    for name in ("a.svg", "b.svg"):
+        figure.draw(tmp_path / name, placed)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "start"), [("x.png", b"\x89PNG"), ("x.pdf", b"%PDF")])
+def test_other_formats(name: str, start: bytes, tmp_path: Path, capsys: Any) -> None:
+    words = ["plot", str(RESULTS / "human" / "rs_pgd_l2.json"), "-o", str(tmp_path / name), "--json"]
+    assert cli.main(words) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path / name), "runs": 1}
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_what_is_refused(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.main(["plot", str(RESULTS), "-o", str(tmp_path / "x.gif")]) == 2
+    assert "unknown format of x.gif '.gif', expected one of .pdf, .png, .svg" in capsys.readouterr().err
+    assert cli.main(["plot", str(RESULTS), "-o", str(tmp_path / "x.png"), "--split", "humann"]) == 2
+    assert "did you mean 'human'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(OptionError, match=r"armory-mdnf\[plot\]"):
+        figure.draw(tmp_path / "x.png", runs.read_runs([RESULTS / "human" / "rs_pgd_l2.json"]))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,110 @@
+"""The tour and the examples of the helps, run as they stand."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import speechlike
+
+from armory_mdnf import cli
+from armory_mdnf.audio.recordings import write_recording
+from armory_mdnf.commands import blocks
+from armory_mdnf.defenses import mel_resynth
+from armory_mdnf.vocoders import Vocoder
+
+ROOT = Path(__file__).parents[1]
+TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TOUR, re.DOTALL) for line in block.splitlines()]
+OWN = ("transcribe", "defend", "attack", "evaluate", "report", "plot", "doctor")
+
+
+def words_of(line: str) -> list[str]:
+    program, *words = shlex.split(line)
+    assert program == "armory-mdnf"
+    return words
+
+
+@pytest.mark.slow
+def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra plot)")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    printed = {}
+    for line in COMMANDS:
+        assert cli.main(words_of(line)) == 0, line
+        printed[line] = capsys.readouterr().out
+    told = re.findall(r"```sh\n([^\n]*)\n```\n\n```text\n(.*?)```", TOUR, re.DOTALL)
+    assert len(told) == TOUR.count("```text")
+    for line, expected in told:
+        assert [row.split()[0] for row in printed[line].splitlines()] == [
+            row.split()[0] for row in expected.splitlines()
+        ]
+    for name in ("defended.wav", "flooded.wav", "attacked.wav", "report.html", "wer.svg", "all.html"):
+        assert (tmp_path / name).stat().st_size > 1000
+    assert len(list(tmp_path.glob("runs/*/results.json"))) == 3
+    assert "<audio" in (tmp_path / "report.html").read_text()
+
+
+def test_the_tour_names_nothing_that_is_not_there() -> None:
+    spoken = {words_of(line)[0] for line in COMMANDS}
+    assert {"doctor", "data", "transcribe", "defend", "attack", "evaluate", "run", "report", "plot"} == spoken
+    assert (ROOT / "tests" / "test_tour.py").name in TOUR
+
+
+# Examples of the helps.
+
+
+def subparsers(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                yield name, child
+                yield from subparsers(child)
+
+
+EXAMPLES = {
+    name: [line.strip() for line in (parser.epilog or "").splitlines() if line.strip().startswith("armory-mdnf ")]
+    for name, parser in subparsers(cli.build_parser())
+}
+
+
+def test_every_command_of_ones_own_has_an_example() -> None:
+    assert [name for name in (*OWN, "sample") if not EXAMPLES[name]] == []
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_examples_run(
+    line: str, tmp_path: Path, weights: str, melgan: Vocoder, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """With small models, one step and few utterances: that the real ones run is the tour's."""
+    if line.split()[1] == "plot":
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra plot)")
+    monkeypatch.chdir(tmp_path)
+    write_recording("hello.wav", speechlike(24000), 16000)
+    own = tmp_path / "my_recordings"
+    own.mkdir()
+    shutil.copy("hello.wav", own / "a.wav")
+    (own / "a.txt").write_text("hello")
+    folder = tmp_path / "results" / "human"
+    folder.mkdir(parents=True)
+    for name in ("none_benign", "none_pgd_l2", "mg_mdnf_pgd_l2"):
+        shutil.copy(ROOT / "results" / "human" / f"{name}.json", folder)
+    monkeypatch.setattr(blocks, "DEFAULT_MODEL", weights)
+    monkeypatch.setattr(blocks, "FINE_TUNED", {})
+    monkeypatch.setattr(blocks, "ATTACKS", {name: kwargs | {"max_iter": 1} for name, kwargs in blocks.ATTACKS.items()})
+    monkeypatch.setitem(blocks.DEFENSES, "mg_mdnf", ("MDNF", {"vocoder": "melgan", "curve": None}))
+    monkeypatch.setattr(mel_resynth, "shared_vocoder", lambda name, device: melgan)
+    words = words_of(line)
+    for option, fewer in (("--limit", "2"), ("--audio", "0")):
+        if option in words:
+            words[words.index(option) + 1] = fewer
+    assert cli.main(words) == 0, capsys.readouterr().err
+    if "-o" in words:
+        assert Path(words[words.index("-o") + 1]).stat().st_size > 100
