@@ -68,8 +68,9 @@ bench: install  ## measure the attacks' speed on this machine: results/bench/att
 	  $(BIN)/python -W ignore -m benchmarks.gpu; \
 	else echo "no GPU here: results/bench/gpu.json is not written"; fi
 
-tables: install  ## write the table of the recorded results in README.md
+tables: install  ## write the table of the recorded results in README.md, and docs/claims.md
 	$(BIN)/armory-mdnf report-table --write README.md
+	$(BIN)/armory-mdnf claims results --write docs/claims.md
 
 install: $(INSTALLED)  ## make .venv and install the package in it, with Armory
 
