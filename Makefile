@@ -72,6 +72,7 @@ tables: install  ## write the tables of the recorded results in README.md and do
 	$(BIN)/armory-mdnf report-table --write docs/results.md
 	$(BIN)/armory-mdnf report-table --results results/librispeech --headline --write README.md
 	$(BIN)/armory-mdnf report-table --results results/librispeech --findings --write docs/findings.md
+	$(BIN)/armory-mdnf claims results --write docs/claims.md
 
 install: $(INSTALLED)  ## make .venv and install the package in it, with Armory
 

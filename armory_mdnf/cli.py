@@ -14,7 +14,7 @@ from armory_mdnf.errors import ArmoryMdnfError, OptionError, StorageError
 
 EXIT_CODES = """exit codes:
   0    done
-  1    a check that failed: `report-table --check`, `data check`, `doctor`, `gate`
+  1    a check that failed: `report-table --check`, `claims --check`, `data check`, `doctor`, `gate`
   2    bad input, or a target that cannot be written; nothing more is done; `gate`: results that cannot be compared
   3    `run`, `evaluate` or `transcribe` came to its end, but utterances are left out
   130  stopped by Ctrl-C
@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     from armory_mdnf.checkpoints.command import add_checkpoint_command
     from armory_mdnf.commands import add_commands
     from armory_mdnf.data.check import add_data_command
+    from armory_mdnf.evaluation.claims_command import add_claims_command
     from armory_mdnf.evaluation.gate_command import add_gate_commands
     from armory_mdnf.evaluation.measures import add_metrics_command
 
@@ -79,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_commands(commands, lambda words: _run(parser.parse_args(["run", *words])))
     add_gate_commands(commands)
+    add_claims_command(commands)
     add_metrics_command(commands)
     add_checkpoint_command(commands)
     add_data_command(commands)

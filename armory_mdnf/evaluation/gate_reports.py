@@ -27,7 +27,8 @@ def text(report: Report) -> str:
         lines += [_line(report, finding, width) for finding in compared]
         lines.append("")
     lines += [f"note: {note}" for note in report.notes]
-    lines += [f"not run: {name}" for name in report.not_run]
+    if report.not_run:
+        lines.append(f"not run: {len(report.not_run)} of the baseline's {len(report.baseline.cells)} cells")
     lines += [f"CANNOT COMPARE {refusal.results}: {refusal.why}" for refusal in report.refusals]
     number = {v: sum(f.verdict == v for f in compared) for v in ("same", "better", "worse")}
     parts = [f"{number['same']} as before", f"{number['better']} better", f"{number['worse']} worse"]

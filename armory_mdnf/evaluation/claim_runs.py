@@ -1,0 +1,143 @@
+"""What a run is in the paper's terms: the defence, the attack, and what it is measured on; from its configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from armory_mdnf.evaluation.records import RunRecord
+
+FAMILIES = {"melgan": "MG", "pwg": "WG"}
+STOCHASTIC = ("RS", "MG-MDNF", "MG-MDNF flat", "WG", "WG-MDNF")
+"""Defences that draw noise, for which the published gradient is another than the exact one."""
+EXACT, PUBLISHED = "exact", "published"
+BENIGN = "benign"
+ROLES = re.compile(r"(.+?)_(base|mg|wg|hg)$")
+INCIDENTAL = ("batch_seconds", "batch_size", "num_random_init", "seed", "targeted", "verbose")
+NORMS = {"2": "l2", "l2": "l2", "inf": "linf", "linf": "linf"}
+
+
+@dataclass(frozen=True)
+class Role:
+    """A run's place in the paper's tables. ``tuned``: the recogniser was fine-tuned for what the defence gives back."""
+
+    system: str
+    threat: str
+    gradient: str
+    tuned: bool
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What runs must share so that their differences are the defences': the split, recogniser, and vocoders."""
+
+    split: str
+    recogniser: str
+    vocoders: str
+
+
+def role_of(run: RunRecord) -> tuple[Role, Ground] | None:
+    """Where a run belongs, or None for one that is in none of the tables, such as an attack of other options."""
+    model = _block(run.config, "model")
+    weights = _block(model, "model_kwargs").get("weights") or model.get("weights_file")
+    stem = PurePath(str(weights)).stem
+    match = ROLES.fullmatch(stem)
+    family, tuning = (match[1], match[2]) if match else (stem, "base")
+    found = _system(run.config)
+    threat = _threat(run)
+    if found is None or threat is None:
+        return None
+    system, vocoders = found
+    if system in ("none", "RS") and tuning != "base":
+        return None  # the control: a recogniser that was fine-tuned for a vocoder, without it
+    tuned = tuning == system[:2].lower()
+    gradient = _block(_block(run.config, "attack"), "kwargs").get("gradient")
+    gradient = gradient or _block(model, "wrapper_kwargs").get("gradient") or EXACT
+    exact = threat == BENIGN or system not in STOCHASTIC
+    return Role(system, threat, EXACT if exact else str(gradient), tuned), Ground(run.split, family, vocoders)
+
+
+def _system(config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Name of the defence in the paper, and the variant of its vocoder: "" for none or the first one."""
+    block = _block(config, "defense")
+    if not block:
+        return "none", ""
+    kwargs = {k: v for k, v in _block(block, "kwargs").items() if k not in ("seed", "device_type")}
+    name = block.get("name")
+    if name == "RandomizedSmoothing":
+        return ("RS", "") if {"snr_db": 15.0, "passes": 5} | kwargs == {"snr_db": 15.0, "passes": 5} else None
+    stem, _, variant = PurePath(str(kwargs.pop("vocoder", "melgan"))).stem.partition("_")
+    family = FAMILIES.get(stem)
+    if family is None or name not in ("MelResynth", "MDNF"):
+        return None
+    if name == "MelResynth":
+        return (family, variant) if not kwargs else None
+    curve = kwargs.pop("curve", "bundled_l2")
+    published = {"noise_level": 20.0, "normalize": "utterance", "curve_scales": "std"}
+    if published | kwargs != published:
+        return None
+    return f"{family}-MDNF" + ("" if curve is not None else " flat"), variant
+
+
+def _threat(run: RunRecord) -> str | None:
+    """The attack in the paper's terms: ``l2 1.5``, ``20 dB``, ``l2 1.5 EOT 5``, ``l2 1.5 of 250 iterations``."""
+    if all(outcome.adversarial is None for outcome in run.outcomes):
+        return BENIGN
+    block = _block(run.config, "attack")
+    given = _block(block, "kwargs")
+    if block.get("use_label") or given.get("num_random_init"):
+        return None
+    kwargs = {key: value for key, value in given.items() if key not in (*INCIDENTAL, "gradient")}
+    steps = kwargs.pop("max_iter", 100)
+    draws = kwargs.pop("eot_draws", 1)
+    norm, step = str(kwargs.pop("norm", None)), kwargs.pop("eps_step", None)
+    eps, snr_db, fraction = (kwargs.pop(key, None) for key in ("eps", "snr_db", "step_fraction"))
+    if kwargs or block.get("name") not in ("PGD", "ProjectedGradientDescent", "SNR_PGD_Numpy"):
+        return None
+    if norm in ("snr", "snr_db"):
+        bound = snr_db if block.get("name") == "PGD" else eps if norm == "snr_db" else None
+        known = bool(given.get("targeted")) and bound is not None and 0.5 in (fraction, step)
+        name = f"{bound:g} dB" if known else None
+    else:
+        small = isinstance(eps, (int, float)) and (
+            fraction == 0.2 or (isinstance(step, (int, float)) and abs(step - eps / 5) < 1e-9)
+        )
+        name = f"{NORMS[norm]} {eps:g}" if small and norm in NORMS and not given.get("targeted") else None
+    if name is None:
+        return None
+    name += f" EOT {draws}" if draws != 1 else ""
+    return name + (f" of {steps} iterations" if steps != 100 else "")
+
+
+def _block(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    block = config.get(name)
+    return block if isinstance(block, Mapping) else {}
+
+
+Table = dict[tuple[str, str, str], RunRecord]
+"""Runs by defence, attack and gradient."""
+
+
+def tables(runs: Iterable[RunRecord]) -> dict[Ground, Table]:
+    """The runs of each ground. Of two that are the same cell, the fine-tuned and then the longer one counts.
+
+    Runs without a vocoder are on every ground of their split and recogniser.
+    """
+    placed = [(role, ground, run) for run in runs for role, ground in [role_of(run) or (None, None)] if role and ground]
+    grounds = {g for role, g, _ in placed if role.system not in ("none", "RS")} or {g for _, g, _ in placed}
+    found: dict[Ground, Table] = {}
+    for ground in sorted(grounds, key=lambda g: (g.split, g.recogniser, g.vocoders)):
+        cells: Table = {}
+        rank: dict[tuple[str, str, str], tuple[bool, int]] = {}
+        for role, other, run in placed:
+            everywhere = role.system in ("none", "RS") and other.recogniser == ground.recogniser
+            if other != ground and not (everywhere and other.split == ground.split):
+                continue
+            key, order = (role.system, role.threat, role.gradient), (role.tuned, len(run.outcomes))
+            if key not in rank or order > rank[key]:
+                cells[key], rank[key] = run, order
+        found[ground] = cells
+    return found

@@ -1,0 +1,192 @@
+"""The paper's fifteen claims, each as a rule on paired differences of word error rates.
+
+A part of a claim is a difference of two cells that must be at least, more than, at most or within a number of points.
+It holds if the whole 95 % interval of the difference does, fails if none of it does, and is undecided otherwise; a
+claim holds if all its parts do, and fails if one does. Where the paper says "little", "strong" or "parity" without a
+number, the bound comes from its own tables: 3.7 and 46.4 points, and 1.8 to 4.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from armory_mdnf.evaluation.claim_runs import BENIGN, EXACT, PUBLISHED, STOCHASTIC, Table
+from armory_mdnf.evaluation.records import Outcome, RunRecord, compare
+from armory_mdnf.metrics.intervals import Interval, cautious_difference_interval
+
+HOLDS, FAILS, UNDECIDED, MISSING = "holds", "does not hold", "undecided at this size", "not measured"
+LITTLE = PARITY_TARGETED = MINOR = 5.0
+STRONG = 20.0
+
+Cell = tuple[str, str]
+"""Defence and attack."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The word error rate of ``first`` less that of ``second``, in points, and where it must lie.
+
+    ``low`` and ``high``: the bounds; ``above``: more than ``low``, not just as much. ``paper``: the paper's two rates.
+    """
+
+    first: Cell
+    second: Cell
+    paper: tuple[float, float] | None
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper as numbers."""
+
+    number: int
+    text: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of a part: both rates (fractions) on the utterances of both, their difference, the verdict."""
+
+    part: Part
+    verdict: str
+    rates: tuple[float, float] | None = None
+    difference: Interval | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of a claim."""
+
+    claim: Claim
+    verdict: str
+    parts: Sequence[Found] = field(default=())
+
+
+def _parts(rows: Mapping[tuple[Cell, Cell], tuple[float, float] | None], **bounds: object) -> tuple[Part, ...]:
+    return tuple(Part(a, b, paper, **bounds) for (a, b), paper in rows.items())  # type: ignore[arg-type]
+
+
+def _order(threat: str, rates: Mapping[str, float]) -> tuple[Part, ...]:
+    """Each defence above the next one."""
+    names = list(rates)
+    return _parts({((a, threat), (b, threat)): (rates[a], rates[b]) for a, b in pairwise(names)}, low=0.0, above=True)
+
+
+def _against(first: str, second: str, rates: Mapping[str, tuple[float, float]], **bounds: object) -> tuple[Part, ...]:
+    return _parts({((first, t), (second, t)): paper for t, paper in rates.items()}, **bounds)
+
+
+MG, FLOODED, FLAT, WG = "MG", "MG-MDNF", "MG-MDNF flat", "WG"
+L2, L2_SMALL, LINF, LINF_SMALL = "l2 1.5", "l2 0.5", "linf 0.01", "linf 0.005"
+CLAIMS = (
+    Claim(1, f"MG alone helps little at l2 1.5: by {LITTLE:g} points at most",
+          _against("none", MG, {L2: (87.9, 84.2)}, high=LITTLE)),
+    Claim(2, "MG-MDNF beats MG by 20 points or more at l2 1.5", _against(MG, FLOODED, {L2: (84.2, 52.4)}, low=20.0)),
+    Claim(3, "MG-MDNF beats MG by 20 points or more at linf 0.01",
+          _against(MG, FLOODED, {LINF: (104.0, 65.6)}, low=20.0)),
+    Claim(4, "MG-MDNF beats RS by 10 points or more at l2 1.5, by 15 at linf 0.01",
+          _against("RS", FLOODED, {L2: (70.6, 52.4)}, low=10.0)
+          + _against("RS", FLOODED, {LINF: (93.3, 65.6)}, low=15.0)),
+    Claim(5, "parity of MG-MDNF and RS, within 3 points, at l2 0.5 and linf 0.005",
+          _against("RS", FLOODED, {L2_SMALL: (30.0, 31.0), LINF_SMALL: (49.2, 47.1)}, low=-3.0, high=3.0)),
+    Claim(6, "MG-MDNF costs 6 points or less where nobody attacks",
+          _against(FLOODED, "none", {BENIGN: (16.0, 11.0)}, high=6.0)),
+    Claim(7, "EOT of 5 draws raises MG-MDNF's error rate, which stays below MG's",
+          _parts({((FLOODED, f"{L2} EOT 5"), (FLOODED, L2)): (63.3, 52.4),
+                  ((MG, L2), (FLOODED, f"{L2} EOT 5")): (84.2, 63.3)}, low=0.0, above=True)),
+    Claim(8, "targeted at 20 dB: no defence > MG > RS > MG-MDNF",
+          _order("20 dB", {"none": 102.5, MG: 88.9, "RS": 72.9, FLOODED: 54.0})),
+    Claim(9, f"parity of MG-MDNF and RS, within {PARITY_TARGETED:g} points, targeted at 30 and 40 dB",
+          _against("RS", FLOODED, {"30 dB": (24.9, 29.2), "40 dB": (18.1, 19.9)},
+                   low=-PARITY_TARGETED, high=PARITY_TARGETED)),
+    Claim(10, f"WG alone is strong: {STRONG:g} points or more at l2 1.5",
+          _against("none", WG, {L2: (85.6, 39.2)}, low=STRONG)),
+    Claim(11, "WG-MDNF is as WG, within 2 points, at l2 1.5 and linf 0.01",
+          _against("WG-MDNF", WG, {L2: (40.5, 39.2), LINF: (41.0, 41.7)}, low=-2.0, high=2.0)),
+    Claim(12, "WG costs more than MG where nobody attacks",
+          _parts({((WG, BENIGN), (MG, BENIGN)): (17.6, 14.8)}, low=0.0, above=True)),
+    Claim(13, "the curve beats flat noise at l2 1.5",
+          _against(FLAT, FLOODED, {L2: (64.0, 52.4)}, low=0.0, above=True)),
+    Claim(14, "flat noise beats the curve at linf 0.01",
+          _against(FLOODED, FLAT, {LINF: (65.6, 25.8)}, low=0.0, above=True)),
+    Claim(15, f"250 and 500 iterations change little: {MINOR:g} points at most",
+          _parts({((FLOODED, f"{L2} of {n} iterations"), (FLOODED, L2)): None for n in (250, 500)},
+                 low=-MINOR, high=MINOR)),
+)  # fmt: skip
+
+
+def judge(table: Table, gradient: str = EXACT) -> list[Verdict]:
+    """A verdict of each claim on one ground, stochastic defences attacked by one gradient."""
+    return [_judge(claim, table, gradient) for claim in CLAIMS]
+
+
+def has_published(table: Table) -> bool:
+    """Whether a run of the ground followed the published gradient."""
+    return any(gradient == PUBLISHED for _, _, gradient in table)
+
+
+def _judge(claim: Claim, table: Table, gradient: str) -> Verdict:
+    parts = [_find(part, table, gradient) for part in claim.parts]
+    verdicts = {found.verdict for found in parts}
+    return Verdict(claim, next((v for v in (FAILS, MISSING, UNDECIDED) if v in verdicts), HOLDS), parts)
+
+
+def _find(part: Part, table: Table, gradient: str) -> Found:
+    first, second = (_candidates(cell, table, gradient) for cell in (part.first, part.second))
+    for cell, runs in ((part.first, first), (part.second, second)):
+        if not runs:
+            return Found(part, MISSING, why=f"no run of {cell[0]}, {cell[1]}")
+    pairs = [_common(a, b) for a in first for b in second]
+    common = max(pairs, key=len)
+    comparison = [BENIGN if threat == BENIGN else "adversarial" for _, threat in (part.first, part.second)]
+    columns = [[compare(pair[i], comparison[i]) for pair in common] for i in (0, 1)]
+    counts = [[c for c in column if c is not None] for column in columns]
+    if not counts[0] or len(counts[0]) != len(counts[1]) or not sum(c.reference_words for c in counts[0]):
+        return Found(part, MISSING, why="the two have no utterances in common")
+    difference = cautious_difference_interval(counts[0], counts[1])
+    rates = [sum(c.errors for c in found) / sum(c.reference_words for c in found) for found in counts]
+    return Found(part, verdict_of(part, difference), (rates[0], rates[1]), difference)
+
+
+def verdict_of(part: Part, difference: Interval) -> str:
+    """Whether a difference with its interval (fractions) is where a part says that it must be."""
+    if difference.low is None or difference.high is None:
+        return UNDECIDED
+    low, high = 100 * difference.low, 100 * difference.high
+    lowest = -float("inf") if part.low is None else part.low
+    highest = float("inf") if part.high is None else part.high
+    if (low > lowest if part.above else low >= lowest) and high <= highest:
+        return HOLDS
+    if (high <= lowest if part.above else high < lowest) or low > highest:
+        return FAILS
+    return UNDECIDED
+
+
+def _candidates(cell: Cell, table: Table, gradient: str) -> list[RunRecord]:
+    """The run of a cell; without an attack, every run of the defence that heard its utterances unattacked."""
+    system, threat = cell
+    if threat == BENIGN:
+        return [r for (s, _, _), r in table.items() if s == system and r.counts(BENIGN) is not None]
+    wanted = gradient if system in STOCHASTIC else EXACT
+    run = table.get((system, threat, wanted))
+    return [run] if run is not None else []
+
+
+def _common(first: RunRecord, second: RunRecord) -> list[tuple[Outcome, Outcome]]:
+    """The utterances that two runs share, paired: by id, else by reference where that tells them apart."""
+    sides = (first.outcomes, second.outcomes)
+    by_id = all(outcome.id is not None for side in sides for outcome in side)
+    names = [[(o.id if by_id else None, o.reference) for o in side] for side in sides]
+    shorter = min(map(len, names))
+    if names[0][:shorter] == names[1][:shorter]:
+        return list(zip(*(side[:shorter] for side in sides), strict=True))
+    if any(len(set(found)) < len(found) for found in names):
+        return []
+    where = dict(zip(names[1], second.outcomes, strict=True))
+    return [(o, where[name]) for name, o in zip(names[0], first.outcomes, strict=True) if name in where]

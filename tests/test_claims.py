@@ -1,0 +1,295 @@
+"""The fifteen claims: what a run is in the paper's terms, the rule of each, and the page that is made of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from armory_mdnf import cli
+from armory_mdnf.evaluation.baselines import read_baseline
+from armory_mdnf.evaluation.claim_runs import EXACT, PUBLISHED, Ground, role_of, tables
+from armory_mdnf.evaluation.claims import (
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    MISSING,
+    UNDECIDED,
+    Part,
+    Verdict,
+    has_published,
+    judge,
+    verdict_of,
+)
+from armory_mdnf.evaluation.claims_command import judge_all, page
+from armory_mdnf.evaluation.records import Outcome, RunRecord
+from armory_mdnf.metrics.intervals import Interval
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "scenario_configs"
+WORDS = 200
+# Files of the bundled benchmark, by the defence and attack of a claim.
+SYSTEMS = {
+    "none": "none", "RS": "rs", "MG": "mg", "MG-MDNF": "mg_mdnf", "MG-MDNF flat": "mg_mdnf_flat", "WG": "wg",
+    "WG-MDNF": "wg_mdnf",
+}  # fmt: skip
+THREATS = {
+    "benign": "benign", "l2 1.5": "pgd_l2", "l2 1": "pgd_l2_1.0", "l2 0.5": "pgd_l2_0.5", "linf 0.01": "pgd_linf",
+    "linf 0.005": "pgd_linf_0.005", "l2 1.5 EOT 5": "eot_l2", "20 dB": "snr20", "30 dB": "snr30", "40 dB": "snr40",
+    "l2 1.5 of 250 iterations": "pgd_l2_250_steps", "l2 1.5 of 500 iterations": "pgd_l2_500_steps",
+}  # fmt: skip
+
+
+def config(system: str, threat: str) -> dict[str, Any]:
+    return json.loads((CONFIGS / f"{SYSTEMS[system]}_{THREATS[threat]}.json").read_text())
+
+
+def heard(rate: float) -> tuple[str, str]:
+    """A reference of :data:`WORDS` words and a transcript of that word error rate, in percent."""
+    errors = round(rate * WORDS / 100)
+    wrong = min(errors, WORDS)
+    return " ".join(["A"] * WORDS), " ".join(["X"] * wrong + ["A"] * (WORDS - wrong) + ["Y"] * (errors - wrong))
+
+
+def run(system: str, threat: str, rates: list[float], **known: Any) -> RunRecord:
+    texts = [heard(rate) for rate in rates]
+    name = "benign" if threat == "benign" else "adversarial"
+    outcomes = tuple(
+        Outcome(reference, **{name: text}, id=f"u{i}")  # type: ignore[arg-type]
+        for i, (reference, text) in enumerate(texts)
+    )
+    return RunRecord("name", outcomes, **{"config": config(system, threat)} | known)
+
+
+def papers_runs(**changes: float) -> list[RunRecord]:
+    """A run per cell of the claims, every utterance at the paper's rate."""
+    rates: dict[tuple[str, str], float] = {}
+    for claim in CLAIMS:
+        for part in claim.parts:
+            rates |= dict(zip((part.first, part.second), part.paper or (54.0, 52.4), strict=True))
+    rates |= {("MG-MDNF", "l2 1.5"): 52.4}
+    return [run(*cell, [changes.get(" ".join(cell).replace(" ", "_"), rate)] * 10) for cell, rate in rates.items()]
+
+
+def verdicts(runs: list[RunRecord], gradient: str = EXACT) -> dict[int, str]:
+    (table,) = tables(runs).values()
+    return {v.claim.number: v.verdict for v in judge(table, gradient)}
+
+
+def test_every_claim_holds_on_the_papers_own_numbers() -> None:
+    assert verdicts(papers_runs()) == dict.fromkeys(range(1, 16), HOLDS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "failing"),
+    [
+        ({"MG_l2_1.5": 60.0}, {1, 2, 7}),
+        ({"MG-MDNF_l2_1.5": 80.0}, {2, 4, 7, 13, 15}),
+        ({"MG-MDNF_linf_0.01": 90.0}, {3, 4}),
+        ({"RS_l2_0.5": 40.0}, {5}),
+        ({"MG-MDNF_benign": 18.0}, {6}),
+        ({"RS_20_dB": 40.0}, {8}),
+        ({"RS_40_dB": 5.0}, {9}),
+        ({"WG_l2_1.5": 80.0}, {10, 11}),
+        ({"WG_linf_0.01": 60.0}, {11}),
+        ({"WG_benign": 14.0}, {12}),
+        ({"MG-MDNF_flat_l2_1.5": 50.0}, {13}),
+        ({"MG-MDNF_flat_linf_0.01": 70.0}, {14}),
+        ({"MG-MDNF_l2_1.5_of_500_iterations": 70.0}, {15}),
+    ],
+)
+def test_a_number_on_the_wrong_side_fails_its_claims(changes: dict[str, float], failing: set[int]) -> None:
+    found = verdicts(papers_runs(**changes))
+    assert {number for number, verdict in found.items() if verdict == FAILS} == failing
+    assert {verdict for number, verdict in found.items() if number not in failing} == {HOLDS}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "interval", "verdict"),
+    [
+        ({"low": 20.0}, (20.0, 40.0), HOLDS),
+        ({"low": 20.0}, (19.9, 40.0), UNDECIDED),
+        ({"low": 20.0}, (0.0, 19.9), FAILS),
+        ({"low": 0.0, "above": True}, (0.0, 3.0), UNDECIDED),
+        ({"low": 0.0, "above": True}, (0.1, 3.0), HOLDS),
+        ({"low": 0.0, "above": True}, (-3.0, 0.0), FAILS),
+        ({"high": 6.0}, (-9.0, 6.0), HOLDS),
+        ({"high": 6.0}, (6.1, 9.0), FAILS),
+        ({"high": 6.0}, (5.0, 7.0), UNDECIDED),
+        ({"low": -3.0, "high": 3.0}, (-3.0, 3.0), HOLDS),
+        ({"low": -3.0, "high": 3.0}, (-9.0, -3.1), FAILS),
+        ({"low": -3.0, "high": 3.0}, (-4.0, 0.0), UNDECIDED),
+        ({"low": 0.0}, None, UNDECIDED),
+    ],
+)
+def test_the_rule_of_a_part(bounds: dict[str, Any], interval: tuple[float, float] | None, verdict: str) -> None:
+    low, high = (None, None) if interval is None else (interval[0] / 100, interval[1] / 100)
+    part = Part(("a", "x"), ("b", "x"), None, **bounds)
+    assert verdict_of(part, Interval(0.0, low, high, 10)) == verdict
+
+
+def test_few_utterances_decide_nothing() -> None:
+    runs = [r for r in papers_runs() if role_of(r) is not None]
+    few = [replace(r, outcomes=r.outcomes[:1]) for r in runs]
+    assert set(verdicts(few).values()) == {UNDECIDED}
+
+
+def test_a_missing_run_is_named_and_one_that_fails_decides_all_the_same() -> None:
+    def without(name: str, **changes: float) -> list[Verdict]:
+        runs = [r for r in papers_runs(**changes) if (role_of(r) or [None])[0] is None or _name(r) != name]
+        (table,) = tables(runs).values()
+        return judge(table)
+
+    found = without("RS linf 0.01")[3]
+    assert (found.verdict, found.parts[1].why) == (MISSING, "no run of RS, linf 0.01")
+    assert without("RS linf 0.01", **{"RS_l2_1.5": 55.0})[3].verdict == FAILS
+
+
+def _name(record: RunRecord) -> str:
+    placed = role_of(record)
+    assert placed is not None
+    return f"{placed[0].system} {placed[0].threat}"
+
+
+def test_the_published_gradient_is_judged_by_its_own_runs() -> None:
+    runs = papers_runs()
+    assert not has_published(next(iter(tables(runs).values())))
+    block = config("MG-MDNF", "l2 1.5")
+    block["attack"] = {
+        "module": "armory_mdnf.attacks",
+        "name": "PGD",
+        "use_label": False,
+        "kwargs": {"norm": "l2", "eps": 1.5, "eps_step": 0.3, "max_iter": 100, "seed": 0, "gradient": "published"},
+    }
+    runs.append(run("MG-MDNF", "l2 1.5", [80.0] * 10, config=block))
+    (table,) = tables(runs).values()
+    assert has_published(table)
+    assert verdicts(runs) == dict.fromkeys(range(1, 16), HOLDS)
+    found = verdicts(runs, PUBLISHED)
+    assert found[2] == FAILS  # 84.2 less 80.0: MG draws no noise, and has one gradient
+    assert found[1] == HOLDS
+    assert found[6] == HOLDS  # nobody attacks there
+    assert found[13] == MISSING
+
+
+def test_every_configuration_of_the_claims_is_recognised() -> None:
+    for system in SYSTEMS:
+        for threat in THREATS:
+            path = CONFIGS / f"{SYSTEMS[system]}_{THREATS[threat]}.json"
+            if path.is_file():
+                placed = role_of(run(system, threat, [10.0]))
+                assert placed is not None, path
+                assert (placed[0].system, placed[0].threat, placed[0].gradient) == (system, threat, EXACT)
+                assert placed[1] == Ground("human", "ds2", "")
+
+
+@pytest.mark.parametrize("name", ["none_mg_pgd_l2", "mg_mdnf_cw", "librispeech/mg_mdnf_snr_linear20"])
+def test_what_is_in_none_of_the_claims_tables_is_left_out(name: str) -> None:
+    block = json.loads((CONFIGS / f"{name}.json").read_text())
+    assert role_of(run("none", "l2 1.5", [10.0], config=block)) is None
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("defense.kwargs.noise_level", 80.0),
+        ("defense.kwargs.normalize", "frame"),
+        ("defense.kwargs.vocoder", "my.safetensors"),
+        ("defense.name", "Other"),
+        ("attack.kwargs.eps_step", 0.1),
+        ("attack.kwargs.num_random_init", 2),
+        ("attack.kwargs.norm", 1),
+        ("attack.name", "FastGradientMethod"),
+        ("attack.use_label", True),
+    ],
+)
+def test_a_run_with_another_option_is_not_the_papers(where: str, value: object) -> None:
+    block = copy.deepcopy(config("MG-MDNF", "l2 1.5"))
+    *parents, key = where.split(".")
+    inner = block
+    for parent in parents:
+        inner = inner[parent]
+    inner[key] = value
+    assert role_of(run("MG-MDNF", "l2 1.5", [10.0], config=block)) is None
+
+
+def test_grounds_keep_recognisers_splits_and_vocoders_apart() -> None:
+    def moved(system: str, weights: str, vocoder: str | None = None) -> RunRecord:
+        block = config(system, "l2 1.5")
+        block["model"]["model_kwargs"]["weights"] = weights
+        if vocoder:
+            block["defense"]["kwargs"]["vocoder"] = vocoder
+        return run(system, "l2 1.5", [50.0] * 10, config=block)
+
+    runs = [
+        moved("none", "ds2_base"),
+        moved("MG", "librispeech/ds2_mg.safetensors"),
+        moved("none", "whisper_ctc"),
+        moved("MG", "whisper_ctc_mg", "melgan_gan"),
+        moved("MG", "whisper_ctc", "melgan"),
+    ]
+    found = tables(runs)
+    assert [(g.recogniser, g.vocoders, len(table)) for g, table in found.items()] == [
+        ("ds2", "", 2),
+        ("whisper_ctc", "", 2),
+        ("whisper_ctc", "gan", 2),
+    ]
+    tuned, plain = moved("MG", "ds2_mg"), moved("MG", "ds2_base")
+    longer = replace(plain, outcomes=plain.outcomes * 2)
+    (table,) = tables([longer, tuned]).values()
+    assert table["MG", "l2 1.5", EXACT] is tuned
+
+
+def test_differences_are_of_the_utterances_that_both_have() -> None:
+    none, mg = run("none", "l2 1.5", [90.0] * 12), run("MG", "l2 1.5", [88.0] * 10)
+    (table,) = tables([none, mg]).values()
+    (part,) = judge(table)[0].parts
+    assert part.difference is not None
+    assert part.difference.utterances == 10
+    apart = replace(mg, outcomes=tuple(replace(o, id=f"v{i}") for i, o in enumerate(mg.outcomes)))
+    (table,) = tables([none, apart]).values()
+    found = judge(table)[0]
+    assert (found.verdict, found.parts[0].why) == (MISSING, "the two have no utterances in common")
+
+
+def test_the_papers_numbers_are_those_of_its_baseline() -> None:
+    cells = read_baseline(ROOT / "baselines" / "paper.json").cells
+    checked = 0
+    for claim in CLAIMS:
+        four = any("WG" in cell[0] for part in claim.parts for cell in (part.first, part.second))
+        for part in claim.parts:
+            for cell, number in zip((part.first, part.second), part.paper or (), strict=bool(part.paper)):
+                system = SYSTEMS[cell[0]] + ("_100" if four and cell[0] == "none" else "")
+                (value,) = cells[f"test_clean/{system}_{THREATS[cell[1]]}"].values.values()
+                assert round(100 * value, 1) == number
+                checked += 1
+    assert checked == 2 * sum(len(c.parts) for c in CLAIMS[:-1])
+
+
+def test_the_page_is_made_of_the_recorded_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results, written = str(ROOT / "results"), ROOT / "docs" / "claims.md"
+    assert cli.main(["claims", results, "--check", str(written)]) == 0, capsys.readouterr().err
+    (tmp_path / "old.md").write_text("old")
+    assert cli.main(["claims", results, "--check", str(tmp_path / "old.md")]) == 1
+    assert "--write" in capsys.readouterr().err
+    target = tmp_path / "new.md"
+    assert cli.main(["claims", results, "--write", str(target), "--json", str(tmp_path / "c.json")]) == 0
+    assert target.read_text() == written.read_text()
+    content = json.loads((tmp_path / "c.json").read_text())
+    grounds = {(g["split"], g["recogniser"]): g["gradients"]["exact"] for g in content["grounds"]}
+    assert [claim["claim"] for claim in grounds["human", "ds2"]] == list(range(1, 16))
+
+
+def test_a_page_shows_both_gradients_where_there_are_both() -> None:
+    runs = papers_runs()
+    block = config("MG-MDNF", "l2 1.5")
+    block["model"]["wrapper_kwargs"] = {"gradient": "published"}  # ART's own attack on such an estimator
+    runs.append(run("MG-MDNF", "l2 1.5", [80.0] * 10, config=block))
+    text = page(judge_all(runs))
+    assert "By the exact gradient: 15 holds." in text
+    assert "By the published gradient: " in text
+    assert "MG, l2 1.5 less MG-MDNF, l2 1.5: 84.0 - 80.0 = 4.0 [4.0, 4.0], 10 utterances" in text
