@@ -8,11 +8,16 @@ from armory_mdnf.errors import BundleError, quoted
 from armory_mdnf.files.strict_json import read_json
 
 CONTAINER = Path("/armory")  # where Armory mounts its folders in Docker
-KEYS = {"datasets": "dataset_dir", "saved_models": "saved_model_dir", "outputs": "output_dir"}
+KEYS = {
+    "datasets": "dataset_dir",
+    "git": "local_git_dir",
+    "outputs": "output_dir",
+    "saved_models": "saved_model_dir",
+}
 
 
 def armory_folders(name: str) -> list[Path]:
-    """Where ``datasets``, ``saved_models`` or ``outputs`` may lie, in the order of the search; they need not exist.
+    """Where one of :data:`KEYS` may lie, in the order of the search; the folders need not exist.
 
     First the folder that ``~/.armory/config.json`` names, or Armory's default, then the one of a container.
     Raises :class:`BundleError` if that file cannot be read.

@@ -184,25 +184,32 @@ def check_attack(config: dict[str, Any], threat: str) -> None:
     assert config["sysconfig"].get("skip_attack", False) is (threat == "benign")
     assert attack.targeted is threat.startswith(("snr", "cw"))
     if threat.startswith("cw"):
-        assert isinstance(attack, CarliniWagner)
-        assert (attack.eps, attack.learning_rate, attack.max_iter) == (0.01, 1e-4, 400)
+        stage = "" if isinstance(attack, CarliniWagner) else "_1"  # the first of two, in ART
+        step, steps = (getattr(attack, f"{name}{stage}") for name in ("learning_rate", "max_iter"))
+        assert (attack.eps, step, steps) == (0.01, 1e-4, 400)
         assert (attack.decrease_factor_eps, attack.num_iter_decrease_eps) == (0.8, 10)
         return
-    norm = "linf" if "linf" in threat else "l2"
+    expected = "linf" if "linf" in threat else "l2"
     if threat.startswith("noise"):
         assert isinstance(attack, RandomNoise)
-        assert (attack.norm, attack.eps) == (norm, {"l2": 1.5, "linf": 0.01}[norm])
+        assert (attack.norm, attack.eps) == (expected, {"l2": 1.5, "linf": 0.01}[expected])
         return
-    assert isinstance(attack, PGD)
-    assert attack.gradient == ("published" if threat.endswith("published") else "exact")
     x = torch.tensor(speechlike(4000))[None]
-    radius = float(attack._geometry().radius(x))
-    step = attack.eps_step if attack.eps_step is not None else attack.step_fraction * radius
+    if isinstance(attack, PGD):
+        radius, norm = float(attack._geometry().radius(x)), attack.norm
+        assert attack.gradient == ("published" if threat.endswith("published") else "exact")
+        assert attack.eot_draws == {"eot": 5, "eot20": 20}.get(threat.split("_")[0], 1)
+        assert (attack.random_start, attack.restarts, attack.keep) == (False, 1, "last")
+    else:
+        assert (attack.num_random_init, attack.random_eps, getattr(attack, "decay", None)) == (0, False, None)
+        norm = {2: "l2", "inf": "linf", np.inf: "linf"}[attack.norm]
+        shrink = getattr(attack, "snr_sqrt_reciprocal", None)  # Armory's bound hangs on the utterance
+        radius = attack.eps if shrink is None else float(x.norm()) * shrink
+    relative = getattr(attack, "step_fraction", None)
+    step = attack.eps_step if relative is None else relative * radius
     steps = re.search(r"_(\d+)_steps", threat)
     authors = threat.startswith("snr_linear")  # their files take 500 steps
     assert attack.max_iter == (0 if threat == "benign" else int(steps[1]) if steps else 500 if authors else 100)
-    assert attack.eot_draws == {"eot": 5, "eot20": 20}.get(threat.split("_")[0], 1)
-    assert (attack.random_start, attack.restarts, attack.keep) == (False, 1, "last")
     if threat.startswith("snr"):
         ratio = float(x.norm()) ** 2 / radius**2
         number = int(re.search(r"\d+", threat)[0])  # type: ignore[index]
@@ -210,7 +217,7 @@ def check_attack(config: dict[str, Any], threat: str) -> None:
         assert step == pytest.approx(0.5 * radius)
         return
     number = re.search(r"_(\d\.\d+)$", threat)
-    assert attack.norm == norm
+    assert norm == expected
     assert radius == pytest.approx(float(number[1]) if number else {"l2": 1.5, "linf": 0.01}[norm])
     assert step == pytest.approx(radius / 5)
 

@@ -26,8 +26,9 @@ from armory_mdnf.audio.files import write_flac
 from armory_mdnf.data import librispeech
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.runner import command, journal
-from armory_mdnf.runner.components import fingerprints
+from armory_mdnf.runner.components import make_estimator
 from armory_mdnf.runner.evaluate import Evaluation
+from armory_mdnf.runner.named import files_of
 
 
 @pytest.fixture
@@ -106,12 +107,16 @@ def test_other_weights_do_not_go_on(interrupted: Path, weights: str, capsys: pyt
 
 
 def test_a_run_is_known_by_the_weights_that_are_its_defaults(config: dict[str, Any], weights: str) -> None:
+    def files() -> set[str]:
+        estimator = make_estimator(config, "cpu")
+        return set(files_of([estimator, *estimator.preprocessing_defences]))
+
     config["defense"] = {"module": "armory_mdnf.defenses", "name": "MDNF", "type": "Preprocessor", "kwargs": {}}
-    assert set(fingerprints(config)) == {weights, "melgan", "bundled_l2"}
+    assert files() == {weights, "melgan", "bundled_l2"}
     config["defense"]["kwargs"] = {"vocoder": "pwg", "curve": None}
-    assert set(fingerprints(config)) == {weights, "pwg"}
+    assert files() == {weights, "pwg"}
     config["defense"] = RS
-    assert set(fingerprints(config)) == {weights}
+    assert files() == {weights}
 
 
 @pytest.mark.parametrize(

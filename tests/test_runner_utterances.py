@@ -235,10 +235,10 @@ def test_a_defence_that_fails_for_one_utterance(weights: str) -> None:
     chosen = bundled("human", INDEX)
     length = len(read_samples(chosen[1][1]))
     estimator = DeepSpeech2Estimator(weights, preprocessing_defences=Fragile(length), device_type="cpu")
-    evaluation = Evaluation(estimator, None, by_keys=False, defense="defense theirs.Fragile")
+    evaluation = Evaluation(estimator, None, by_keys=False, theirs="defense theirs.Fragile")
     found = [line for batch in evaluation.batches(chosen, 100.0) for line in evaluation(batch)]
     (failure,) = [line for line in found if isinstance(line, Failed)]
-    assert (failure.index, failure.reason) == (18, "defense theirs.Fragile cannot be used: a pause")
+    assert (failure.index, failure.reason) == (18, "defense theirs.Fragile cannot be used: ZeroDivisionError: a pause")
 
 
 class Spoiling(Preprocessor):
@@ -257,7 +257,7 @@ def test_what_a_defence_of_others_gives_back_costs_one_utterance(weights: str, s
     chosen = bundled("human", INDEX)
     defence = Spoiling(len(read_samples(chosen[1][1])), spoil)
     estimator = DeepSpeech2Estimator(weights, preprocessing_defences=defence, device_type="cpu")
-    evaluation = Evaluation(estimator, None, by_keys=False, defense="defense theirs.Spoiling")
+    evaluation = Evaluation(estimator, None, by_keys=False, theirs="defense theirs.Spoiling")
     found = {line.index: line for batch in evaluation.batches(chosen, 100.0) for line in evaluation(batch)}
     assert isinstance(found[18], Failed)
     assert "Spoiling" in found[18].reason

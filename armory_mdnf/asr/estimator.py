@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +17,10 @@ from art.estimators.pytorch import PyTorchEstimator
 from art.estimators.speech_recognition.speech_recognizer import PytorchSpeechRecognizerMixin, SpeechRecognizerMixin
 from torch import Tensor, nn
 
-from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
+from armory_mdnf.asr.checkpoints import load_recognizer, recognizer_checksum, save_recognizer
 from armory_mdnf.asr.contract import SpeechRecognizer
 from armory_mdnf.asr.pipeline import Pipeline
-from armory_mdnf.asr.preprocessing import Chain, select
+from armory_mdnf.asr.preprocessing import Chain, Draws, select
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.errors import AudioError, OptionError, TranscriptError, choices, refuse_unknown
@@ -60,6 +61,9 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         if device_type not in ("cpu", "gpu"):
             raise OptionError(choices(device_type, ("cpu", "gpu"), "device_type"))
         self.gradient = gradient
+        self.weights_name = None if isinstance(model, SpeechRecognizer) else os.fspath(model)
+        self._key: Key | None = None  # of the draws that nobody gives keys for, and how many it has given
+        self._drawn = 0
         super().__init__(
             model=model if isinstance(model, SpeechRecognizer) else load_recognizer(model),
             clip_values=clip_values,
@@ -109,6 +113,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         waveforms = self._waveforms(x)
         pipeline = self._pipeline()
         passes = pipeline.chain.num_passes
+        keys = self._own_keys(len(waveforms)) if keys is None else keys
         draws = pipeline.chain.draw(len(waveforms) * passes, _pass_keys(keys, passes))
         find = pipeline.transcripts if transcription_output else _rows_of(pipeline.probabilities)
         results: list[Any] = [None] * len(waveforms)
@@ -186,8 +191,8 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         waveforms = self._waveforms(x)
         targets = self._targets(y, len(waveforms))
         pipeline = self._pipeline()
-        draws = pipeline.chain.draw(len(waveforms))
-        back = pipeline.chain.draw(len(waveforms)) if self.gradient == "published" else None
+        draws = self._draw(pipeline, len(waveforms))
+        back = self._draw(pipeline, len(waveforms)) if self.gradient == "published" else None
         everything = list(range(len(waveforms)))
         gradients: list[npt.NDArray[Any]] = []
         for rows in [everything] if batch_mode else [[i] for i in everything]:
@@ -205,7 +210,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         waveforms = self._waveforms(x)
         targets = self._targets(y, len(waveforms))
         pipeline = self._pipeline()
-        draws = pipeline.chain.draw(len(waveforms))
+        draws = self._draw(pipeline, len(waveforms))
         with torch.no_grad():
             losses = pipeline.losses(*self._batch(waveforms), targets, draws)
         losses = losses if reduction == "none" else getattr(losses, reduction)()
@@ -226,8 +231,34 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         lengths = lengths.to(self._device)
         x = ragged.zero_beyond(masked_adv_input.to(self._device, self._dtype), lengths)
         pipeline = self._pipeline()
-        losses, decoded = pipeline.losses_and_transcripts(x, lengths, targets, pipeline.chain.draw(n))
+        losses, decoded = pipeline.losses_and_transcripts(x, lengths, targets, self._draw(pipeline, n))
         return losses.sum(), np.array(decoded)
+
+    @contextmanager
+    def keyed(self, key: Key) -> Iterator[None]:
+        """Within the block, draws of the defences' noise that no keys fix are those of this key, in their order.
+
+        So an attack that knows no keys, such as ART's, finds the same noise whatever was evaluated before it.
+        """
+        before = self._key, self._drawn
+        self._key, self._drawn = key, 0
+        try:
+            yield
+        finally:
+            self._key, self._drawn = before
+
+    def file_checksums(self) -> dict[str, str]:
+        """SHA-256 of the weights, by the name or path that they came by; none of a recogniser given as it is."""
+        return {} if self.weights_name is None else {self.weights_name: recognizer_checksum(self.weights_name)}
+
+    def _draw(self, pipeline: Pipeline, n: int) -> Draws:
+        return pipeline.chain.draw(n, self._own_keys(n))
+
+    def _own_keys(self, n: int) -> list[Key] | None:
+        if self._key is None:
+            return None
+        self._drawn += n
+        return [(*self._key, i) for i in range(self._drawn - n, self._drawn)]
 
     def _pipeline(self) -> Pipeline:
         return Pipeline(self._model, Chain(self.preprocessing_operations))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,13 @@ SPLITS = {
 Index = str | Sequence[int] | None
 
 
+@dataclass(frozen=True)
+class HeldUtterance(Utterance):
+    """An utterance whose samples are in memory, float32 (T,): of a dataset that gives arrays. ``path`` names it."""
+
+    samples: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32), compare=False, repr=False)
+
+
 def bundled(split: str, index: Index = None, *, strict: bool = True) -> list[tuple[int, Utterance]]:
     """The chosen utterances of a bundled split with their positions in it, in its order.
 
@@ -38,27 +46,19 @@ def bundled(split: str, index: Index = None, *, strict: bool = True) -> list[tup
     Raises :class:`OptionError` for an unknown split or an index that chooses nothing, :class:`BundleError` for a file
     that is missing or whose checksum differs.
     """
+    utterances = bundled_split(split, strict=strict)
+    return [(i, utterances[i]) for i in positions(index, len(utterances))]
+
+
+def bundled_split(split: str, *, strict: bool = True) -> list[Utterance]:
+    """All utterances of a bundled split, or of the path of one's own recordings. Raises as :func:`bundled`."""
     if is_path(split):
-        utterances = load_own(split, strict=strict)
-    elif split not in SPLITS:
+        return load_own(split, strict=strict)
+    if split not in SPLITS:
         raise OptionError(
             f"{choices(split, SPLITS, 'split')}; or the path of your own recordings, with a {os.sep} in it"
         )
-    else:
-        utterances = load_split(*SPLITS[split], strict=strict)
-    return [(i, utterances[i]) for i in positions(index, len(utterances))]
-
-
-def librispeech(split: str, index: Index = None, *, strict: bool = True) -> list[tuple[int, Utterance]]:
-    """The chosen utterances of a LibriSpeech split with their positions in it, in its order.
-
-    ``strict`` False gives those that cannot be used too, with their ``problem``.
-
-    Raises :class:`OptionError` for an unknown split or an index that chooses nothing, :class:`BundleError` for a folder
-    or a file that is missing or damaged.
-    """
-    utterances = openslr.load_split(split, strict=strict)
-    return [(i, utterances[i]) for i in positions(index, len(utterances))]
+    return load_split(*SPLITS[split], strict=strict)
 
 
 def any_split(name: str, *, strict: bool = True) -> list[Utterance]:
@@ -69,7 +69,7 @@ def any_split(name: str, *, strict: bool = True) -> list[Utterance]:
     if is_path(name):
         return load_own(name, strict=strict)
     if name in SPLITS:
-        return load_split(*SPLITS[name], strict=strict)
+        return bundled_split(name, strict=strict)
     if openslr.split_name(name) is None:
         raise OptionError(choices(name, [*SPLITS, *openslr.SPLITS], "split"))
     return openslr.load_split(name, strict=strict)
@@ -90,6 +90,8 @@ def split_size(name: str) -> int:
 
 def fingerprint(utterance: Utterance) -> str:
     """A checksum of a recording and of its words, for what depends on both; also of a recording that is damaged."""
+    if isinstance(utterance, HeldUtterance):
+        return of_values([hashlib.sha256(utterance.samples.tobytes()).hexdigest(), utterance.transcript])[:16]
     try:
         audio = openslr.audio_checksum(utterance.path)
     except AudioError as error:
@@ -147,6 +149,8 @@ def read_samples(utterance: Utterance) -> NDArray[np.float32]:
 
     Raises :class:`AudioError` for what cannot be read, and for audio that is not that of which a FLAC file has the MD5.
     """
+    if isinstance(utterance, HeldUtterance):
+        return utterance.samples
     if utterance.converted:
         x = read_recording(utterance.path, SAMPLE_RATE_HZ)
         return (np.clip(np.rint(x * 32768.0), -32768, 32767) / 32768).astype(np.float32)  # Armory's are of 16 bits

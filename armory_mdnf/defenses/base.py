@@ -94,6 +94,10 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
         defended = self.defend(x.to(self.device, self.compute_dtype(x)), lengths.to(self.device), streams)
         return ragged.zero_beyond(defended.to(x), lengths)
 
+    def file_checksums(self) -> dict[str, str]:
+        """SHA-256 of the files that the defence computes with, by the names that its options give them: none here."""
+        return {}
+
     def compute_dtype(self, x: Tensor) -> torch.dtype:
         """Dtype that the defence computes in: that of ``x``, but at least float32."""
         return torch.promote_types(x.dtype, torch.float32)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from armory_mdnf.audio import noise, ragged
-from armory_mdnf.defenses.curves import load_curve
+from armory_mdnf.defenses.curves import curve_file, load_curve
 from armory_mdnf.defenses.mel_resynth import MelResynth
 from armory_mdnf.errors import OptionError, choices, quoted
+from armory_mdnf.files.provenance import sha256_of
 from armory_mdnf.vocoders import Vocoder
 
 NORMALIZATIONS = ("utterance", "frame", "none")
@@ -71,6 +72,12 @@ class MDNF(MelResynth):
         self.normalize = normalize
         self.curve_scales = curve_scales
         self.curve = load_curve(curve, self.vocoder.recipe.n_mels).to(self.device)
+        self.curve_name = None if curve is None else os.fspath(curve)
+
+    def file_checksums(self) -> dict[str, str]:
+        """Of the vocoder and of the curve."""
+        curve = {} if self.curve_name is None else {self.curve_name: sha256_of(curve_file(self.curve_name))}
+        return super().file_checksums() | curve
 
     def perturb(self, log_mel: Tensor, frames: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
         return log_mel + self.mel_noise(log_mel, frames, streams)

@@ -13,6 +13,7 @@ from armory_mdnf.audio import checks, noise
 from armory_mdnf.audio.resample import fit_length, resample
 from armory_mdnf.defenses.base import WaveformDefense
 from armory_mdnf.errors import BundleError, OptionError, quoted
+from armory_mdnf.files.provenance import sha256_of
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 
 MIN_RATE_HZ, MAX_RATE_HZ = 1000, 384_000
@@ -59,9 +60,14 @@ class MelResynth(WaveformDefense):
                 self.vocoder = shared_vocoder(vocoder, self.device)
             except BundleError as error:
                 raise BundleError(f"vocoder: {error}") from error
+        self.vocoder_name = None if isinstance(vocoder, Vocoder) else os.fspath(vocoder)
         self.sample_rate_hz = sample_rate_hz
         self.resample_rate_hz = resample_rate_hz or self.vocoder.recipe.sample_rate_hz
         self.stochastic = self.vocoder.needs_noise
+
+    def file_checksums(self) -> dict[str, str]:
+        """Of the vocoder, where it came by name or path."""
+        return {} if self.vocoder_name is None else {self.vocoder_name: sha256_of(vocoder_file(self.vocoder_name))}
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
         """Dtype of the vocoder's weights."""

@@ -345,10 +345,12 @@ def _is_bundled(config: Mapping[str, Any]) -> bool:
 
 def _checksums(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """SHA-256 of the weights and curves of a configuration as they are here; why not, where they are not."""
-    from armory_mdnf.runner.components import fingerprints
+    from armory_mdnf.runner.components import make_estimator
+    from armory_mdnf.runner.named import files_of
 
     try:
-        return sorted(fingerprints(complete_config(config)).items())
+        estimator = make_estimator(complete_config(config), "cpu")
+        return sorted(files_of([estimator, *(estimator.preprocessing_defences or [])]).items())
     except (ArmoryMdnfError, OSError, KeyError, TypeError, AttributeError) as error:
         return [("not on this machine", cause(error))]
 

@@ -20,7 +20,7 @@ from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.report.completion import complete_config
 from armory_mdnf.report.pictures import picture, spectrogram_db
 from armory_mdnf.runner import components
-from armory_mdnf.runner.evaluate import ADVERSARIAL, BENIGN
+from armory_mdnf.runner.evaluate import ADVERSARIAL, BENIGN, Evaluation
 from armory_mdnf.runner.overrides import BATCH_SECONDS
 
 Samples = np.ndarray
@@ -70,7 +70,14 @@ def listen(run: RunRecord, count: int, tell: Callable[[int], None] = lambda done
     components.initialise(config.get("user_init"))
     estimator = components.make_estimator(config, device)
     attack = components.make_attack(config, estimator, BATCH_SECONDS)
-    targeter = components.make_targeter(config["attack"].get("targeted_labels"))
+    targeter = components.make_targeter(config["attack"].get("targeted_labels"), chosen)
+    evaluation = Evaluation(
+        estimator,
+        attack=attack,
+        by_keys=components.draws_by_keys(estimator),
+        in_batches=components.takes_batches(attack),
+        seed=run.seed,
+    )
     use_label = bool(config["attack"].get("use_label"))
     found = []
     for place, (index, utterance) in enumerate(chosen):
@@ -78,7 +85,7 @@ def listen(run: RunRecord, count: int, tell: Callable[[int], None] = lambda done
         labels = [utterance.transcript] if use_label else None
         if targeter is not None:
             labels = targeter.generate_at([index], [utterance.transcript])
-        changed = np.asarray(attack.generate([audio], y=labels, indices=[index])[0])
+        changed = np.asarray(evaluation.generate([audio], labels, [index])[0])
         found.append(_heard(estimator, place, index, audio, changed))
         tell(1)
     return found

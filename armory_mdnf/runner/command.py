@@ -14,16 +14,19 @@ from typing import Any
 import torch
 
 from armory_mdnf.atomic import ensure_writable_folder, storing, write_text
-from armory_mdnf.data.selection import fingerprint, split_size
+from armory_mdnf.data.selection import fingerprint
 from armory_mdnf.errors import OptionError, ResultsError, StorageError, quoted
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.summary import summarise
 from armory_mdnf.files.provenance import leaves
+from armory_mdnf.locations import armory_folders
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, check_config, component, read_config
 from armory_mdnf.runner.evaluate import Evaluation
 from armory_mdnf.runner.journal import Journal, check_same, identify, read_run
 from armory_mdnf.runner.lines import Failed, Line, failed
+from armory_mdnf.runner.metrics import perturbation_metrics, task_metrics
+from armory_mdnf.runner.named import code_of, files_of, import_from, is_ours
 from armory_mdnf.runner.overrides import BATCH_SECONDS, Overrides, override, parse_index, run_seed
 from armory_mdnf.runner.progress import follow
 
@@ -112,28 +115,37 @@ def _prepare(config: Config) -> _Prepared:
     device, notes = components.choose_device(config)
     for note in (*_ignored(config), *notes):
         print(f"note: {note}", file=sys.stderr)
+    import_from(_local_folders(config["sysconfig"].get("local_repo_path")))
     available = components.load_dataset(config["dataset"], strict=False)
     chosen = _first_batches(available, config)
     components.initialise(config.get("user_init"))
     estimator = components.make_estimator(config, device)
+    task_metrics(config["metric"])  # a name that is none is refused before the work
     attack, targeter, block = None, None, config["attack"]
     if block is not None:  # made even where it is skipped: a configuration is right or refused
         attack = components.make_attack(config, estimator, _batch_seconds(config))
-        targeter = components.make_targeter(block.get("targeted_labels"))
     sysconfig = config["sysconfig"]
     skip = sysconfig.get("skip_attack")
+    if block is not None:
+        targeter = components.make_targeter(block.get("targeted_labels"), [] if skip else chosen)
     evaluation = Evaluation(
         estimator,
         attack=None if skip else attack,
         targeter=None if skip else targeter,
         use_label=bool(block and block.get("use_label")),
         benign=not sysconfig.get("skip_benign"),
-        by_keys=components.is_native(config),
+        by_keys=components.draws_by_keys(estimator),
+        in_batches=skip or attack is None or components.takes_batches(attack),
         seed=run_seed(config),
-        defense=f"defense {component(config['defense'])}" if config["defense"] else "the defence",
+        theirs=_theirs(config, skip),
+        measures=perturbation_metrics(config["metric"]),
     )
     recordings = {utterance.id: fingerprint(utterance) for _, utterance in chosen}
-    identity = identify(config, device, results.versions(), components.fingerprints(config), recordings)
+    files = files_of([estimator, *(getattr(estimator, "preprocessing_defences", None) or []), attack, targeter])
+    identity = identify(config, device, results.versions(), files, recordings)
+    named = [config[name] for name in ("dataset", "model", "defense", "attack")]
+    if code := code_of([*named, (block or {}).get("targeted_labels")]):
+        identity["code"] = code
     return _Prepared(config, evaluation, chosen, len(available), identity)
 
 
@@ -198,7 +210,7 @@ def _results(journal: Journal, prepared: _Prepared, changed: Mapping[str, Any]) 
     lines, config = [journal.lines[i] for i, _ in prepared.chosen if i in journal.lines], prepared.config
     failures = [journal.failed[i] for i, _ in prepared.chosen if i in journal.failed]
     content = results.armory_results(lines, config, journal.started, journal.folder.name, results.versions())
-    size = split_size(config["dataset"].get("eval_split", components.DEFAULT_SPLIT))
+    size = components.split_size(config["dataset"])
     return content | {"run": results.extent(lines, failures, prepared.of, size, changed)}
 
 
@@ -233,6 +245,20 @@ def _ignored(config: Config) -> list[str]:
     if sysconfig["gpus"] not in ("", "all") and sysconfig["use_gpu"]:
         notes.append(f"sysconfig.gpus {sysconfig['gpus']!r} is ignored: CUDA_VISIBLE_DEVICES chooses the GPU")
     return notes
+
+
+def _theirs(config: Config, skip: bool) -> str:
+    """Names of the components that run in an evaluation and are not of this package."""
+    attack = None if skip else config["attack"]
+    blocks = {"model": config["model"], "defense": config["defense"], "attack": attack}
+    return " or ".join(f"{what} {component(b)}" for what, b in blocks.items() if b and not is_ours(b["module"]))
+
+
+def _local_folders(names: str | list[str] | None) -> list[str]:
+    """Folders of Armory's for the user's own code, and those around them, as Armory looks there."""
+    found = [] if not names else [names] if isinstance(names, str) else names
+    folders = [folder / name for name in found for folder in armory_folders("git")]
+    return [str(path) for folder in folders for path in (folder, folder.parent)]
 
 
 def _batch_seconds(config: Config) -> float:

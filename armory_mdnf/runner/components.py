@@ -1,42 +1,29 @@
-"""From the blocks of a configuration to the objects that it names. What is not known is refused by name."""
+"""From the blocks of a configuration to the objects that it names, in this package or anywhere else."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from art.defences.preprocessor.preprocessor import Preprocessor
 
-from armory_mdnf import attacks, defenses
-from armory_mdnf.asr.checkpoints import recognizer_checksum
-from armory_mdnf.data import selection
+from armory_mdnf.asr.preprocessing import Defense
+from armory_mdnf.attacks.evasion import check_flag, check_positive
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.defenses.curves import curve_file
-from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, choices, quoted, refuse_unknown, shown
-from armory_mdnf.files.provenance import sha256_of
-from armory_mdnf.runner.config import Config, component, within
-from armory_mdnf.runner.equivalents import check_ignored, check_known, is_translated, translate
-from armory_mdnf.runner.overrides import run_seed
-from armory_mdnf.vocoders import vocoder_file
+from armory_mdnf.data.selection import SAMPLE_RATE_HZ, HeldUtterance, positions
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, choices, quoted
+from armory_mdnf.locations import saved_model
+from armory_mdnf.runner.config import BLOCKS, Config, component, within
+from armory_mdnf.runner.named import check_kwargs, find, is_ours, make, parameters
 
-MODEL = "armory_mdnf.plugin.model.get_art_model"
-USER_INIT = "armory_mdnf.plugin.seeding.seed_everything"
-TARGETER = "armory_mdnf.plugin.targets.MatchedLengthTargeter"
-ART_PREPROCESSORS = ("art.defences.preprocessor", "art.preprocessing")
 DEFAULT_SPLIT = "test_clean"  # Armory's, for a configuration that names none
-TFDS = "armory.data.datasets.librispeech"
 
 Chosen = list[tuple[int, Utterance]]
 """Utterances with their positions in their split."""
-
-DATASETS: dict[str, Callable[..., Chosen]] = {
-    "armory_mdnf.plugin.datasets.bundled": selection.bundled,
-    "armory_mdnf.plugin.datasets.librispeech": selection.librispeech,
-}
-"""Datasets by the name that a configuration gives them; a function of the split, the index, and ``strict``."""
 
 
 class Targeter(Protocol):
@@ -49,112 +36,199 @@ class Targeter(Protocol):
 def load_dataset(block: Config, strict: bool = True) -> Chosen:
     """The utterances that the dataset block chooses, in the order of the split.
 
-    ``strict`` False gives those that cannot be used too, with their ``problem``.
+    ``strict`` False gives those that cannot be used too, with their ``problem``. A function that knows no ``choose``
+    is called as Armory calls it, and what it generates is held in memory.
     """
-    name = component(block)
-    with within("dataset.module, dataset.name"):
-        if name == TFDS:
-            raise OptionError(
-                f"dataset {name} downloads through TensorFlow, in `armory run` alone; "
-                "armory_mdnf.plugin.datasets.librispeech reads a local folder"
-            )
-        if name not in DATASETS:
-            raise OptionError(choices(name, DATASETS, "dataset"))
-    with within("dataset.eval_split, dataset.index"):
-        return DATASETS[name](block.get("eval_split", DEFAULT_SPLIT), block.get("index"), strict=strict)
+    made = find(block, "dataset")
+    split, index = block.get("eval_split", DEFAULT_SPLIT), block.get("index")
+    options = {key: block[key] for key in block.keys() - BLOCKS["dataset"].keys()}
+    if callable(choose := getattr(made, "choose", None)):
+        with within("dataset.eval_split, dataset.index"):
+            check_kwargs(choose, options, component(block))
+            return choose(split, index, strict=strict, **options)
+    if not callable(made):
+        raise OptionError(f"dataset.name: expected a function, found {quoted(component(block))}")
+    options |= {key: block[key] for key in ("index", "class_ids") if block.get(key) is not None}
+    call = {"split": split, "epochs": 1, "batch_size": 1, "framework": "numpy", "shuffle_files": False}
+    with within("dataset"):
+        return _held(make(made, call | options, component(block)), component(block), index)
+
+
+def split_size(block: Config) -> int | None:
+    """How many utterances the block's split has when it is complete; None if its dataset does not tell."""
+    size = getattr(find(block, "dataset"), "size", None)
+    return size(block.get("eval_split", DEFAULT_SPLIT)) if callable(size) else None
+
+
+def _held(generator: Any, name: str, index: Any) -> Chosen:
+    """What a generator of Armory's gives, with the positions that the index says that it has."""
+    try:
+        pairs = [(_one(x, name), str(_one_text(y, name))) for x, y in generator]
+    except ArmoryMdnfError:
+        raise
+    except Exception as error:  # of somebody else's code
+        raise OptionError(f"{name} cannot be read: {cause(error)}") from error
+    rate = getattr(getattr(generator, "context", None), "sample_rate", None) or SAMPLE_RATE_HZ
+    if rate != SAMPLE_RATE_HZ:
+        raise OptionError(f"{name}: expected audio at {SAMPLE_RATE_HZ} Hz, found {rate}")
+    numbers = _numbers(index, len(pairs))
+    return [
+        (i, HeldUtterance(f"{name}-{i}", Path(f"{name}[{i}]"), text, "", len(x) / rate, samples=x))
+        for i, (x, text) in zip(numbers, pairs, strict=True)
+    ]
+
+
+def _numbers(index: Any, n: int) -> list[int]:
+    """Positions of ``n`` utterances that an index chose of a split whose size is not known."""
+    if isinstance(index, list):
+        return sorted(set(index))
+    first = positions(index, 1 << 40)[0] if isinstance(index, str) else 0
+    return list(range(first, first + n))
+
+
+def _one(x: Any, name: str) -> np.ndarray:
+    samples = np.asarray(x[0], np.float32)
+    if len(x) != 1 or samples.ndim != 1:
+        raise OptionError(f"{name}: expected batches of one recording (1, T), found {np.shape(x)}")
+    return samples
+
+
+def _one_text(y: Any, name: str) -> str:
+    if len(y) != 1 or not isinstance(y[0], (str, bytes)):
+        raise OptionError(f"{name}: expected one transcript per recording, found {quoted(list(y))}")
+    return y[0].decode() if isinstance(y[0], bytes) else str(y[0])
 
 
 def initialise(block: Config | None) -> None:
     """Do what ``user_init`` asks for: seed the generators, set the threads."""
-    if block is None:
+    if block is None or not block.get("name"):
         return
-    function = _only(block, USER_INIT, "user_init")
-    kwargs = block.get("kwargs") or {}
+    function = find(block, "user_init")
     with within("user_init.kwargs"):
-        _check_kwargs(function, kwargs, USER_INIT)
-        function(**kwargs)
+        make(function, block.get("kwargs") or {}, component(block))
 
 
 def make_estimator(config: Config, device: str) -> Any:
     """The recogniser behind its defence, on "cpu" or "cuda"."""
     model = config["model"]
-    weights = model["weights_file"]
-    if weights is not None and not isinstance(weights, str):
-        raise OptionError(f"model.weights_file: expected the path of one file or null, found {quoted(weights)}")
-    function = _only(model, MODEL, "model")
+    function = find(model, "model")
     _check_device_type(model["wrapper_kwargs"], "model.wrapper_kwargs")
-    wrapper = model["wrapper_kwargs"] | {"device_type": device_type(device)}
+    wrapper = model["wrapper_kwargs"]
+    if is_ours(model["module"]):
+        wrapper = wrapper | {"device_type": device_type(device)}
+        if not isinstance(model["weights_file"], (str, type(None))):
+            found = quoted(model["weights_file"])
+            raise OptionError(f"model.weights_file: expected the path of one file or null, found {found}")
     with within("model.model_kwargs, model.wrapper_kwargs, model.weights_file"):
-        estimator = function(model["model_kwargs"], wrapper, weights)
+        weights = model["weights_file"] if is_ours(model["module"]) else _weights(model["weights_file"])
+        estimator = _called(function, component(model), model["model_kwargs"], wrapper, weights)
+    if not callable(getattr(estimator, "predict", None)):
+        raise OptionError(f"model.module, model.name: expected an estimator of ART's, got {type(estimator).__name__}")
     if config["defense"]:
-        estimator.set_params(preprocessing_defences=[make_defense(config["defense"], device)])
-    if estimator.sample_rate != selection.SAMPLE_RATE_HZ:
-        raise OptionError(f"the recogniser hears {estimator.sample_rate} Hz, the data are {selection.SAMPLE_RATE_HZ}")
+        before = getattr(estimator, "preprocessing_defences", None) or []
+        estimator.set_params(preprocessing_defences=[*before, make_defense(config["defense"], device)])
+    rate = getattr(estimator, "sample_rate", SAMPLE_RATE_HZ)
+    if rate != SAMPLE_RATE_HZ:
+        raise OptionError(f"the recogniser hears {rate} Hz, the data are {SAMPLE_RATE_HZ}")
     return estimator
 
 
+def _called(function: Any, name: str, *args: Any) -> Any:
+    try:
+        return function(*args)
+    except ArmoryMdnfError:
+        raise
+    except Exception as error:  # of somebody else's function
+        raise OptionError(f"{name} cannot be called with {quoted(list(args), 300)}: {cause(error)}") from error
+
+
+def _weights(value: Any) -> Any:
+    """Where Armory has the files that ``weights_file`` names, for a model function that expects paths."""
+    if isinstance(value, str):
+        return str(saved_model(Path(value)))
+    if isinstance(value, list):
+        return [_weights(inner) for inner in value]
+    return {key: _weights(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+
+
 def make_defense(block: Config, device: str) -> Preprocessor:
-    """The preprocessor of a defence block: one of this package's, or one of ART's."""
+    """The preprocessor of a defence block."""
     if block["type"] != "Preprocessor":
         found = quoted(block["type"])
         raise OptionError(f"defense.type: expected 'Preprocessor', found {found}: no other is implemented")
-    name, home = component(block), block["module"]
-    ours = home == "armory_mdnf.defenses" or home.startswith("armory_mdnf.defenses.")
-    with within("defense.module, defense.name"):
-        if not ours and not any(home == m or home.startswith(f"{m}.") for m in ART_PREPROCESSORS):
-            known = [f"armory_mdnf.defenses.{n}" for n in defenses.__all__]
-            message = choices(name, known, "defense")
-            raise OptionError(f"{message}, or a preprocessor of {' or '.join(ART_PREPROCESSORS)}")
-    made = _find(block, "defense")
+    name, made = component(block), find(block, "defense")
     if not inspect.isclass(made) or not issubclass(made, Preprocessor) or inspect.isabstract(made):
         raise OptionError(f"defense.module, defense.name: expected a preprocessor, found {quoted(name)}")
     # As Armory's loader does: JSON has no tuples.
     kwargs = {k: tuple(v) if k == "clip_values" and isinstance(v, list) else v for k, v in block["kwargs"].items()}
     _check_device_type(kwargs, "defense.kwargs")
     with within("defense.kwargs"):
-        _check_kwargs(made, kwargs, name)
-        if "device_type" in _parameters(made) and (device == "cpu" or "device_type" not in kwargs):
+        if "device_type" in parameters(made) and (device == "cpu" or "device_type" not in kwargs):
             kwargs["device_type"] = device_type(device)
-        try:
-            return made(**kwargs)
-        except ArmoryMdnfError:
-            raise
-        except Exception as error:  # of somebody else's constructor
-            raise OptionError(f"{name} does not take {quoted(kwargs, 200)}: {cause(error)}") from error
+        return make(made, kwargs, name)
 
 
 def make_attack(config: Config, estimator: Any, batch_seconds: float) -> Any:
-    """The attack of a configuration, one of this package's. A translated one takes the seed of the run."""
+    """The attack of a configuration, as it is. The runner has its own progress, and bounds the batches."""
     block = config["attack"]
-    with within("attack.module, attack.name"):
-        check_known(block["module"], block["name"])
+    name, made = component(block), find(block, "attack")
+    if not callable(getattr(made, "generate", None)):
+        raise OptionError(f"attack.module, attack.name: expected an attack with generate, found {quoted(name)}")
     with within("attack.kwargs"):
-        name, kwargs = translate(block["module"], block["name"], block["kwargs"])
-        made = getattr(attacks, name)
-        _check_kwargs(made, kwargs, f"{attacks.__name__}.{name}", but=("self", "estimator"))
-        check_ignored(kwargs)
-        if is_translated(block["module"]):
-            kwargs["seed"] = run_seed(config) or 0
-        attack = made(estimator, **kwargs | {"batch_seconds": batch_seconds, "verbose": False})
-    if attack.targeted != (block.get("targeted_labels") is not None):
-        expected = "attack.targeted_labels" if attack.targeted else "attack.kwargs.targeted to be true"
+        kwargs, known = dict(block["kwargs"]), parameters(made)
+        if "batch_seconds" in kwargs:
+            check_positive("batch_seconds", kwargs["batch_seconds"])
+        if "verbose" in kwargs:
+            check_flag("verbose", kwargs["verbose"])
+        own = {"batch_seconds": batch_seconds, "verbose": False}
+        kwargs |= {key: value for key, value in own.items() if key in known or key in kwargs}
+        attack = make(made, kwargs, name, estimator)
+    targeted = bool(getattr(attack, "targeted", block["kwargs"].get("targeted")))
+    if targeted != (block.get("targeted_labels") is not None):
+        expected = "attack.targeted_labels" if targeted else "attack.kwargs.targeted to be true"
         raise OptionError(f"expected {expected}: a targeted attack needs both, another one neither")
     return attack
 
 
-def make_targeter(block: Config | None) -> Targeter | None:
-    """What chooses the targets of a targeted attack, or None."""
+def make_targeter(block: Config | None, chosen: Chosen) -> Targeter | None:
+    """What chooses the targets of a targeted attack, or None. ``chosen``: what it will be asked for."""
     if block is None:
         return None
-    made = _only(block, TARGETER, "attack.targeted_labels")
+    made = find(block, "attack.targeted_labels")
     with within("attack.targeted_labels.kwargs"):
-        _check_kwargs(made, block.get("kwargs") or {}, TARGETER)
-        return made(**block.get("kwargs") or {})
+        targeter = make(made, block.get("kwargs") or {}, component(block))
+    if callable(getattr(targeter, "generate_at", None)):
+        return targeter
+    if not callable(getattr(targeter, "generate", None)):
+        raise OptionError(f"attack.targeted_labels: expected a targeter with generate, found {component(block)}")
+    return _InOrder(targeter, component(block), chosen)
 
 
-def is_native(config: Config) -> bool:
-    """Whether the defence draws its noise by keys, so that no result depends on the batch."""
-    return not config["defense"] or config["defense"]["module"].startswith("armory_mdnf.")
+class _InOrder:
+    """A targeter that is asked for one target after another, as Armory does, before anything is done.
+
+    One that counts its calls, as Armory's do, so gives an utterance the same target in a run that goes on.
+    """
+
+    def __init__(self, targeter: Any, name: str, chosen: Chosen) -> None:
+        self.targets: dict[int, str] = {}
+        for index, utterance in chosen:
+            found = _called(targeter.generate, name, np.array([utterance.transcript]))
+            self.targets[index] = _one_text(found, name)
+
+    def generate_at(self, indices: Sequence[int], references: Sequence[str]) -> list[str]:
+        return [self.targets[i] for i in indices]
+
+
+def draws_by_keys(estimator: Any) -> bool:
+    """Whether recogniser and defences draw all noise by keys, so that no result depends on the batch."""
+    operations = getattr(estimator, "preprocessing_operations", [])
+    return callable(getattr(estimator, "keyed", None)) and all(isinstance(op, Defense) for op in operations)
+
+
+def takes_batches(attack: Any) -> bool:
+    """Whether an attack takes ragged batches and the positions that fix its draws, or one utterance at a time."""
+    return "indices" in parameters(attack.generate)
 
 
 def device_type(device: str) -> str:
@@ -179,47 +253,6 @@ def choose_device(config: Config) -> tuple[str, list[str]]:
     return ("cuda", []) if available else ("cpu", ["sysconfig.use_gpu: no CUDA device here, running on the CPU"])
 
 
-def fingerprints(config: Config) -> dict[str, str]:
-    """SHA-256 of the weights and the noise curve that a configuration uses, by their names, defaults included."""
-    named = [config["model"]["model_kwargs"].get("weights"), config["model"]["weights_file"]]
-    found = {name: recognizer_checksum(name) for name in named if isinstance(name, str)}
-    block = config["defense"]
-    if block and is_native(config):
-        defaults = {name: p.default for name, p in _parameters(_find(block, "defense")).items()}
-        for option, file_of in (("vocoder", vocoder_file), ("curve", curve_file)):
-            if isinstance(name := block["kwargs"].get(option, defaults.get(option)), str):
-                found[name] = sha256_of(file_of(name))
-    return found
-
-
-def _only(block: Config, known: str, what: str) -> Any:
-    """The one function or class that a block may name. By name: the plugin is not ours to import."""
-    if component(block) != known:
-        raise OptionError(f"{what}.module, {what}.name: {choices(component(block), [known], what)}")
-    return _find(block, what)
-
-
-def _find(block: Config, what: str) -> Any:
-    try:
-        module = importlib.import_module(block["module"])
-    except Exception as error:  # a module that is there can fail in any way
-        raise OptionError(f"{what}.module: no module {shown(block['module'])}: {cause(error)}") from error
-    found = getattr(module, block["name"], None)
-    if found is None:
-        public = [name for name in vars(module) if not name.startswith("_")]
-        raise OptionError(f"{what}.name: {choices(block['name'], public, 'name in ' + block['module'])}")
-    return found
-
-
-def _check_device_type(kwargs: Config, where: str) -> None:
+def _check_device_type(kwargs: Mapping[str, Any], where: str) -> None:
     if kwargs.get("device_type", "gpu") not in ("cpu", "gpu"):
         raise OptionError(choices(kwargs["device_type"], ("cpu", "gpu"), f"{where}.device_type"))
-
-
-def _check_kwargs(function: Any, kwargs: Config, name: str, but: Sequence[str] = ("self",)) -> None:
-    refuse_unknown(kwargs, [p for p in _parameters(function) if p not in but], name)
-
-
-def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
-    # Of __init__, for a metaclass may stand in front of it.
-    return inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters

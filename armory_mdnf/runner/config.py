@@ -112,6 +112,7 @@ BLOCKS: dict[str, dict[str, Kinds]] = {
 REQUIRED = {
     "": ("_description", "adhoc", "attack", "dataset", "defense", "metric", "model", "scenario", "sysconfig"),
     "attack": ("knowledge", "kwargs", "module", "name"),
+    "attack.targeted_labels": ("module", "name"),
     "dataset": ("batch_size", "module", "name"),
     "defense": ("kwargs", "module", "name", "type"),
     "metric": ("means", "perturbation", "record_metric_per_sample", "task"),
@@ -136,7 +137,6 @@ UNSUPPORTED = {
     ("scenario", "export_samples"): "audio is not exported",
     ("sysconfig", "external_github_repo"): "nothing is downloaded",
     ("sysconfig", "external_github_repo_pythonpath"): "nothing is downloaded",
-    ("sysconfig", "local_repo_path"): "only this package's components are run",
     ("sysconfig", "skip_misclassified"): "Armory refuses it for speech recognition too",
 }
 SCENARIO = ("armory.scenarios.audio_asr", "AutomaticSpeechRecognition")
@@ -178,7 +178,7 @@ def check_config(config: Any) -> None:
     _check_block(config, TOP, "")
     for name, keys in BLOCKS.items():
         if config.get(name) is not None:
-            _check_block(config[name], keys, name)
+            _check_block(config[name], keys, name, is_open=_takes_more(config[name], name))
     for (block, key), why in UNSUPPORTED.items():
         if (config.get(block) or {}).get(key):
             raise OptionError(f"{block}.{key} is not supported, found {quoted(config[block][key])}: {why}")
@@ -205,11 +205,19 @@ def as_list(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _check_block(block: Any, keys: Mapping[str, Kinds], name: str) -> None:
+def _takes_more(block: Any, name: str) -> bool:
+    """Whether the further keys of a block are options of what it names: of a dataset that is not of this package."""
+    home = block.get("module") if isinstance(block, dict) else None
+    return name == "dataset" and isinstance(home, str) and not home.startswith("armory_mdnf.")
+
+
+def _check_block(block: Any, keys: Mapping[str, Kinds], name: str, is_open: bool = False) -> None:
     where = name or "the configuration"
     if not isinstance(block, dict):
         raise OptionError(f"expected {where} to be an object, found {type(block).__name__}")
     for key, value in block.items():
+        if key not in keys and is_open:
+            continue
         if key not in keys:
             raise OptionError(choices(key, keys, f"key of {where}"))
         kinds = keys[key]
@@ -243,8 +251,11 @@ def _check_metric(metric: Config) -> None:
     tasks, perturbations = as_list(metric["task"]), as_list(metric["perturbation"])
     for key, found, known in (("task", tasks, TASKS), ("perturbation", perturbations, PERTURBATIONS)):
         for name in found:
-            if name not in known:
-                raise OptionError(choices(name, known, f"metric.{key}"))
+            if not isinstance(name, str):
+                raise OptionError(f"metric.{key}: expected names, found {quoted(name)} among them")
+            if name not in known and "." not in name:
+                hint = "; others by their dotted names"
+                raise OptionError(f"{choices(name, known, f'metric.{key}')}{hint}")
     if TASKS[0] not in tasks:
         raise OptionError(f"metric.task: expected {TASKS[0]!r} among them, found {quoted(tasks)}")
     if metric.get("profiler_type") not in (None, *PROFILERS):
@@ -255,5 +266,8 @@ def _check_outputs(sysconfig: Config) -> None:
     name, folder = sysconfig.get("output_filename") or "", sysconfig.get("output_dir") or ""
     if Path(name).name != name or not name.isprintable() or len(name) > MAX_NAME:
         raise OptionError(f"sysconfig.output_filename: expected a plain name, found {quoted(name)}")
+    for text in as_list(sysconfig.get("local_repo_path") or []):
+        if not isinstance(text, str) or not text.isprintable():
+            raise OptionError(f"sysconfig.local_repo_path: expected names of folders, found {quoted(text)}")
     if not folder.isprintable() or any(len(part.encode()) > MAX_NAME for part in Path(folder).parts):
         raise OptionError(f"sysconfig.output_dir: expected a path, found {quoted(folder)}")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import random
 import time
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from armory_mdnf.asr.preprocessing import Defense
 from armory_mdnf.audio import ragged
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import read_samples
-from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, TranscriptError
+from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, TranscriptError, cause
 from armory_mdnf.metrics import perturbation
 from armory_mdnf.runner.components import Chosen, Targeter
 from armory_mdnf.runner.lines import Failed, Line, failed, finite
@@ -23,17 +26,19 @@ Heard = tuple[int, Utterance, np.ndarray]
 """An utterance with its position in its split and its samples."""
 
 # What the noise of an evaluation is for, beside the utterance's index: unlike any purpose of an attack, so that no
-# attack has seen the draws that it is judged by.
-BENIGN, ADVERSARIAL = 0xB001, 0xAD01
+# attack has seen the draws that it is judged by. THEIRS is of what an attack draws that knows no keys, such as ART's.
+BENIGN, ADVERSARIAL, THEIRS = 0xB001, 0xAD01, 0xA77C
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """A recogniser and what is done to it. ``attack`` None leaves the utterances as they are.
 
-    Every draw of an utterance's noise is fixed by the seeds and its position in the split. ``by_keys`` says that the
-    defence draws so; one that draws from the global generators, as ART's do, has them seeded anew for each utterance,
-    and gets one at a time. ``defense`` is its name, for what it does wrong.
+    Every draw of an utterance's noise is fixed by the seeds and its position in the split. ``by_keys`` says that
+    recogniser and defence draw so; what draws from the global generators, as ART's do, has them seeded anew for each
+    utterance, and gets one at a time. ``in_batches`` says that the attack takes ragged batches and positions; another
+    gets an utterance at a time, as in ``armory run``. ``theirs`` names the components that are not of this package,
+    for what they do wrong. ``measures``: further sizes of the perturbation, by the names that the metrics have.
     """
 
     estimator: Any
@@ -42,18 +47,20 @@ class Evaluation:
     use_label: bool = False
     benign: bool = True
     by_keys: bool = True
+    in_batches: bool = True
     seed: int | None = None
-    defense: str = "the defence"
+    theirs: str = ""
+    measures: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
 
     def batches(self, chosen: Chosen, seconds: float) -> list[Chosen]:
         """Batches of at most ``seconds`` of audio, padding and the attack's draws included; the longest first.
 
         The first batch then tells whether the memory suffices, and bounds the time of the others.
         """
-        if not self.by_keys:
+        if not self.by_keys or not (self.attack is None or self.in_batches):
             return [[entry] for entry in sorted(chosen, key=lambda entry: -entry[1].duration_s)]
         milliseconds = [round(1000 * utterance.duration_s) for _, utterance in chosen]
-        rows = 1 if self.attack is None else self.attack.rows
+        rows = getattr(self.attack, "rows", 1)
         chunks = list(ragged.by_length(milliseconds, samples=1000 * seconds / rows))
         return [[chosen[i] for i in chunk] for chunk in reversed(chunks)]
 
@@ -70,8 +77,9 @@ class Evaluation:
 
     def _read(self, utterance: Utterance) -> np.ndarray:
         audio = read_samples(utterance)
-        if len(audio) < self.estimator.min_samples:
-            raise AudioError(f"expected at least {self.estimator.min_samples} samples, found {len(audio)}")
+        least = getattr(self.estimator, "min_samples", 1)
+        if len(audio) < least:
+            raise AudioError(f"expected at least {least} samples, found {len(audio)}")
         return audio
 
     def _attempt(self, heard: list[Heard]) -> list[Line | Failed]:
@@ -85,9 +93,9 @@ class Evaluation:
         except (ArmoryMdnfError, OSError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            if self.by_keys:
+            if not self.theirs:
                 raise
-            problem = f"{self.defense} cannot be used: {error}"
+            problem = f"{self.theirs} cannot be used: {cause(error)}"
         if len(heard) == 1:
             return [failed(*heard[0][:2], problem)]
         return [line for one in heard for line in self._attempt([one])]
@@ -96,7 +104,7 @@ class Evaluation:
         indices, utterances, audio = (list(column) for column in zip(*heard, strict=True))
         n = len(heard)
         columns: dict[str, Sequence[Any]] = dict.fromkeys(
-            ("benign", "adversarial", "target", "snr_db", "l2", "linf"), [None] * n
+            ("benign", "adversarial", "target", "snr_db", "l2", "linf", "measures"), [None] * n
         )
         seconds: dict[str, float] = {}
         wrong: dict[int, str] = {}
@@ -107,8 +115,7 @@ class Evaluation:
             labels: Sequence[str] | None = references if self.use_label else None
             if self.targeter is not None:
                 labels = columns["target"] = self.targeter.generate_at(indices, references)
-            self._seed_globally(indices, 0)
-            changed, seconds["attack"] = self._timed(lambda: self._generate(audio, labels, indices))
+            changed, seconds["attack"] = self._timed(lambda: self.generate(audio, labels, indices))
             wrong = {i: why for i in range(n) if (why := _difference(audio[i], changed[i]))}
             kept = [i for i in range(n) if i not in wrong]
             texts = self._predict([changed[i] for i in kept], [indices[i] for i in kept], ADVERSARIAL) if kept else []
@@ -116,6 +123,7 @@ class Evaluation:
             for name in ("snr_db", "l2", "linf"):
                 measure = getattr(perturbation, name)
                 columns[name] = _spread(kept, [finite(measure(audio[i], changed[i])) for i in kept], n)
+            columns["measures"] = _spread(kept, [self._measured(audio[i], changed[i]) for i in kept], n)
         shares = [len(x) / sum(map(len, audio)) for x in audio]
         return [
             failed(index, utterance, f"attack {type(self.attack).__name__} gave {wrong[i]}")
@@ -131,27 +139,63 @@ class Evaluation:
         return Line(index, utterance.id, utterance.transcript, **values, seed=self.seed, seconds=own)
 
     def _predict(self, audio: list[np.ndarray], indices: Sequence[int], purpose: int) -> list[str]:
-        self._seed_globally(indices, purpose)
-        keys = [(index, purpose) for index in indices]
-        texts = [str(text) for text in self.estimator.predict(audio, batch_size=len(audio), keys=keys)]
+        with self._seeded(indices, purpose):
+            if callable(getattr(self.estimator, "keyed", None)):
+                keys = [(index, purpose) for index in indices]
+                found = self.estimator.predict(audio, batch_size=len(audio), keys=keys)
+            else:
+                found = self.estimator.predict(np.stack(audio))
+        texts = [text.decode() if isinstance(text, bytes) else str(text) for text in found]
         if len(texts) != len(audio):
             raise AudioError(f"the recogniser gave {len(texts)} transcripts for {len(audio)} utterances")
         return texts
 
-    def _generate(self, audio: list[np.ndarray], labels: Sequence[str] | None, indices: Sequence[int]) -> Any:
+    def generate(self, audio: list[np.ndarray], labels: Sequence[str] | None, indices: Sequence[int]) -> Any:
+        """What the attack makes of utterances (T,) at these positions, with the draws that the run has there."""
         assert self.attack is not None
-        changed = self.attack.generate(audio, y=labels, indices=indices)
+        with self._seeded(indices, 0):
+            if self.in_batches:
+                changed = self.attack.generate(audio, y=labels, indices=indices)
+            else:
+                changed = self._theirs(np.stack(audio), None if labels is None else np.array(labels), indices)
         if len(changed) != len(audio):
             name = type(self.attack).__name__
             raise AttackError(f"attack {name} gave {len(changed)} recordings for {len(audio)} utterances")
         return changed
 
-    def _seed_globally(self, indices: Sequence[int], purpose: int) -> None:
-        if self.by_keys:
+    def _theirs(self, x: np.ndarray, y: np.ndarray | None, indices: Sequence[int]) -> list[np.ndarray]:
+        """What an attack makes of one utterance that is called as Armory calls it. Shape: (1, T) -> 1 array (T,)."""
+        assert self.attack is not None
+        keyed = getattr(self.estimator, "keyed", None)
+        with keyed((*indices, THEIRS)) if callable(keyed) else nullcontext():
+            found = self.attack.generate(x=x, y=y)
+        return [np.asarray(u, x.dtype) if np.asarray(u).dtype.kind == "f" else u for u in found]
+
+    def _measured(self, x: np.ndarray, x_adv: np.ndarray) -> dict[str, float | None]:
+        """Sizes of a perturbation by metrics of batches, as Armory's are."""
+        found = {name: np.asarray(measure(x[None], x_adv[None])) for name, measure in self.measures.items()}
+        return {name: finite(float(value.reshape(-1)[0])) for name, value in found.items()}
+
+    @contextmanager
+    def _seeded(self, indices: Sequence[int], purpose: int) -> Iterator[None]:
+        """Seed what draws without keys, for one utterance, and leave the global generators as they were found."""
+        if self.by_keys and (self.in_batches or purpose):
+            yield
             return
         seed = zlib.crc32(repr((self.seed or 0, list(indices), purpose)).encode())
-        np.random.seed(seed)  # noqa: NPY002 -- the generator that ART's preprocessors draw from
-        torch.manual_seed(seed)
+        before = random.getstate(), np.random.get_state()  # noqa: NPY002 -- as below
+        with torch.random.fork_rng():
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 -- the generator that ART's preprocessors draw from
+            torch.manual_seed(seed)
+            for operation in getattr(self.estimator, "preprocessing_operations", []):
+                if isinstance(operation, Defense) and callable(rewind := getattr(operation, "rewind", None)):
+                    rewind(seed)  # it draws by the count of its calls where nobody gives it keys
+            try:
+                yield
+            finally:
+                random.setstate(before[0])
+                np.random.set_state(before[1])  # noqa: NPY002
 
     def _timed(self, function: Callable[[], Any]) -> tuple[Any, float]:
         """A result and the wall time in seconds; transcripts and audio come back as NumPy, so a GPU is done then."""

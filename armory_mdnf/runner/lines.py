@@ -21,7 +21,8 @@ class Line:
     ``index``: its position in the split. Transcripts are None where the run left them out, ``target`` where the attack
     has none. Sizes of the perturbation are None where there was no attack, or where they are not finite: an utterance
     that the attack left unchanged has no finite SNR. ``seconds``: this utterance's share of its batch's time, by
-    length, for "inference" and "attack".
+    length, for "inference" and "attack". ``measures``: what further metrics of the configuration say of the
+    perturbation, by their names.
     """
 
     index: int
@@ -35,10 +36,14 @@ class Line:
     linf: float | None
     seed: int | None
     seconds: dict[str, float]
+    measures: dict[str, float | None] | None = None
 
     def to_json(self) -> str:
         """A line of strict JSON, with the counts that follow from the transcripts."""
-        return json.dumps(asdict(self) | {"words": all_words(self)}, allow_nan=False)
+        content = asdict(self) | {"words": all_words(self)}
+        if not self.measures:
+            del content["measures"]
+        return json.dumps(content, allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -95,12 +100,15 @@ def parse_line(text: str, where: str) -> Line | Failed:
         if any(type(content[key]) is not kind for key, kind in _FAILED.items()):
             raise ResultsError(f"{where}: damaged: {quoted(text)}")
         return Failed(**content)
-    if keys != {*_TYPES, "words"}:
+    if keys - {"measures"} != {*_TYPES, "words"}:
         raise ResultsError(f"{where}: expected the keys {', '.join(_TYPES)}, words, found {quoted(', '.join(content))}")
     stated = content.pop("words")
     for key, kinds in _TYPES.items():
         if not isinstance(content[key], kinds) or isinstance(content[key], bool):
             raise ResultsError(f"{where}: {key} is damaged: {quoted(content[key])}")
+    measures = content.get("measures", {})
+    if not isinstance(measures, dict) or not all(isinstance(v, (float, int, type(None))) for v in measures.values()):
+        raise ResultsError(f"{where}: measures is damaged: {quoted(measures)}")
     line = Line(**content)
     if stated != all_words(line):
         raise ResultsError(f"{where}: states word counts that its transcripts do not give")

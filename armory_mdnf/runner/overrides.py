@@ -10,12 +10,13 @@ from typing import Any
 from armory_mdnf.attacks.geometry import LARGEST
 from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.runner.config import Config
-from armory_mdnf.runner.equivalents import is_translated
 
 DEVICES = ("cpu", "cuda")
 # Larger batches fill the cores a little better, but more is lost when a run is killed.
 BATCH_SECONDS = 32.0
 SEEDING = {"module": "armory_mdnf.plugin.seeding", "name": "seed_everything"}
+# Where every class of a block has an option ``seed``.
+SEEDED = {"defense": "armory_mdnf.defenses.", "attack": "armory_mdnf.attacks."}
 # What Armory's check run sets to one.
 ITERATIONS = ("max_iter", "max_iter_1", "max_iter_2", "max_epochs", "max_trials", "model_retraining_epoch")
 
@@ -48,7 +49,7 @@ def parse_index(text: str) -> str | list[int]:
 def override(config: Config, given: Overrides) -> Config:
     """The configuration that is run. As in Armory, ``sysconfig`` keeps the options of the command line.
 
-    ``seed`` goes to ``user_init``, to this package's defences and to its attacks; the others have none.
+    ``seed`` goes to ``user_init``, to this package's defences and attacks, and to others whose blocks name one.
     Raises :class:`OptionError` for options that contradict each other or are out of range.
     """
     config = copy.deepcopy(config)
@@ -93,8 +94,7 @@ def _check_options(sysconfig: Config) -> None:
 def _reseed(config: Config, seed: int) -> None:
     block: dict[str, Any] = config.get("user_init") or dict(SEEDING)
     config["user_init"] = block | {"kwargs": (block.get("kwargs") or {}) | {"seed": seed}}
-    defense, attack = config["defense"], config["attack"]
-    if defense and defense["module"].startswith("armory_mdnf."):
-        defense["kwargs"]["seed"] = seed
-    if attack and not is_translated(attack["module"]):
-        attack["kwargs"]["seed"] = seed
+    for name, homes in SEEDED.items():
+        part = config[name]
+        if part and (f"{part['module']}.".startswith(homes) or "seed" in part["kwargs"]):
+            part["kwargs"]["seed"] = seed

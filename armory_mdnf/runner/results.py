@@ -11,8 +11,9 @@ import armory_mdnf
 from armory_mdnf.evaluation.armory_results import PREFIXES
 from armory_mdnf.evaluation.records import COMPARISONS, compare
 from armory_mdnf.metrics.wer import pool
-from armory_mdnf.runner.config import Config, as_list
+from armory_mdnf.runner.config import PERTURBATIONS, Config, as_list
 from armory_mdnf.runner.lines import Failed, Line, finite
+from armory_mdnf.runner.metrics import task_metrics, task_results
 
 VERSIONED = ("armory-mdnf", "torch", "torchaudio", "numpy", "adversarial-robustness-toolbox", "parallel-wavegan")
 
@@ -32,26 +33,30 @@ def armory_results(
     execution. ``armory_version`` names this package instead.
     """
     metric = config["metric"]
-    size, each = config["dataset"]["batch_size"], metric["record_metric_per_sample"]
+    size, each, tasks = config["dataset"]["batch_size"], metric["record_metric_per_sample"], task_metrics(metric)
     results: dict[str, Any] = {}
     for prefix, comparison in PREFIXES.items():
         counts = [c for c in (compare(line, comparison) for line in lines) if c is not None]
         if not counts:
             continue
         if each:
-            pairs = [[float(c.errors), float(c.reference_words)] for c in counts]
-            results[f"{prefix}_word_error_rate"] = _batches(pairs, size)
+            rates = [[float(c.errors), float(c.reference_words)] for c in counts]
+            results[f"{prefix}_word_error_rate"] = _batches(rates, size)
         total = pool(counts)
         results[f"{prefix}_total_wer"] = [[total.rate, [total.errors, total.reference_words]]]
-        results[f"{prefix}_transcripts"] = [{"utterances": _pairs(lines, comparison), "versions": dict(made_by)}]
+        pairs = _pairs(lines, comparison)
+        results[f"{prefix}_transcripts"] = [{"utterances": pairs, "versions": dict(made_by)}]
+        texts = [(pair["reference"], pair["hypothesis"]) for pair in pairs]
+        results |= task_results(tasks, prefix, texts, metric, size)
     if any(line.adversarial is not None for line in lines):
         for measure in as_list(metric["perturbation"]):
-            values = [getattr(line, measure) for line in lines]
+            values = [_size(line, measure) for line in lines]
             if each:
                 results[f"perturbation_{measure}"] = _batches(values, size)
             if metric["means"]:
-                known = None not in values  # as in Armory, where one infinity makes the mean infinite
-                results[f"perturbation_mean_{measure}"] = [sum(values) / len(values) if known else None]
+                known = [value for value in values if value is not None]
+                whole = len(known) == len(values)  # as in Armory, where one infinity makes the mean infinite
+                results[f"perturbation_mean_{measure}"] = [sum(known) / len(known) if whole else None]
     results["compute"] = _compute(lines) if metric.get("profiler_type") else {}
     return {
         "armory_version": f"none (armory-mdnf {armory_mdnf.__version__})",
@@ -62,7 +67,7 @@ def armory_results(
 
 
 def extent(
-    lines: Sequence[Line], failures: Sequence[Failed], chosen: int, split_size: int, changed: Mapping[str, Any]
+    lines: Sequence[Line], failures: Sequence[Failed], chosen: int, split_size: int | None, changed: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What Armory's form has no place for: which utterances these are, of how many, and what was left out and why."""
     return {
@@ -74,7 +79,11 @@ def extent(
     }
 
 
-def _pairs(lines: Sequence[Line], comparison: str) -> list[dict[str, str | None]]:
+def _size(line: Line, measure: str) -> float | None:
+    return getattr(line, measure) if measure in PERTURBATIONS else (line.measures or {}).get(measure)
+
+
+def _pairs(lines: Sequence[Line], comparison: str) -> list[dict[str, str]]:
     expected, found = COMPARISONS[comparison]
     return [{"reference": getattr(line, expected), "hypothesis": getattr(line, found)} for line in lines]
 

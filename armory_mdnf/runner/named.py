@@ -1,0 +1,126 @@
+"""What a configuration names by module and name, in this package or anywhere else, and how it is called."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, quoted, refuse_unknown, shown
+from armory_mdnf.files.provenance import sha256_of
+from armory_mdnf.runner.config import Config
+
+OURS = "armory_mdnf"
+SHOWN = 12  # names of a module in a message
+KNOWN = (OURS, "art")
+"""Packages whose version says what their code is; of any other module the file's checksum does."""
+
+
+def is_ours(thing: object) -> bool:
+    """Whether a module's name, a function, a class or an object is of this package."""
+    home = thing if isinstance(thing, str) else getattr(thing, "__module__", None) or type(thing).__module__
+    return home == OURS or home.startswith(f"{OURS}.")
+
+
+def import_from(folders: Sequence[str]) -> None:
+    """Let modules be found in these folders and in the working directory, as in ``armory run``; last of all places."""
+    for folder in (*folders, str(Path.cwd())):
+        if folder not in sys.path:
+            sys.path.append(folder)
+
+
+def find(block: Config, what: str) -> Any:
+    """The object of a block. Raises :class:`OptionError` naming the key for a module or name that is not there."""
+    try:
+        module = importlib.import_module(block["module"])
+    except Exception as error:  # a module that is there can fail in any way
+        raise OptionError(f"{what}.module: no module {shown(block['module'])}: {cause(error)}") from error
+    found = getattr(module, block["name"], None)
+    if found is None:
+        own = {k: v for k, v in vars(module).items() if callable(v) and not k.startswith("_")}
+        public = [k for k, v in own.items() if str(getattr(v, "__module__", "")).startswith(module.__name__)]
+        near = difflib.get_close_matches(block["name"], public, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else f", which has {', '.join(sorted(public)[:SHOWN]) or 'none'}"
+        raise OptionError(f"{what}.name: no {quoted(block['name'])} in {block['module']}{hint}")
+    return found
+
+
+def find_dotted(name: str, what: str) -> Any:
+    """The object of a dotted name, which may lead through attributes of a module. Raises :class:`OptionError`."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        except Exception as error:  # as in `find`
+            raise OptionError(f"{what}: {shown(name)} cannot be imported: {cause(error)}") from error
+        for part in parts[length:]:
+            found = getattr(found, part, None)
+        if callable(found):
+            return found
+        break
+    raise OptionError(f"{what}: {shown(name)} is no function that can be imported")
+
+
+def make(function: Any, kwargs: Mapping[str, Any], name: str, *args: Any) -> Any:
+    """``function(*args, **kwargs)``, where the keywords are those of a configuration.
+
+    Raises :class:`OptionError` for an unknown keyword, with the nearest match, and for what the function itself
+    raises; this package's errors say enough as they are.
+    """
+    check_kwargs(function, kwargs, name, taken=len(args))
+    try:
+        return function(*args, **kwargs)
+    except ArmoryMdnfError:
+        raise
+    except Exception as error:  # of somebody else's code
+        given = ", ".join(f"{key}={quoted(value, 40)}" for key, value in kwargs.items())
+        raise OptionError(f"{name} does not take {given or 'no options'}: {cause(error)}") from error
+
+
+def check_kwargs(function: Any, kwargs: Mapping[str, Any], name: str, taken: int = 0) -> None:
+    """Raise :class:`OptionError` for a keyword that a function does not take; ``taken``: arguments given otherwise."""
+    known = parameters(function)
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    refuse_unknown(kwargs, list(known)[taken:], name)
+
+
+def parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Parameters of a function, or of a class's constructor without ``self``; none if it does not tell."""
+    made = function.__init__ if inspect.isclass(function) else function  # a metaclass may stand in front of it
+    try:
+        found = dict(inspect.signature(made).parameters)
+    except (TypeError, ValueError):  # of a built-in
+        return {}
+    if inspect.isclass(function):
+        found.pop("self", None)
+    return found
+
+
+def files_of(components: Sequence[Any]) -> dict[str, str]:
+    """SHA-256 of the files that components say their results depend on, by the names that they give them.
+
+    A component says so by ``file_checksums()``, a mapping of names to checksums.
+    """
+    found: dict[str, str] = {}
+    for thing in components:
+        if callable(listing := getattr(thing, "file_checksums", None)):
+            found |= listing()
+    return found
+
+
+def code_of(blocks: Sequence[Config | None]) -> dict[str, str]:
+    """SHA-256 of the modules outside :data:`KNOWN` that blocks name, by their names, once they are imported."""
+    found = {}
+    for block in blocks:
+        home = block["module"] if block else OURS
+        file = getattr(sys.modules.get(home), "__file__", None)
+        if file and home.split(".")[0] not in KNOWN:
+            found[home] = sha256_of(file)
+    return found
