@@ -225,6 +225,8 @@ def test_how_to_run_it_again_is_a_configuration(placed: list[runs.Placed], made:
                 k: config[k] for k in ("attack", "defense", "model", "dataset")
             }
         names = dict(described.checksums)
+        if "not on this machine" in names:  # an extra's vocoder, say
+            continue
         assert all(re.fullmatch("[0-9a-f]{64}", value) for value in names.values())
         assert p.run.recognizer in names
 
