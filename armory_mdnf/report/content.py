@@ -20,7 +20,7 @@ from armory_mdnf.metrics.wer import WordCounts
 from armory_mdnf.report import alignment, charts
 from armory_mdnf.report.completion import complete_config
 from armory_mdnf.report.listening import Heard, data_address
-from armory_mdnf.report.runs import BENIGN, Placed, defence_order, paper
+from armory_mdnf.report.runs import BENIGN, Placed, defence_order, paper, published
 
 STEPS = (20, 40, 60, 80, 100)  # WER in percent at which a cell's shade changes
 
@@ -189,8 +189,8 @@ def _entry(p: Placed, rate: Interval, column: str, anchor: str) -> Entry:
     bounds = "" if rate.low is None or rate.high is None else f"{100 * rate.low:.1f}–{100 * rate.high:.1f}"
     borrowed = column == BENIGN and p.threat.label != BENIGN
     target = "" if borrowed or p.to_target is None else f"{100 * p.to_target.value:.1f}"
-    published = None if borrowed else p.paper
-    return Entry(anchor, value, bounds, shade(value), rate.utterances, published, target, "; ".join(p.lacks))
+    number = published(p.run, p.defence, BENIGN) if borrowed else p.paper
+    return Entry(anchor, value, bounds, shade(value), rate.utterances, number, target, "; ".join(p.lacks))
 
 
 def _worst(placed: Sequence[Placed]) -> list[tuple[str, str, str, str, int, str]]:

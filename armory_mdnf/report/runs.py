@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import ResultsError, quoted
-from armory_mdnf.evaluation.cells import cell_described, departures
+from armory_mdnf.evaluation.cells import cell_described, cell_named, departures
 from armory_mdnf.evaluation.comparison import NO_DEFENCE, defence_label, read_run
 from armory_mdnf.evaluation.records import RunRecord, compare, read_json
 from armory_mdnf.metrics.intervals import Interval, wer_interval
 
-DEFENCES = (NO_DEFENCE, "RS", "MG", "MG-MDNF", "MG-MDNF with flat noise", "WG", "WG-MDNF")
+FLAT = " with flat noise"
+DEFENCES = (NO_DEFENCE, "RS", "MG", "MG-MDNF", f"MG-MDNF{FLAT}", "WG", "WG-MDNF", "HG", "HG-MDNF", f"HG-MDNF{FLAT}")
 BENIGN = "benign"
 STEPS = {"PGD": 100, "CW": 400}  # of the paper: others are named
 NATIVE = "results.json"  # of `armory-mdnf run`, whose folder has the name
@@ -95,7 +96,7 @@ def place(run: RunRecord, path: str) -> Placed:
         raise ResultsError(f"{path}: expected transcripts, found none")
     defence, threat = row_label(run), threat_of(run)
     lacks = tuple(departures(run, cell_described(run)))
-    paper = _published(run, defence, threat.label)
+    paper = published(run, defence, threat.label)
     return Placed(run, path, defence, threat, benign, attacked, target, paper, lacks)
 
 
@@ -109,7 +110,7 @@ def row_label(run: RunRecord) -> str:
     label = defence_label(run.config)
     kwargs = _block(run, "defense").get("kwargs") or {}
     flat = label.endswith("MDNF") and "curve" in kwargs and kwargs["curve"] is None
-    return f"{label} with flat noise" if flat else label
+    return f"{label}{FLAT}" if flat else label
 
 
 def defence_order(label: str) -> int:
@@ -191,9 +192,9 @@ CONTROL = re.compile(r": (?:not in the paper|Table \d|text),? (?:row )?none-")
 """How the description of a cell says that it is a control which the paper lacks."""
 
 
-def _published(run: RunRecord, defence: str, threat: str) -> float | None:
+def published(run: RunRecord, defence: str, threat: str) -> float | None:
     """The paper's number in percent for that defence and threat; its attacks follow the published gradient."""
-    cell = cell_described(run)
+    cell = cell_described(run) or cell_named(run, run.name)
     if cell is not None and CONTROL.search(cell.description):
         return None
     row = "none" if defence == NO_DEFENCE else defence
