@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from armory_mdnf import cli
 from armory_mdnf.errors import ResultsError
@@ -195,6 +199,27 @@ def test_a_baseline_survives_its_file_and_damage_is_named(tmp_path: Path) -> Non
     ):
         with pytest.raises(ResultsError, match=message):
             read_baseline(damaged(change))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = ("identity", "utterances", "values", "counts", "snr_db", "references", "ids", "weights", "note")
+
+
+@given(st.sampled_from(FIELDS), JSON)
+def test_whatever_a_baseline_holds_it_is_read_or_refused(key: str, value: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "b.json")
+        write_baseline(path, Baseline("n", "s", {"c": cell(DEFENDED, {"benign": BEFORE}, weights={"w": "a"})}))
+        content = json.loads(path.read_text())
+        content["cells"]["c"][key] = value
+        path.write_text(json.dumps(content))
+        with contextlib.suppress(ResultsError):
+            found = read_baseline(path)
+            assert gate({"r": found.cells["c"]}, found, Options()).code in (0, 2)
 
 
 def test_the_recorded_results_pass_their_own_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

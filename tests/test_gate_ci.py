@@ -55,7 +55,7 @@ def test_the_examples_commands_pass(checkout: Path, capsys: pytest.CaptureFixtur
 def gated(checkout: Path, name: str, *options: str) -> int:
     config = ROOT / "scenario_configs" / "mg_mdnf_benign.json"
     out = str(checkout / name)
-    assert cli.main(["run", str(config), "--index", "[:32]", "--output-dir", out, *options]) == 0
+    assert cli.main(["run", str(config), "--index", "[:16]", "--output-dir", out, *options]) == 0
     return cli.main(["gate", out, "--baseline", "baselines/bundled.json", "--common"])
 
 

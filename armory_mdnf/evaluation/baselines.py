@@ -154,7 +154,10 @@ def read_baseline(path: str | os.PathLike[str]) -> Baseline:
 def _from_json(name: str, plain: Mapping[str, Any]) -> BaselineCell:
     if unknown := sorted(set(plain) - set(_KEYS)):
         raise ResultsError(f"unknown key {quoted(unknown[0])}")
-    identity, values, n = dict(plain["identity"]), dict(plain["values"]), plain["utterances"]
+    for key in ("identity", "values", "counts", "weights"):
+        if not isinstance(plain[key] if key in ("identity", "values") else plain.get(key, {}), dict):
+            raise ResultsError(f"expected {key} as an object, found {quoted(plain[key])}")
+    identity, values, n = plain["identity"], plain["values"], plain["utterances"]
     for key, value in values.items():
         if key not in MEASURES or isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ResultsError(f"expected a number of one of {', '.join(MEASURES)}, found {quoted({key: value})}")
