@@ -14,7 +14,7 @@ from armory_mdnf.errors import ArmoryMdnfError, OptionError, StorageError
 
 EXIT_CODES = """exit codes:
   0    done
-  1    a check that failed: `report-table --check`, `data check`
+  1    a check that failed: `report-table --check`, `data check`, `audit`
   2    bad input, or a target that cannot be written; nothing more is done
   3    `run` came to its end, but utterances are left out of its results
   130  stopped by Ctrl-C
@@ -25,6 +25,7 @@ RECIPES = ("corpus", "curve", "level", "recognizer", "resynthesis", "vocoder")
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
+    from armory_mdnf.audit.arguments import add_audit_command
     from armory_mdnf.checkpoints.command import add_checkpoint_command
     from armory_mdnf.data.check import add_data_command
 
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         compare.add_argument(name, type=Path, help="Armory's results JSON, results.json of `run`, or a record")
     compare.set_defaults(run=_compare)
 
+    add_audit_command(commands)
     add_checkpoint_command(commands)
     add_data_command(commands)
 
