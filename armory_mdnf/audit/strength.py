@@ -167,7 +167,7 @@ def check_steps(trials: Trials) -> Finding:
         "gain_of_best": points(gain),
     }
     verdict = judge_gain(gain)
-    if width is not None and max(rates) - min(rates) > width:
+    if width is not None and max(rates) - own.rate > width:
         verdict = worst([verdict, WARN])
     statement = (
         f"Over {len(rows)} pairs of step and start the word error rate runs from {100 * min(rates):.1f} to "
@@ -190,12 +190,11 @@ def check_headline(trials: Trials) -> Finding:
     audio = torch.stack([within[name].audio[i] for i, name in enumerate(chosen)])
     found = trials.judge(audio, purpose=FRESH)
     alone = trials.judge(own.audio, purpose=FRESH)
-    gain = difference_interval(found.counts, alone.counts)
     worst_case, reached = wer_interval(found.counts), wer_interval(alone.counts)
     evidence = {
         "worst_case": points(worst_case),
         "own": points(reached),
-        "gain": points(gain),
+        "gain": points(difference_interval(found.counts, alone.counts)),
         "attempts": len(within),
         "by_utterance": {str(index): name for index, name in zip(trials.batch.indices, chosen, strict=True)},
     }
@@ -203,7 +202,8 @@ def check_headline(trials: Trials) -> Finding:
         f"The worst of {len(within)} attempts per utterance has a word error rate of {worst_case.percent()} %; the "
         f"configuration's attack has {reached.percent()} %."
     )
-    verdict = judge_gain(gain)
+    # The worst of many is never better: what counts is whether the attack's own interval still holds it.
+    verdict = WARN if worst_case.value > (reached.value if reached.high is None else reached.high) else PASS
     advice = "The configuration understates what an attacker reaches: report the worst case as the defence's result."
     return Finding("headline", verdict, statement, evidence, "" if verdict == PASS else advice)
 
