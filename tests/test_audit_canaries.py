@@ -18,8 +18,8 @@ from armory_mdnf.audit.findings import FAIL, PASS, SKIP, WARN, Finding
 from armory_mdnf.audit.trials import Plan, Trials
 from armory_mdnf.defenses.base import WaveformDefense
 
-AUDIO = [speechlike(n, seed=n) for n in (3600, 4000, 4400)]
-PLAN = Plan(norm="l2", eps=0.2, snr_db=None, step=None, step_fraction=0.2, iterations=6)
+AUDIO = [speechlike(n, seed=seed) for n, seed in ((4800, 0), (5200, 3), (5600, 4))]
+PLAN = Plan(norm="l2", eps=0.15, snr_db=None, step=None, step_fraction=0.2, iterations=4)
 TAPS = torch.tensor([0.05, 0.9, 0.05])
 
 
@@ -131,3 +131,49 @@ class RedrawnThroughArt(_Foreign):
 
     def estimate_forward(self, x: Tensor, y: Any = None) -> Tensor:
         return x * thin(x)
+
+
+@pytest.mark.parametrize("defences", [[], [LowPass()]], ids=["none", "low-pass"])
+def test_what_is_sound_passes(defences: list[Any]) -> None:
+    found = findings(*defences)
+    assert tuple(found) == tuple(CHECKS)
+    assert {name: f.statement for name, f in found.items() if f.verdict not in (PASS, SKIP)} == {}
+    assert [name for name, f in found.items() if f.verdict == SKIP] == (
+        ["draws", "published"] if defences else ["draws", "published", "adaptive"]
+    )
+
+
+def test_a_sound_preprocessor_of_others_has_the_right_gradient() -> None:
+    (found,) = findings(LowPassThroughArt(), only=["gradient"]).values()
+    assert found.verdict == PASS
+    assert found.evidence["along"] == pytest.approx(1, abs=0.02)
+
+
+def test_rounding_has_no_gradient_and_falls_to_an_identity() -> None:
+    found = findings(Quantised(), only=["gradient", "budget", "adaptive"])
+    assert {name: f.verdict for name, f in found.items()} == dict.fromkeys(("gradient", "budget", "adaptive"), FAIL)
+    assert found["gradient"].evidence["zero_share"] == 1
+    assert found["adaptive"].evidence["identity backward"]["wer"] > found["adaptive"].evidence["own_wer"] + 50
+    assert "masked" in found["adaptive"].advice
+
+
+def test_a_lie_in_estimate_gradient_is_found_by_differences_and_by_attacks_past_it() -> None:
+    found = findings(Liar(), only=["gradient", "adaptive"])
+    assert {name: f.verdict for name, f in found.items()} == {"gradient": FAIL, "adaptive": FAIL}
+    assert abs(found["gradient"].evidence["along"]) < 0.3
+
+
+@pytest.mark.parametrize("defence", [Redrawn(), RedrawnThroughArt()], ids=["ours", "theirs"])
+def test_noise_redrawn_in_the_backward_pass_is_found_by_differences(defence: Any) -> None:
+    (found,) = findings(defence, only=["gradient"]).values()
+    assert found.verdict == FAIL
+    assert found.evidence["along"] < 0.8
+
+
+def test_the_same_noise_in_both_passes_is_no_lie_but_needs_many_draws() -> None:
+    found = findings(Redrawn(redrawn=False), only=["gradient", "draws"])
+    gradient, draws = found["gradient"].evidence, found["draws"].evidence
+    assert gradient["along"] == pytest.approx(1, abs=0.05)
+    assert gradient["across"] > 0.95
+    assert found["draws"].verdict in (WARN, FAIL)
+    assert draws["draws_for_half"] is None or draws["draws_for_half"] > 1

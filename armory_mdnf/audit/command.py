@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     name = "standard input" if args.config == "-" else Path(args.config).name
     head = (
         f"Audit of {name}: {len(chosen)} utterances, {plan.iterations} of {attack.max_iter} iterations, "
-        f"{args.evaluation_draws if trials.stochastic else 1} draws per evaluation"
+        f"{trials.evaluations} transcripts per utterance and attempt"
     )
     if args.output is not None:
         content = {

@@ -80,13 +80,14 @@ def check_draws(trials: Trials) -> Finding:
         return Finding(name, SKIP, "Nothing in front of the recogniser draws noise.", {})
     places = {"clean": trials.batch.x, "attacked": trials.own().audio}
     found = {where: _agreement(_draws(trials, x, DRAWS)) for where, x in places.items()}
-    cosine = min(agreement["cosine"] for agreement in found.values())
+    # Most of an attack's steps are taken where it ends up; clean audio is one step, at which the loss may be flat.
+    cosine = found["attacked"]["cosine"]
     needed = draws_for(cosine)
     evidence: dict[str, Any] = {**found, "draws_of_the_attack": trials.plan.draws, "draws_for_half": needed}
-    said = "no number of draws" if needed is None else f"{needed} draw{'s' if needed > 1 else ''}"
+    said = "no number of draws makes" if needed is None else "one draw makes" if needed == 1 else f"{needed} draws make"
     statement = (
-        f"Gradients of two draws have cosine {cosine:.2f}; {said} make two independent means reach {STABLE:g}, and the "
-        f"attack takes the mean of {trials.plan.draws}."
+        f"Gradients of two draws have cosine {found['clean']['cosine']:.2f} at the clean audio and {cosine:.2f} at the "
+        f"attacked; there {said} two independent means reach {STABLE:g}, and the attack takes {trials.plan.draws}."
     )
     if needed is not None and needed <= trials.plan.draws:
         return Finding(name, PASS, statement, evidence)

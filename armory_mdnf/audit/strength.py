@@ -22,7 +22,7 @@ BOUNDS = (0.5, 2.0, 10.0)
 STEPS = (0.5, 1.0, 2.0)
 ANOTHER_SEED = "another seed"
 # Of the ceiling, or of what the attack does, as a fraction.
-NEARLY, HARDLY = 0.95, 0.8
+NEARLY, HARDLY = 0.95, 0.5
 FAR_LESS = 0.5
 # How many times the loss of the white-box attack another's must be, in every utterance, to show that it is masked.
 HIGHER = 1.1
@@ -94,7 +94,10 @@ def check_budget(trials: Trials) -> Finding:
         advice.append("a larger bound does less: the attack loses its way, so try other steps and starts (check 7)")
     verdicts.append(PASS if top >= NEARLY * ceiling else WARN if top >= HARDLY * ceiling else FAIL)
     if verdicts[-1] != PASS:
-        advice.append(f"at {order[-1]:g} times the bound the recogniser still understands: its gradient is masked")
+        advice.append(
+            f"at {order[-1]:g} times the bound the recogniser still understands: take more iterations, and if they do "
+            "not bring it down its gradient is masked"
+        )
     verdicts.append(FAIL if effect <= max(by_noise, 0) else WARN if by_noise > FAR_LESS * effect else PASS)
     if verdicts[-1] != PASS:
         advice.append("white noise of this size does nearly as much: what was measured is robustness to noise")

@@ -16,7 +16,7 @@ from armory_mdnf.attacks.evasion import make_geometry
 from armory_mdnf.attacks.geometry import Geometry
 from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.attacks.pgd import Batch, Descent, mean_losses
-from armory_mdnf.attacks.recognizer import AttackedRecognizer, Purpose
+from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio import ragged
 from armory_mdnf.audit.views import View
 from armory_mdnf.errors import OptionError, quoted
@@ -170,6 +170,11 @@ class Trials:
         """Whether there is anything in front of the recogniser."""
         return bool(self.white_box.chain.operations)
 
+    @property
+    def evaluations(self) -> int:
+        """Transcripts that judge an utterance: a defence that averages its passes has had these draws already."""
+        return -(-self.evaluation_draws // self.white_box.chain.num_passes) if self.stochastic else 1
+
     def keys(self, purpose: int, draw: int) -> list[tuple[int, ...]]:
         """A key per utterance."""
         return [(index, purpose, draw) for index in self.batch.indices]
@@ -221,10 +226,9 @@ class Trials:
         return control.attack(self.batch)
 
     def judge(self, audio: Tensor, within: bool = True, purpose: int = EVALUATION) -> Attempt:
-        """What the defended recogniser makes of audio (N, T), over so many draws if it is stochastic."""
-        draws = self.evaluation_draws if self.stochastic else 1
+        """What the defended recogniser makes of audio (N, T)."""
         sums = [WordCounts()] * len(self.references)
-        for draw in range(draws):
+        for draw in range(self.evaluations):
             texts = self.transcribe(audio, purpose, draw)
             sums = [
                 known + count_words(expected, text)
@@ -244,11 +248,10 @@ class Trials:
         return found
 
     def _losses(self, audio: Tensor) -> Tensor:
-        draws = self.evaluation_draws if self.stochastic else 1
+        draws = self.evaluation_draws
         found = audio.new_zeros(len(audio))
-        for rows in self._chunks(draws):
-            recognizer: AttackedRecognizer = self.white_box
-            found[rows] = mean_losses(recognizer, replace(self.batch, x=audio).rows(rows), draws)
+        for rows in self._chunks(draws if self.stochastic else 1):
+            found[rows] = mean_losses(self.white_box, replace(self.batch, x=audio).rows(rows), draws)
         return found
 
     def _chunks(self, draws: int) -> list[list[int]]:
