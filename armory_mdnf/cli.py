@@ -14,7 +14,8 @@ from armory_mdnf.errors import ArmoryMdnfError, OptionError, StorageError
 
 EXIT_CODES = """exit codes:
   0    done
-  1    a check that failed: `report-table --check`, `claims --check`, `data check`, `doctor`, `gate`
+  1    a check that failed: `report-table --check`, `claims --check`, `data check`, `doctor`, `gate`,
+       `audit`
   2    bad input, or a target that cannot be written; nothing more is done; `gate`: results that cannot be compared
   3    `run`, `evaluate` or `transcribe` came to its end, but utterances are left out
   130  stopped by Ctrl-C
@@ -25,6 +26,7 @@ RECIPES = ("corpus", "curve", "level", "recognizer", "resynthesis", "vocoder")
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
+    from armory_mdnf.audit.arguments import add_audit_command
     from armory_mdnf.checkpoints.command import add_checkpoint_command
     from armory_mdnf.commands import add_commands
     from armory_mdnf.data.check import add_data_command
@@ -82,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_gate_commands(commands)
     add_claims_command(commands)
     add_metrics_command(commands)
+    add_audit_command(commands)
     add_checkpoint_command(commands)
     add_data_command(commands)
 

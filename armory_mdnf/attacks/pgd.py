@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,7 +54,8 @@ class Descent:
     The step is ``step`` in full-scale samples, or else ``step_fraction`` of each utterance's radius. ``keep`` says
     which iterate counts: the "last", or the "best" by the mean loss over ``selection_draws`` draws of the defences that
     the attack did not follow. Restarts compete by that loss. ``stop_on_success``: a targeted utterance is left at the
-    first iterate that is understood as its target.
+    first iterate that is understood as its target. ``watch`` sees each iterate: the restart, the steps done, and the
+    audio (N, T), which the next step changes in place.
     """
 
     geometry: Geometry
@@ -69,6 +70,7 @@ class Descent:
     selection_draws: int = 1
     stop_on_success: bool = False
     seed: int = 0
+    watch: Callable[[int, int, Tensor], None] | None = None
 
     def __call__(self, recognizer: AttackedRecognizer, batch: Batch) -> Tensor:
         """Adversarial audio (N, T) of a batch whose audio lies in [-1, 1]."""
@@ -97,6 +99,8 @@ class Descent:
             gradient = self.gradient(recognizer, now, part.lengths, part.targets, part.indices, (restart, i))
             now = advance(part.x, now, sign * gradient, self.geometry, radius[running], step[running], clip)
             x_adv[running, :width] = now  # an utterance that has stopped keeps its last iterate
+            if self.watch is not None:
+                self.watch(restart, i + 1, x_adv)
             if self.keep == "best":
                 gain = sign * mean_losses(recognizer, replace(part, x=now), self.selection_draws)
                 better = [row for row, old, new in zip(running, score[running], gain, strict=True) if new > old]

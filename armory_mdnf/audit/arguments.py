@@ -1,0 +1,32 @@
+"""The command line of the audit, without what the audit itself loads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+NAMES = ("gradient", "draws", "published", "convergence", "budget", "adaptive", "steps", "headline")
+"""The checks in their order."""
+
+
+def add_audit_command(commands: Any) -> None:
+    """``armory-mdnf audit`` with its options."""
+    parser = commands.add_parser("audit", help="see whether the result of a configuration's attack can be believed")
+    add = parser.add_argument
+    add("config", metavar="CONFIG.json", help="configuration with an untargeted PGD; - reads standard input")
+    add("--utterances", type=int, default=4, metavar="N", help="the first N of the configuration's (default 4)")
+    add("--iterations", type=int, default=20, metavar="N", help="the configuration's, but at most N (default 20)")
+    add("--draws", default="1,5", metavar="K,...", help="draws of the mean gradients to try (default 1,5)")
+    add("--evaluation-draws", type=int, default=3, metavar="N", help="draws that judge an attempt (default 3)")
+    add("--only", metavar="CHECK,...", help=f"some of the checks: {', '.join(NAMES)}")
+    add("--seed", type=int, metavar="S", help="seed of the run, its defence and its attack")
+    add("--device", choices=("cpu", "cuda"), help="(default: what sysconfig.use_gpu says)")
+    add("--output", type=Path, metavar="FILE", help="keep the findings as JSON too")
+    parser.set_defaults(run=_audit)
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from armory_mdnf.audit.command import run
+
+    return run(args)

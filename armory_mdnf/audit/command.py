@@ -1,0 +1,122 @@
+"""``armory-mdnf audit``: from a configuration to the findings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+from armory_mdnf.atomic import ensure_writable, write_text
+from armory_mdnf.attacks.evasion import check_count
+from armory_mdnf.audit import report
+from armory_mdnf.audit.checks import CHECKS, Options, audit
+from armory_mdnf.audit.findings import FAIL, worst
+from armory_mdnf.audit.trials import Plan, Trials
+from armory_mdnf.data.selection import read_samples
+from armory_mdnf.errors import OptionError, choices, quoted
+from armory_mdnf.runner import components, results
+from armory_mdnf.runner.config import Config, read_config, within
+from armory_mdnf.runner.overrides import BATCH_SECONDS, Overrides, override, run_seed
+
+FORMAT = "armory-mdnf audit 1"
+LEAST_UTTERANCES = 2  # an interval has to have something to draw from
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line asks for. Returns 0, or 1 if a check failed.
+
+    Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input, :class:`OptionError` for a configuration without
+    an untargeted PGD.
+    """
+    start = time.monotonic()
+    for name, least in (("utterances", LEAST_UTTERANCES), ("iterations", 1), ("evaluation_draws", 1)):
+        with within(f"--{name.replace('_', '-')}"):
+            check_count(name, getattr(args, name), least)
+    draws, only = parse_draws(args.draws), parse_checks(args.only)
+    config = override(read_config(args.config), Overrides(seed=args.seed, device=args.device))
+    if args.output is not None:
+        ensure_writable(args.output)
+    device, notes = components.choose_device(config)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    if config["attack"] is None:
+        raise OptionError("attack: expected an attack to audit, found null")
+    chosen = components.load_dataset(config["dataset"])
+    if len(chosen) < args.utterances:
+        raise OptionError(
+            f"--utterances: expected at most the {len(chosen)} of the configuration, got {args.utterances}"
+        )
+    chosen = chosen[: args.utterances]
+    components.initialise(config.get("user_init"))
+    estimator = components.make_estimator(config, device)
+    attack = components.make_attack(config, estimator, BATCH_SECONDS)
+    with within("attack"):
+        plan = Plan.of(attack, args.iterations)
+    trials = Trials.of(
+        estimator,
+        [read_samples(utterance) for _, utterance in chosen],
+        [utterance.transcript for _, utterance in chosen],
+        [index for index, _ in chosen],
+        plan,
+        use_label=bool(config["attack"].get("use_label")),
+        evaluation_draws=args.evaluation_draws,
+        batch_seconds=BATCH_SECONDS,
+        seed=run_seed(config) or 0,
+    )
+
+    def tell(number: int, name: str) -> None:
+        print(f"{time.monotonic() - start:.0f} s: check {number} of {len(CHECKS)}, {name}", file=sys.stderr, flush=True)
+
+    findings = audit(trials, Options(draws, attack.max_iter), only, tell)
+    name = "standard input" if args.config == "-" else Path(args.config).name
+    head = (
+        f"Audit of {name}: {len(chosen)} utterances, {plan.iterations} of {attack.max_iter} iterations, "
+        f"{trials.evaluations} transcripts per utterance and attempt"
+    )
+    if args.output is not None:
+        content = {
+            "format": FORMAT,
+            "configuration": name,
+            "config": _computed(config),
+            "settings": {
+                "utterances": [utterance.id for _, utterance in chosen],
+                "iterations": plan.iterations,
+                "iterations_asked": attack.max_iter,
+                "draws": list(draws),
+                "evaluation_draws": args.evaluation_draws,
+                "checks": only,
+                "device": device,
+            },
+            "versions": results.versions(),
+            "fingerprints": components.fingerprints(config),
+            "verdict": worst([finding.verdict for finding in findings]),
+            "findings": [vars(finding) for finding in findings],
+            "seconds": round(time.monotonic() - start),
+        }
+        write_text(args.output, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    print(report.text(head, findings))
+    return int(any(finding.verdict == FAIL for finding in findings))
+
+
+def parse_draws(given: str) -> tuple[int, ...]:
+    """``1,5,20`` as numbers, in order, each once. Raises :class:`OptionError` for anything else."""
+    if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", given, re.ASCII):
+        raise OptionError(f"--draws: expected whole numbers from 1 to 9999 such as 1,5,20, got {quoted(given)}")
+    return tuple(sorted({int(number) for number in given.split(",")}))
+
+
+def parse_checks(given: str | None) -> list[str]:
+    """Names of checks; all by default. Raises :class:`OptionError` for another one."""
+    names = list(CHECKS) if given is None else given.split(",")
+    for name in names:
+        if name not in CHECKS:
+            raise OptionError(f"--only: {choices(name, CHECKS, 'check')}")
+    return [name for name in CHECKS if name in names]
+
+
+def _computed(config: Config) -> Config:
+    """What of a configuration decides the findings."""
+    return {block: config[block] for block in ("attack", "dataset", "defense", "model", "user_init") if block in config}

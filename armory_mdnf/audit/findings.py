@@ -1,0 +1,50 @@
+"""What a check finds: a verdict, the numbers behind it, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from armory_mdnf.metrics.intervals import Interval
+
+PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
+VERDICTS = (SKIP, PASS, WARN, FAIL)
+"""From the best to the worst; "skip" says that a check does not apply here, and why."""
+
+# Points of word error rate, as a fraction, from which a difference is worth a warning though it may be chance.
+NOTABLE = 0.05
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found. ``evidence`` has finite numbers, texts, None, and lists and objects of these."""
+
+    check: str
+    verdict: str
+    statement: str
+    evidence: dict[str, Any]
+    advice: str = ""
+
+
+def worst(verdicts: Sequence[str]) -> str:
+    """The worst of some verdicts; "skip" if there is none."""
+    return max(verdicts, key=VERDICTS.index, default=SKIP)
+
+
+def judge_gain(gain: Interval) -> str:
+    """Verdict on a word error rate that something else raises by ``gain``.
+
+    Fail where its interval lies above 0; warn where it is :data:`NOTABLE`, which on few words may be chance.
+    """
+    if gain.low is not None and gain.low > 0:
+        return FAIL
+    return WARN if gain.value >= NOTABLE else PASS
+
+
+def points(interval: Interval) -> dict[str, float | None]:
+    """An interval as evidence, in percent."""
+    return {
+        name: None if value is None else round(100 * value, 2)
+        for name, value in (("value", interval.value), ("low", interval.low), ("high", interval.high))
+    }

@@ -1,0 +1,44 @@
+"""An audit as text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from armory_mdnf.audit.findings import SKIP, Finding, worst
+
+WIDTH = 100
+
+
+def text(head: str, findings: Sequence[Finding]) -> str:
+    """The findings, each with its verdict, evidence and advice, under a head, and the verdict of all."""
+    blocks = [head]
+    for number, finding in enumerate(findings, 1):
+        lines = _wrapped(f"{number}. {finding.check}: {finding.verdict.upper()}. {finding.statement}", "   ")
+        for name, value in finding.evidence.items():
+            lines += _wrapped(f"   {name.replace('_', ' ')}: {_shown(value)}", "     ")
+        if finding.advice:
+            lines += _wrapped(f"   To do: {finding.advice}", "     ")
+        blocks.append("\n".join(lines))
+    counted = [finding.verdict for finding in findings]
+    tally = ", ".join(f"{counted.count(v)} {v}" for v in dict.fromkeys(sorted(counted, key=counted.index)) if v != SKIP)
+    blocks.append(f"Verdict: {worst(counted).upper()} ({tally or 'no check applied'})")
+    return "\n\n".join(blocks)
+
+
+def _wrapped(line: str, indent: str) -> list[str]:
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        if set(value) == {"value", "low", "high"}:
+            around = "" if value["low"] is None else f" [{value['low']:g}, {value['high']:g}]"
+            return f"{value['value']:g}{around}"
+        return "; ".join(f"{name.replace('_', ' ')} {_shown(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "none" if value is None else str(value)

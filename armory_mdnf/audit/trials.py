@@ -1,0 +1,260 @@
+"""Attacks tried on the audited utterances: what each makes of them, and what the recogniser makes of that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armory_mdnf.attacks import PGD, RandomNoise
+from armory_mdnf.attacks.evasion import make_geometry
+from armory_mdnf.attacks.geometry import Geometry
+from armory_mdnf.attacks.gradient import LossGradient
+from armory_mdnf.attacks.pgd import Batch, Descent, mean_losses
+from armory_mdnf.attacks.recognizer import Purpose
+from armory_mdnf.audio import ragged
+from armory_mdnf.audit.views import View
+from armory_mdnf.errors import OptionError, quoted
+from armory_mdnf.metrics.wer import WordCounts, count_words, pool
+
+# What the noise of an evaluation is for, unlike any purpose of an attack; and that of the last word on the worst case,
+# which was chosen by the former.
+EVALUATION, FRESH = 0xA0D1, 0xA0D2
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An attack: the options of :class:`armory_mdnf.attacks.PGD`, a multiple of its bound, and one of its step."""
+
+    norm: str
+    eps: float | None
+    snr_db: float | None
+    step: float | None
+    step_fraction: float
+    iterations: int
+    draws: int = 1
+    fresh: bool = True
+    published: bool = False
+    random_start: bool = False
+    restarts: int = 1
+    keep: str = "last"
+    selection_draws: int = 1
+    seed: int = 0
+    bound_times: float = 1.0
+    step_times: float = 1.0
+
+    @classmethod
+    def of(cls, attack: Any, iterations: int | None = None) -> Plan:
+        """That of an untargeted PGD. Raises :class:`OptionError` for another attack."""
+        if not isinstance(attack, PGD) or attack.targeted:
+            found = (
+                f"a targeted {type(attack).__name__}" if getattr(attack, "targeted", False) else type(attack).__name__
+            )
+            raise OptionError(f"expected an untargeted PGD to audit, found {found}")
+        if attack.max_iter < 1:
+            raise OptionError(f"expected at least one iteration to audit, found max_iter {quoted(attack.max_iter)}")
+        return cls(
+            norm=attack.norm,
+            eps=attack.eps,
+            snr_db=attack.snr_db,
+            step=attack.eps_step,
+            step_fraction=0.2 if attack.step_fraction is None else attack.step_fraction,
+            iterations=attack.max_iter if iterations is None else min(iterations, attack.max_iter),
+            draws=attack.eot_draws,
+            fresh=attack.eot_fresh,
+            published=attack.gradient == "published",
+            random_start=attack.random_start,
+            restarts=attack.restarts,
+            keep=attack.keep,
+            selection_draws=attack.selection_draws,
+            seed=attack.seed,
+        )
+
+    def geometry(self) -> Geometry:
+        """The ball, its radius ``bound_times`` the option's."""
+        eps = None if self.eps is None else self.eps * self.bound_times
+        snr_db = None if self.snr_db is None else self.snr_db - 20 * math.log10(self.bound_times)
+        return make_geometry(self.norm, eps, snr_db)
+
+    def descent(self, watch: Callable[[int, int, Tensor], None] | None = None) -> Descent:
+        """The attack itself."""
+        return Descent(
+            self.geometry(),
+            LossGradient(self.draws, self.fresh, self.published),
+            self.iterations,
+            step=None if self.step is None else self.step * self.bound_times * self.step_times,
+            step_fraction=self.step_fraction * self.step_times,
+            random_start=self.random_start,
+            restarts=self.restarts,
+            keep=self.keep,
+            selection_draws=self.selection_draws,
+            seed=self.seed,
+            watch=watch,
+        )
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Audio that was tried: the words that it costs per utterance, summed over the evaluation's draws, and its loss.
+
+    ``audio`` (N, T). ``within``: inside the configuration's bound. ``losses`` (N,) in nats, the mean over the draws
+    that :func:`armory_mdnf.attacks.pgd.mean_losses` takes.
+    """
+
+    audio: Tensor
+    counts: tuple[WordCounts, ...]
+    losses: Tensor
+    within: bool = True
+
+    @property
+    def rate(self) -> float:
+        """Word error rate as a fraction."""
+        return pool(self.counts).rate or 0.0
+
+
+@dataclass
+class Trials:
+    """The audited utterances and every attempt at them, each made once.
+
+    ``estimator``: an :class:`armory_mdnf.asr.estimator.RecognizerEstimator`. ``batch_seconds``: audio of a batch.
+    """
+
+    estimator: Any
+    batch: Batch
+    references: Sequence[str]
+    plan: Plan
+    evaluation_draws: int = 3
+    batch_seconds: float = 32.0
+    seed: int = 0
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    snapshots: dict[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.white_box = View(self.estimator, seed=self.seed)
+        if not self.white_box.keyed:
+            pair = [self.white_box.heard(self.batch.x, self.batch.lengths, self.keys(EVALUATION, k)) for k in (0, 1)]
+            self.white_box.stochastic |= not torch.equal(*pair)
+
+    @classmethod
+    def of(
+        cls,
+        estimator: Any,
+        audio: Sequence[np.ndarray],
+        references: Sequence[str],
+        indices: Sequence[int],
+        plan: Plan,
+        use_label: bool = False,
+        **options: Any,
+    ) -> Trials:
+        """Trials of utterances (T,), with labels as a run has them: the recogniser's own, or the references."""
+        x, lengths = ragged.pad([torch.tensor(u, device=estimator.device) for u in audio])
+        batch = Batch(x, lengths, [[]] * len(audio), list(indices))
+        trials = cls(estimator, batch, list(references), plan, **options)
+        texts = trials.references if use_label else trials.transcribe(x, Purpose.LABEL, 0)
+        trials.batch = replace(batch, targets=estimator.encode(texts, len(texts)))
+        return trials
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether two evaluations of the defended recogniser differ."""
+        return self.white_box.stochastic
+
+    @property
+    def defended(self) -> bool:
+        """Whether there is anything in front of the recogniser."""
+        return bool(self.white_box.chain.operations)
+
+    @property
+    def evaluations(self) -> int:
+        """Transcripts that judge an utterance: a defence that averages its passes has had these draws already."""
+        return -(-self.evaluation_draws // self.white_box.chain.num_passes) if self.stochastic else 1
+
+    def keys(self, purpose: int, draw: int) -> list[tuple[int, ...]]:
+        """A key per utterance."""
+        return [(index, purpose, draw) for index in self.batch.indices]
+
+    def own(self) -> Attempt:
+        """The configuration's attack; :attr:`snapshots` then has its audio after 1, 2, 4, ... steps."""
+        if OWN not in self.attempts:
+            steps = self.plan.iterations
+            self.snapshots = self.run(self.plan, at=[1 << k for k in range(steps.bit_length()) if 1 << k < steps])
+            self.attempts[OWN] = self.judge(self.snapshots.pop(steps))
+        return self.attempts[OWN]
+
+    def benign(self) -> Attempt:
+        """No attack."""
+        return self.add("benign", lambda: self.batch.x)
+
+    def attack(self, name: str, plan: Plan, view: View | None = None) -> Attempt:
+        """Audio of an attack on what ``view`` shows, by default all, as the whole hears it."""
+        return self.add(name, lambda: self.run(plan, view)[plan.iterations], within=plan.bound_times <= 1)
+
+    def add(self, name: str, make: Callable[[], Tensor], within: bool = True) -> Attempt:
+        """An attempt by name, made if it is not there yet."""
+        if name not in self.attempts:
+            self.attempts[name] = self.judge(make(), within)
+        return self.attempts[name]
+
+    def run(self, plan: Plan, view: View | None = None, at: Sequence[int] = ()) -> dict[int, Tensor]:
+        """Audio (N, T) of an attack by the number of its steps: at the end, and after those of ``at``.
+
+        What counts at the end is the attack's choice; before, it is the iterate of the first start.
+        """
+        view = self.white_box if view is None else view
+        found = {steps: torch.zeros_like(self.batch.x) for steps in (*at, plan.iterations)}
+        for rows in self._chunks(plan.draws if view.stochastic else 1):
+            part = self.batch.rows(rows)
+            width = part.x.shape[1]
+
+            def watch(restart: int, steps: int, x_adv: Tensor, rows: list[int] = rows, width: int = width) -> None:
+                if restart == 0 and steps in found:
+                    found[steps][rows, :width] = x_adv
+
+            found[plan.iterations][rows, :width] = plan.descent(watch)(view, part)
+        return found
+
+    def noise(self) -> Tensor:
+        """White noise as large as the attack may be. Shape: (N, T)."""
+        plan = self.plan
+        control = RandomNoise(self.estimator, plan.norm, plan.eps, plan.snr_db, seed=plan.seed)
+        return control.attack(self.batch)
+
+    def judge(self, audio: Tensor, within: bool = True, purpose: int = EVALUATION) -> Attempt:
+        """What the defended recogniser makes of audio (N, T)."""
+        sums = [WordCounts()] * len(self.references)
+        for draw in range(self.evaluations):
+            texts = self.transcribe(audio, purpose, draw)
+            sums = [
+                known + count_words(expected, text)
+                for known, expected, text in zip(sums, self.references, texts, strict=True)
+            ]
+        return Attempt(audio, tuple(sums), self._losses(audio), within)
+
+    def transcribe(self, audio: Tensor, purpose: int, draw: int) -> list[str]:
+        """Transcripts of audio (N, T)."""
+        found = [""] * len(audio)
+        keys = self.keys(purpose, draw)
+        for rows in self._chunks(self.white_box.chain.num_passes):
+            part = replace(self.batch, x=audio).rows(rows)
+            texts = self.white_box.transcribe(part.x, part.lengths, [keys[i] for i in rows])
+            for i, text in zip(rows, texts, strict=True):
+                found[i] = text
+        return found
+
+    def _losses(self, audio: Tensor) -> Tensor:
+        draws = self.evaluation_draws
+        found = audio.new_zeros(len(audio))
+        for rows in self._chunks(draws if self.stochastic else 1):
+            found[rows] = mean_losses(self.white_box, replace(self.batch, x=audio).rows(rows), draws)
+        return found
+
+    def _chunks(self, draws: int) -> list[list[int]]:
+        room = self.batch_seconds * self.white_box.sample_rate / draws
+        # In their order: a batch of all utterances is the batch as it is.
+        return [sorted(rows) for rows in ragged.by_length(self.batch.lengths.tolist(), room)]

@@ -1,0 +1,185 @@
+"""The recogniser behind its defences as an attack may see it: whole, without them, or past them.
+
+A view draws every noise by keys. Defences of this package do so anyway; for others, which draw from the global
+generators, those are seeded by the key before each evaluation, and utterances are taken one at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armory_mdnf.asr.pipeline import Pipeline
+from armory_mdnf.asr.preprocessing import Chain, Draws
+from armory_mdnf.audio import ragged
+from armory_mdnf.audio.noise import Key
+from armory_mdnf.defenses import MDNF, RandomizedSmoothing
+from armory_mdnf.defenses.base import WaveformDefense
+from armory_mdnf.defenses.randomized_smoothing import MAX_SNR_DB
+
+
+class View:
+    """An :class:`armory_mdnf.attacks.recognizer.AttackedRecognizer`: an estimator's recogniser behind a chain.
+
+    ``chain``: by default the estimator's own. ``seed`` changes what the global generators get.
+    """
+
+    def __init__(self, estimator: Any, chain: Chain | None = None, seed: int = 0) -> None:
+        self.estimator = estimator
+        self.chain = Chain(estimator.preprocessing_operations) if chain is None else chain
+        self.pipeline = Pipeline(estimator.model, self.chain)
+        self.seed = seed
+        self.stochastic = self.chain.stochastic
+        self.clip_values = estimator.clip_values
+        self.device = estimator.device
+        self.sample_rate = estimator.sample_rate
+        self.min_samples = estimator.min_samples
+
+    @property
+    def keyed(self) -> bool:
+        """Whether all noise is drawn by keys, so that utterances can be taken together."""
+        return self.chain.independent
+
+    def encode(self, transcripts: Any, n: int) -> list[list[int]]:
+        """Classes of ``n`` transcripts."""
+        return list(self.estimator.encode(transcripts, n))
+
+    def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
+        """Shape: x (N, T), zero beyond lengths (N,), N targets, N keys -> (N,), differentiable in x."""
+        if self.keyed:
+            return self.pipeline.losses(x, lengths, targets, self._draws(keys))
+        return torch.cat(self._one_by_one(self.pipeline.losses, x, lengths, _alone(keys), targets))
+
+    def gradients(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        targets: Sequence[Sequence[int]],
+        keys: Sequence[Key],
+        back_keys: Sequence[Key] | None = None,
+    ) -> Tensor:
+        """Gradient of each utterance's own loss. Shape: x (N, T), lengths (N,), N targets, N keys -> (N, T).
+
+        With ``back_keys`` the published one. A defence that draws from the global generators goes on drawing there.
+        """
+        if self.keyed:
+            back = None if back_keys is None else self._draws(back_keys)
+            return self.pipeline.gradients(x, lengths, targets, self._draws(keys), back)
+        result = torch.zeros_like(x)
+        for row, found in zip(
+            result, self._one_by_one(self.pipeline.gradients, x, lengths, _alone(keys), targets, back_keys), strict=True
+        ):
+            row[: found.shape[1]] = found[0]
+        return result
+
+    def transcribe(self, x: Tensor, lengths: Tensor, keys: Sequence[Key]) -> list[str]:
+        """Shape: x (N, T), lengths (N,), N keys -> N transcripts."""
+        with torch.no_grad():
+            if self.keyed:
+                return self.pipeline.transcripts(x, lengths, self._draws(self._of_passes(keys)))
+            passes = [self._of_passes([key]) for key in keys]
+            return [text for (text,) in self._one_by_one(self.pipeline.transcripts, x, lengths, passes)]
+
+    def heard(self, x: Tensor, lengths: Tensor, keys: Sequence[Key]) -> Tensor:
+        """What the recogniser hears. Shape: x (N, T), lengths (N,), N keys -> (N, T)."""
+        with torch.no_grad():
+            if self.keyed:
+                return self.chain(x, lengths, self._draws(keys))[0]
+            return ragged.pad([found[0][0] for found in self._one_by_one(self.chain, x, lengths, _alone(keys))])[0]
+
+    def _draws(self, keys: Sequence[Key]) -> Draws:
+        return self.chain.draw(len(keys), keys)
+
+    def _of_passes(self, keys: Sequence[Key]) -> list[Key]:
+        return [(*key, p) for key in keys for p in range(self.chain.num_passes)]
+
+    def _one_by_one(
+        self,
+        function: Callable[..., Any],
+        x: Tensor,
+        lengths: Tensor,
+        keys: Sequence[list[Key]],
+        targets: Sequence[Sequence[int]] | None = None,
+        back_keys: Sequence[Key] | None = None,
+    ) -> list[Any]:
+        """The function's result for each utterance, which has one key, or one per pass."""
+        found = []
+        for i, n in enumerate(lengths.tolist()):
+            more: list[Any] = [] if targets is None else [[targets[i]]]
+            more.append(self._draws(keys[i]))
+            if back_keys is not None:
+                more.append(self._draws([back_keys[i]]))
+            with seeded(self.seed, *keys[i][0]):
+                found.append(function(x[i : i + 1, :n], lengths[i : i + 1], *more))
+        return found
+
+
+def _alone(keys: Sequence[Key]) -> list[list[Key]]:
+    return [[key] for key in keys]
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """The global generators of Python, NumPy and torch, seeded by the key; as they were afterwards."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 -- what ART's preprocessors draw from
+    seed = zlib.crc32(repr(key).encode())
+    with torch.random.fork_rng():
+        try:
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+
+class _Identity(Chain):
+    """A chain whose backward pass is the identity: what is heard is the chain's, its gradient that of the audio."""
+
+    def __call__(self, x: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            heard, heard_lengths = super().__call__(x, lengths, draws)
+        return x + (heard - x).detach(), heard_lengths
+
+
+def undefended(estimator: Any) -> View:
+    """The recogniser alone."""
+    return View(estimator, Chain([]))
+
+
+def straight_through(estimator: Any) -> View:
+    """The defences with the identity as their backward pass (BPDA, Athalye et al. 2018)."""
+    return View(estimator, _Identity(estimator.preprocessing_operations))
+
+
+def reseeded(estimator: Any, by: int = 1) -> View:
+    """The defences with other seeds."""
+    operations = [copy.copy(operation) for operation in Chain(estimator.preprocessing_operations).operations]
+    for operation in operations:
+        if isinstance(operation, WaveformDefense):
+            operation.reseed(operation.noise.seed + by)
+    return View(estimator, Chain(operations), seed=by)
+
+
+def without_noise(estimator: Any) -> View | None:
+    """The defences with the noise that they add turned off; None where there is none to turn off.
+
+    That of :class:`MDNF` and :class:`RandomizedSmoothing`, the latter at :data:`MAX_SNR_DB`.
+    """
+    operations = [copy.copy(operation) for operation in Chain(estimator.preprocessing_operations).operations]
+    noisy = [operation for operation in operations if isinstance(operation, (MDNF, RandomizedSmoothing))]
+    for operation in noisy:
+        if isinstance(operation, MDNF):
+            operation.noise_level = 0.0
+        else:
+            operation.snr_db = float(MAX_SNR_DB)
+    return View(estimator, Chain(operations)) if noisy else None

@@ -1,0 +1,179 @@
+"""Planted maskers, each flagged by the check that should; and what is sound, which passes all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
+from conftest import speechlike, tiny_recognizer
+from torch import Tensor, nn
+
+from armory_mdnf.asr.estimator import RecognizerEstimator
+from armory_mdnf.audit.checks import CHECKS, Options, audit
+from armory_mdnf.audit.findings import FAIL, PASS, SKIP, WARN, Finding
+from armory_mdnf.audit.trials import Plan, Trials
+from armory_mdnf.defenses.base import WaveformDefense
+
+AUDIO = [speechlike(n, seed=seed) for n, seed in ((4800, 0), (5200, 3), (5600, 4))]
+PLAN = Plan(norm="l2", eps=0.15, snr_db=None, step=None, step_fraction=0.2, iterations=4)
+TAPS = torch.tensor([0.05, 0.9, 0.05])
+
+
+def talkative() -> Any:
+    """A random recogniser whose transcripts have several words: its favourite letter is the space."""
+    recognizer = tiny_recognizer()
+    rows = recognizer.network.fc[0].module[1].weight.data
+    space, letter = (recognizer.alphabet.encode(c)[0] for c in " G")
+    rows[[space, letter]] = rows[[letter, space]].clone()
+    return recognizer
+
+
+def findings(*defences: Any, only: Sequence[str] = tuple(CHECKS), plan: Plan = PLAN) -> dict[str, Finding]:
+    """Those of a recogniser whose references are what it hears undefended, so that only defence and attack cost."""
+    recognizer = talkative()
+    plain = RecognizerEstimator(recognizer, device_type="cpu")
+    references = [str(text) for text in plain.predict(AUDIO)]
+    estimator = RecognizerEstimator(recognizer, preprocessing_defences=list(defences) or None, device_type="cpu")
+    trials = Trials.of(estimator, AUDIO, references, [0, 1, 2], plan, use_label=True)
+    return {found.check: found for found in audit(trials, Options((1, 5), plan.iterations), only)}
+
+
+class _Foreign(PreprocessorPyTorch):
+    """A preprocessor as anybody writes one, on a tensor (N, T)."""
+
+    def __init__(self) -> None:
+        super().__init__(device_type="cpu", is_fitted=True, apply_fit=False, apply_predict=True)
+
+    def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
+        raise NotImplementedError
+
+
+def smooth(x: Tensor) -> Tensor:
+    return nn.functional.conv1d(x[:, None], TAPS[None, None], padding="same")[:, 0]
+
+
+class LowPass(WaveformDefense):
+    """A smooth filter: sound."""
+
+    def __init__(self) -> None:
+        super().__init__(0, False, True, "cpu")
+
+    def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        return smooth(x)
+
+
+class LowPassThroughArt(_Foreign):
+    """The same, as a preprocessor that knows nothing of this package."""
+
+    def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
+        return smooth(x), y
+
+
+class Quantised(_Foreign):
+    """Rounds: its gradient is zero."""
+
+    def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
+        return torch.round(x * 128) / 128, y
+
+
+class Liar(Preprocessor):
+    """A low-pass filter that gives noise for a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__(is_fitted=True, apply_fit=False, apply_predict=True)
+
+    def __call__(self, x: Any, y: Any = None) -> tuple[Any, Any]:
+        return np.stack([np.convolve(u, TAPS.numpy(), mode="same") for u in x]), y
+
+    def estimate_gradient(self, x: Any, grad: Any) -> Any:
+        return np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+
+
+class _Thinning(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return x * there
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad[0] * ctx.saved_tensors[0], None, None
+
+
+def thin(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Nothing of half of the samples, twice the others."""
+    return 2.0 * (torch.rand(x.shape, generator=generator) < 0.5)
+
+
+class Redrawn(WaveformDefense):
+    """Drops samples at random, and others in the backward pass."""
+
+    stochastic = True
+
+    def __init__(self, redrawn: bool = True) -> None:
+        super().__init__(0, False, True, "cpu")
+        self.redrawn = redrawn
+
+    def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        there, back = (torch.stack([thin(row, s) for row, s in zip(x, streams, strict=True)]) for _ in range(2))
+        return _Thinning.apply(x, there, back if self.redrawn else there)
+
+
+class RedrawnThroughArt(_Foreign):
+    """The same, as a preprocessor that draws from torch's own generator."""
+
+    def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
+        return x * thin(x), y
+
+    def estimate_forward(self, x: Tensor, y: Any = None) -> Tensor:
+        return x * thin(x)
+
+
+@pytest.mark.parametrize("defences", [[], [LowPass()]], ids=["none", "low-pass"])
+def test_what_is_sound_passes(defences: list[Any]) -> None:
+    found = findings(*defences)
+    assert tuple(found) == tuple(CHECKS)
+    assert {name: f.statement for name, f in found.items() if f.verdict not in (PASS, SKIP)} == {}
+    assert [name for name, f in found.items() if f.verdict == SKIP] == (
+        ["draws", "published"] if defences else ["draws", "published", "adaptive"]
+    )
+
+
+def test_a_sound_preprocessor_of_others_has_the_right_gradient() -> None:
+    (found,) = findings(LowPassThroughArt(), only=["gradient"]).values()
+    assert found.verdict == PASS
+    assert found.evidence["along"] == pytest.approx(1, abs=0.02)
+
+
+def test_rounding_has_no_gradient_and_falls_to_an_identity() -> None:
+    found = findings(Quantised(), only=["gradient", "budget", "adaptive"])
+    assert {name: f.verdict for name, f in found.items()} == dict.fromkeys(("gradient", "budget", "adaptive"), FAIL)
+    assert found["gradient"].evidence["zero_share"] == 1
+    assert found["adaptive"].evidence["identity backward"]["wer"] > found["adaptive"].evidence["own_wer"] + 50
+    assert "masked" in found["adaptive"].advice
+
+
+def test_a_lie_in_estimate_gradient_is_found_by_differences_and_by_attacks_past_it() -> None:
+    found = findings(Liar(), only=["gradient", "adaptive"])
+    assert {name: f.verdict for name, f in found.items()} == {"gradient": FAIL, "adaptive": FAIL}
+    assert abs(found["gradient"].evidence["along"]) < 0.3
+
+
+@pytest.mark.parametrize("defence", [Redrawn(), RedrawnThroughArt()], ids=["ours", "theirs"])
+def test_noise_redrawn_in_the_backward_pass_is_found_by_differences(defence: Any) -> None:
+    (found,) = findings(defence, only=["gradient"]).values()
+    assert found.verdict == FAIL
+    assert found.evidence["along"] < 0.8
+
+
+def test_the_same_noise_in_both_passes_is_no_lie_but_needs_many_draws() -> None:
+    found = findings(Redrawn(redrawn=False), only=["gradient", "draws"])
+    gradient, draws = found["gradient"].evidence, found["draws"].evidence
+    assert gradient["along"] == pytest.approx(1, abs=0.05)
+    assert gradient["across"] > 0.95
+    assert found["draws"].verdict in (WARN, FAIL)
+    assert draws["draws_for_half"] is None or draws["draws_for_half"] > 1
