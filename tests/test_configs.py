@@ -216,7 +216,7 @@ def check_attack(config: dict[str, Any], threat: str) -> None:
         assert (ratio if authors else 10 * np.log10(ratio)) == pytest.approx(number, rel=1e-4)
         assert step == pytest.approx(0.5 * radius)
         return
-    number = re.search(r"_(\d\.\d+)$", threat)
+    number = re.search(r"_(\d\.\d+)(_ours)?$", threat)
     assert norm == expected
     assert radius == pytest.approx(float(number[1]) if number else {"l2": 1.5, "linf": 0.01}[norm])
     assert step == pytest.approx(radius / 5)
@@ -265,6 +265,17 @@ def test_whose_attack_it_is(threat: str) -> None:
         assert (home == "art") is (
             threat.startswith(("pgd", "benign")) and not threat.endswith(("_ours", "_published"))
         )
+
+
+@pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if re.match("pgd_(?!.*published)", cell[2])])
+def test_a_pgd_says_whose_it_is_and_has_a_twin(name: str) -> None:
+    scale, system, threat, _ = CELLS[name]
+    ours = load(name)["attack"]["module"] == "armory_mdnf.attacks"
+    words = load(name)["_description"]
+    assert ("this package's attack in place of ART's" in words, ", ART's attack: " in words) == (ours, not ours)
+    twin = f"{scale}/{system}_{threat.removesuffix('_ours') if ours else f'{threat}_ours'}".lstrip("/")
+    assert differing(name, twin, THREAT_MAY_DIFFER) == set()
+    assert load(twin)["attack"]["module"] != load(name)["attack"]["module"]
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -265,6 +265,41 @@ THREATS: dict[str, tuple[str, str, tuple[str, str, Block]]] = {
     ),
 }  # fmt: skip
 
+# ART's PGD and this package's are twins: where a table has one, there is the other.
+BY_ART, BY_US = ", ART's attack", ", this package's attack in place of ART's"
+
+
+def twin_threats() -> dict[str, tuple[str, str, tuple[str, str, Block]]]:
+    """Every threat by PGD of either kind, with words that say which it is."""
+    found = {}
+    for name, (words, column, (module, _, kwargs)) in THREATS.items():
+        if module == ART and name.startswith("pgd"):
+            found[name] = (words + BY_ART, column, THREATS[name][2])
+            norm = {2: "l2", "inf": "linf"}[kwargs["norm"]]
+            same = {key: kwargs[key] for key in ("eps", "eps_step", "max_iter", "targeted")}
+            found[f"{name}_ours"] = (words + BY_US, column, our_pgd(norm=norm, **same))
+    return found
+
+
+def with_twins(table: str) -> str:
+    """A table in which every row of PGD has its twin, with the same cells."""
+    parts = []
+    for part in table.strip().split("\n\n"):
+        header, *rows = [line.split() for line in part.strip().splitlines()]
+        places = {threat: cells for threat, *cells in rows}
+        for name in list(places):
+            base = name.removesuffix("_ours")
+            if base in TWINS:
+                pair = (places.get(base), places.get(f"{base}_ours"))
+                both = [next((p for p in found if p != "."), ".") for found in zip(*filter(None, pair), strict=True)]
+                places |= {base: both, f"{base}_ours": both}
+        parts.append("\n".join(" ".join(line) for line in [header, *([t, *c] for t, c in places.items())]))
+    return "\n\n".join(parts)
+
+
+TWINS = {name for name, (_, _, (module, *_)) in THREATS.items() if module == ART and name.startswith("pgd")}
+THREATS |= twin_threats()
+
 # Folder -> its tables, data, targets' candidates, image, whether on a GPU, and the seeding's options.
 SCALES: dict[str, tuple[str, Block, str, str | None, bool, Block]] = {
     "": (
@@ -276,6 +311,7 @@ SCALES: dict[str, tuple[str, Block, str, str | None, bool, Block]] = {
         "librispeech", "armory-mdnf", True, {},
     ),
 }  # fmt: skip
+SCALES = {scale: (with_twins(table), *rest) for scale, (table, *rest) in SCALES.items()}
 TABLE_4 = "[:100]"
 
 

@@ -19,6 +19,7 @@ from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, read_config, within
+from armory_mdnf.runner.named import files_of
 from armory_mdnf.runner.overrides import BATCH_SECONDS, Overrides, override, run_seed
 
 FORMAT = "armory-mdnf audit 1"
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
                 "device": device,
             },
             "versions": results.versions(),
-            "fingerprints": components.fingerprints(config),
+            "fingerprints": files_of([estimator, *(estimator.preprocessing_defences or [])]),
             "verdict": worst([finding.verdict for finding in findings]),
             "findings": [vars(finding) for finding in findings],
             "seconds": round(time.monotonic() - start),

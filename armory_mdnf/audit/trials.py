@@ -27,6 +27,9 @@ from armory_mdnf.metrics.wer import WordCounts, count_words, pool
 EVALUATION, FRESH = 0xA0D1, 0xA0D2
 OWN = "own"
 
+ART_PGD = "art.attacks.evasion.projected_gradient_descent."  # a name: ART's package of attacks takes long to import
+ART_NORMS = {2: "l2", "inf": "linf", np.inf: "linf"}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -51,7 +54,19 @@ class Plan:
 
     @classmethod
     def of(cls, attack: Any, iterations: int | None = None) -> Plan:
-        """That of an untargeted PGD. Raises :class:`OptionError` for another attack."""
+        """That of an untargeted PGD, this package's or ART's. Raises :class:`OptionError` for another attack.
+
+        An audit attacks by this package's PGD, which takes ART's steps.
+        """
+        if type(attack).__module__.startswith(ART_PGD) and attack.norm in ART_NORMS and not attack.num_random_init:
+            attack = PGD(
+                attack.estimator,
+                norm=ART_NORMS[attack.norm],
+                eps=float(attack.eps),
+                eps_step=float(attack.eps_step),
+                max_iter=attack.max_iter,
+                targeted=attack.targeted,
+            )
         if not isinstance(attack, PGD) or attack.targeted:
             found = (
                 f"a targeted {type(attack).__name__}" if getattr(attack, "targeted", False) else type(attack).__name__

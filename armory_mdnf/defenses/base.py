@@ -47,7 +47,9 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
     stochastic: bool = False
     """Whether two calls differ."""
 
-    def __init__(self, seed: int, apply_fit: bool, apply_predict: bool, device_type: str) -> None:
+    def __init__(
+        self, seed: int = 0, apply_fit: bool = False, apply_predict: bool = True, device_type: str = "gpu"
+    ) -> None:
         if device_type not in DEVICE_TYPES:
             raise OptionError(choices(device_type, DEVICE_TYPES, "device_type"))
         for name, flag in (("apply_fit", apply_fit), ("apply_predict", apply_predict)):

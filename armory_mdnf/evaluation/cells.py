@@ -26,6 +26,7 @@ INCIDENTAL = (
     "user_init.kwargs.threads",
 )
 PARTS = ("defense", "model", "user_init", "attack")
+BY_ART = ", ART's attack"  # not yet in descriptions of the older results
 LONGEST = 60  # characters of a value in a sentence
 
 
@@ -60,7 +61,8 @@ def cell_named(run: RunRecord, name: str) -> Cell | None:
 def cell_described(run: RunRecord) -> Cell | None:
     """The cell whose description the run's configuration has."""
     words = run.config.get("_description")
-    return next((cell for cells in _cells().values() for cell in cells.values() if cell.description == words), None)
+    known = (cell for cells in _cells().values() for cell in cells.values())
+    return next((c for c in known if words in (c.description, c.description.replace(BY_ART, ""))), None)
 
 
 def known_name(run: RunRecord) -> str | None:

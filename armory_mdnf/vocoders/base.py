@@ -15,10 +15,10 @@ from armory_mdnf.errors import AudioError
 class Vocoder(nn.Module):
     """Log mel to audio, with the front-end that it was trained with.
 
-    Subclasses name their ``kind`` (the bundle kind), whether they need noise and the fewest frames they take, build
-    their generator, tell what it takes and gives, and have ``_generate_uniform`` (every utterance as long as the
-    batch) and ``_generate_ragged`` (each as if alone). Both paths agree to rounding; the first is the generator's own
-    forward, without overhead.
+    Subclasses name their ``kind`` (the bundle kind), whether they need noise and the fewest frames they take, and have
+    ``_generate_uniform`` (every utterance as long as the batch, the generator's own forward). Those in bundles build
+    their generator and tell what it takes and gives. Utterances of several lengths go one after another, unless there
+    is a ``_generate_ragged`` (each as if alone, to rounding).
     """
 
     kind: ClassVar[str]
@@ -119,7 +119,8 @@ class Vocoder(nn.Module):
         return nn.functional.pad(joined, (0, log_mel.shape[-1] * hop - joined.shape[1]))
 
     def _generate_uniform(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
+        """Shape: (N, n_mels, F), noise (N, 1, F * hop) if it is needed -> (N, 1, F * hop)."""
         raise NotImplementedError
 
     def _generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        return self._one_by_one(log_mel, frames, noise)[:, None]
