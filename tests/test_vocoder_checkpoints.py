@@ -20,7 +20,8 @@ from armory_mdnf.errors import BundleError
 from armory_mdnf.foreign import Imported, read_checkpoint
 from armory_mdnf.vocoders import Vocoder, load_vocoder, save_vocoder
 from armory_mdnf.vocoders._parallel_wavegan import HiFiGANGenerator, MelGANGenerator, ParallelWaveGANGenerator
-from armory_mdnf.vocoders.importing import fold_weight_norm, import_vocoder
+from armory_mdnf.vocoders.formats import import_vocoder
+from armory_mdnf.vocoders.importing import fold_weight_norm
 
 DATA = Path(__file__).parent / "data"
 GENERATORS = {

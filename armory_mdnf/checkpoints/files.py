@@ -20,7 +20,8 @@ from armory_mdnf.errors import BundleError, quoted, shown
 from armory_mdnf.files.provenance import sha256_of
 from armory_mdnf.foreign import Imported, read_checkpoint
 from armory_mdnf.vocoders import KINDS, Vocoder, load_vocoder, save_vocoder
-from armory_mdnf.vocoders.importing import NO_STATISTICS, import_vocoder, refuse_unused
+from armory_mdnf.vocoders.formats import import_vocoder
+from armory_mdnf.vocoders.importing import NO_STATISTICS, refuse_unused
 
 MAX_LEFT = 100  # lines on what was left
 

@@ -1,4 +1,4 @@
-"""Vocoders from other projects' checkpoints: which format it is, and what all formats share."""
+"""Vocoders from other projects' checkpoints: what all formats share."""
 
 from __future__ import annotations
 
@@ -15,46 +15,13 @@ from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.errors import BundleError, cause, quoted
 from armory_mdnf.files import strict_json
 from armory_mdnf.files.bounds import check_small
-from armory_mdnf.foreign import Imported
 from armory_mdnf.vocoders.base import Vocoder
-from armory_mdnf.vocoders.storage import NO_VOCODER, make_vocoder
+from armory_mdnf.vocoders.making import NO_VOCODER, make_vocoder
 from armory_mdnf.vocoders.yaml_files import MAX_CONFIG_BYTES, read_yaml
 
 NO_STATISTICS = "none"  # in place of a file of them
 # Suffixes of a weight's direction and length under weight norm, in torch's older and newer way.
 WEIGHT_NORM = (("weight_v", "weight_g"), ("parametrizations.weight.original1", "parametrizations.weight.original0"))
-
-
-def import_vocoder(
-    content: Any,
-    origin: str | os.PathLike[str],
-    config: str | os.PathLike[str] | None = None,
-    stats: str | os.PathLike[str] | None = None,
-) -> Imported[Vocoder]:
-    """The vocoder of what :func:`~armory_mdnf.foreign.read_checkpoint` found in ``origin``, for inference.
-
-    Understands descript's MelGAN (``config``: a file with its sampling_rate), parallel-wavegan's checkpoints
-    (``config``: config.yml, ``stats``: stats.h5 or .npy, or "none") and HiFi-GAN's own (``config``: config.json);
-    descript's aside, the files beside are looked for next to ``origin`` if not given.
-
-    Raises :class:`BundleError` naming the file, the key, and what was expected and found, or a file beside that the
-    format has no use for.
-    """
-    from armory_mdnf.vocoders import descript, hifigan_checkpoints, parallel_wavegan_checkpoints
-
-    origin = Path(origin)
-    if parallel_wavegan_checkpoints.recognises(content):
-        return parallel_wavegan_checkpoints.import_checkpoint(content, origin, config, stats)
-    if hifigan_checkpoints.recognises(content):
-        refuse_unused(origin, hifigan_checkpoints.FORMAT, {"--stats": stats})
-        return hifigan_checkpoints.import_checkpoint(content, origin, config)
-    if descript.recognises(content):
-        refuse_unused(origin, descript.FORMAT, {"--stats": stats})
-        return descript.import_checkpoint(content, origin, config)
-    raise BundleError(
-        f"{origin}: expected a vocoder of descript's MelGAN ('model.1.weight_v', ...), of parallel-wavegan ('model' "
-        "with a 'generator') or of HiFi-GAN ('generator' with 'conv_pre.weight_v', ...)"
-    )
 
 
 def refuse_unused(origin: Path, kind: str, given: Mapping[str, Any]) -> None:

@@ -23,8 +23,8 @@ from armory_mdnf.foreign import Imported
 from armory_mdnf.vocoders._parallel_wavegan import PQMF
 from armory_mdnf.vocoders.base import Vocoder
 from armory_mdnf.vocoders.importing import NO_STATISTICS, build, companion, fold_weight_norm, read_config
+from armory_mdnf.vocoders.making import NO_VOCODER
 from armory_mdnf.vocoders.melgan import MelGAN
-from armory_mdnf.vocoders.storage import NO_VOCODER
 
 FORMAT = "parallel-wavegan checkpoint"
 KINDS = {"MelGANGenerator": "melgan", "ParallelWaveGANGenerator": "parallel_wavegan", "HiFiGANGenerator": "hifigan"}
