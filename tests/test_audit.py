@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,8 +274,14 @@ def test_the_text_has_verdicts_evidence_and_advice() -> None:
     assert max(map(len, said.splitlines())) <= 100
 
 
-def test_names_are_those_of_the_checks() -> None:
+def test_names_are_those_of_the_checks_and_of_the_docs() -> None:
     assert tuple(CHECKS) == NAMES
+    docs = (Path(__file__).parents[1] / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^### (.*)$", docs, re.MULTILINE)) == NAMES
+    parser = cli.build_parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    known = {option for action in commands.choices["audit"]._actions for option in action.option_strings}
+    assert set(re.findall(r"`(--[a-z-]+)", docs)) <= known
 
 
 def test_lists_of_the_command_line() -> None:

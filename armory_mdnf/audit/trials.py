@@ -17,7 +17,7 @@ from armory_mdnf.attacks.geometry import Geometry
 from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.attacks.pgd import Batch, Descent, mean_losses
 from armory_mdnf.attacks.recognizer import Purpose
-from armory_mdnf.audio import ragged
+from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.audit.views import View
 from armory_mdnf.errors import OptionError, quoted
@@ -153,8 +153,12 @@ class Trials:
         use_label: bool = False,
         **options: Any,
     ) -> Trials:
-        """Trials of utterances (T,), with labels as a run has them: the recogniser's own, or the references."""
-        x, lengths = ragged.pad([torch.tensor(u, device=estimator.device) for u in audio])
+        """Trials of utterances (T,), with labels as a run has them: the recogniser's own, or the references.
+
+        Raises :class:`armory_mdnf.errors.AudioError` for audio that cannot be attacked.
+        """
+        waveforms = checks.as_waveforms(audio, min_samples=estimator.min_samples)
+        x, lengths = ragged.pad([torch.tensor(u, device=estimator.device) for u in waveforms])
         batch = Batch(x, lengths, [[]] * len(audio), list(indices))
         trials = cls(estimator, batch, list(references), plan, **options)
         texts = trials.references
