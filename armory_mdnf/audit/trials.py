@@ -17,7 +17,8 @@ from armory_mdnf.attacks.geometry import Geometry
 from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.attacks.pgd import Batch, Descent, mean_losses
 from armory_mdnf.attacks.recognizer import Purpose
-from armory_mdnf.audio import ragged
+from armory_mdnf.audio import checks, ragged
+from armory_mdnf.audio.noise import Key
 from armory_mdnf.audit.views import View
 from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.metrics.wer import WordCounts, count_words, pool
@@ -167,11 +168,17 @@ class Trials:
         use_label: bool = False,
         **options: Any,
     ) -> Trials:
-        """Trials of utterances (T,), with labels as a run has them: the recogniser's own, or the references."""
-        x, lengths = ragged.pad([torch.tensor(u, device=estimator.device) for u in audio])
+        """Trials of utterances (T,), with labels as a run has them: the recogniser's own, or the references.
+
+        Raises :class:`armory_mdnf.errors.AudioError` for audio that cannot be attacked.
+        """
+        waveforms = checks.as_waveforms(audio, min_samples=estimator.min_samples)
+        x, lengths = ragged.pad([torch.tensor(u, device=estimator.device) for u in waveforms])
         batch = Batch(x, lengths, [[]] * len(audio), list(indices))
         trials = cls(estimator, batch, list(references), plan, **options)
-        texts = trials.references if use_label else trials.transcribe(x, Purpose.LABEL, 0)
+        texts = trials.references
+        if not use_label:
+            texts = trials.transcribe(x, [(index, Purpose.LABEL) for index in indices])
         trials.batch = replace(batch, targets=estimator.encode(texts, len(texts)))
         return trials
 
@@ -190,7 +197,7 @@ class Trials:
         """Transcripts that judge an utterance: a defence that averages its passes has had these draws already."""
         return -(-self.evaluation_draws // self.white_box.chain.num_passes) if self.stochastic else 1
 
-    def keys(self, purpose: int, draw: int) -> list[tuple[int, ...]]:
+    def keys(self, purpose: int, draw: int) -> list[Key]:
         """A key per utterance."""
         return [(index, purpose, draw) for index in self.batch.indices]
 
@@ -244,17 +251,16 @@ class Trials:
         """What the defended recogniser makes of audio (N, T)."""
         sums = [WordCounts()] * len(self.references)
         for draw in range(self.evaluations):
-            texts = self.transcribe(audio, purpose, draw)
+            texts = self.transcribe(audio, self.keys(purpose, draw))
             sums = [
                 known + count_words(expected, text)
                 for known, expected, text in zip(sums, self.references, texts, strict=True)
             ]
         return Attempt(audio, tuple(sums), self._losses(audio), within)
 
-    def transcribe(self, audio: Tensor, purpose: int, draw: int) -> list[str]:
-        """Transcripts of audio (N, T)."""
+    def transcribe(self, audio: Tensor, keys: Sequence[Key]) -> list[str]:
+        """Transcripts of audio (N, T), with the noise that N keys fix."""
         found = [""] * len(audio)
-        keys = self.keys(purpose, draw)
         for rows in self._chunks(self.white_box.chain.num_passes):
             part = replace(self.batch, x=audio).rows(rows)
             texts = self.white_box.transcribe(part.x, part.lengths, [keys[i] for i in rows])

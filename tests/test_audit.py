@@ -1,0 +1,343 @@
+"""The audit's parts: its arithmetic, the attacks that it tries, what they see, and the command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import speechlike, tiny_recognizer
+from runner_folder import strict
+
+from armory_mdnf import cli
+from armory_mdnf.asr.estimator import RecognizerEstimator
+from armory_mdnf.attacks import PGD, CarliniWagner, RandomNoise
+from armory_mdnf.attacks.recognizer import Purpose
+from armory_mdnf.audit import views
+from armory_mdnf.audit.arguments import NAMES
+from armory_mdnf.audit.checks import CHECKS, Options, audit
+from armory_mdnf.audit.command import parse_checks, parse_draws
+from armory_mdnf.audit.findings import FAIL, PASS, SKIP, VERDICTS, WARN, Finding, judge_gain, worst
+from armory_mdnf.audit.gradients import _agreement, draws_for, mean_cosine
+from armory_mdnf.audit.report import text
+from armory_mdnf.audit.strength import check_headline
+from armory_mdnf.audit.trials import OWN, Plan, Trials
+from armory_mdnf.audit.views import View
+from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
+from armory_mdnf.errors import AttackError, OptionError
+from armory_mdnf.metrics.intervals import Interval
+
+AUDIO = [speechlike(n, seed=n) for n in (5200, 3333, 4000)]
+INDICES = [7, 2, 5]
+REFERENCES = ["AB C", "D", "E F"]
+PLAN = Plan(norm="l2", eps=0.4, snr_db=None, step=0.1, step_fraction=0.2, iterations=3)
+
+
+def estimator(*defences: Any) -> RecognizerEstimator:
+    return RecognizerEstimator(tiny_recognizer(), preprocessing_defences=list(defences) or None, device_type="cpu")
+
+
+def trials(*defences: Any, plan: Plan = PLAN, **options: Any) -> Trials:
+    return Trials.of(estimator(*defences), AUDIO, REFERENCES, INDICES, plan, **options)
+
+
+def smoothing() -> RandomizedSmoothing:
+    return RandomizedSmoothing(10.0, 2, seed=3, device_type="cpu")
+
+
+# Arithmetic.
+
+
+def test_draws_of_a_mean_that_is_stable() -> None:
+    assert draws_for(0.5) == draws_for(0.9) == 1
+    assert draws_for(0.05) == 19
+    assert draws_for(0.1) == 9
+    assert draws_for(0.0) is draws_for(-0.2) is None
+    for cosine in (0.02, 0.11, 0.3, 0.49):
+        needed = draws_for(cosine)
+        assert needed is not None
+        assert mean_cosine(cosine, needed) >= 0.5 - 1e-9 > mean_cosine(cosine, needed - 1)
+
+
+def test_cosines_are_those_of_a_common_part_under_independent_noise() -> None:
+    """A signal of power 1 and noise of power 4: draws have cosine 1/5, means of two 1/3, a power ratio of 1/4."""
+    torch.manual_seed(0)
+    size = 40000
+    draws = torch.randn(1, 2, size) + 2 * torch.randn(4, 2, size)
+    found = _agreement(draws)
+    assert found["cosine"] == pytest.approx(0.2, abs=0.02)
+    assert found["cosine_of_means_of_2"] == pytest.approx(1 / 3, abs=0.02)
+    assert found["predicted_of_means_of_2"] == pytest.approx(1 / 3, abs=0.02)
+    assert found["snr_db_of_means"]["1"] == pytest.approx(10 * np.log10(1 / 4), abs=0.5)
+    assert found["snr_db_of_means"]["20"] == pytest.approx(10 * np.log10(20 / 4), abs=0.5)
+
+
+def test_verdicts_have_an_order_and_gains_a_threshold() -> None:
+    assert worst([PASS, SKIP, WARN]) == WARN
+    assert worst([SKIP, PASS]) == PASS
+    assert worst([]) == SKIP
+    assert [worst([v, FAIL]) for v in VERDICTS] == [FAIL] * 4
+    assert judge_gain(Interval(0.02, 0.01, 0.03, 5)) == FAIL
+    assert judge_gain(Interval(0.2, 0.0, 0.4, 5)) == WARN
+    assert judge_gain(Interval(0.04, -0.1, 0.2, 5)) == PASS
+    assert judge_gain(Interval(0.2, None, None, 1)) == WARN
+
+
+# Attacks.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": "l2", "eps": 0.4, "eps_step": 0.1},
+        {"norm": "linf", "eps": 0.01, "step_fraction": 0.3},
+        {"norm": "snr", "snr_db": 20.0, "random_start": True, "seed": 4},
+        {"norm": "l2", "eps": 0.4, "eot_draws": 2, "gradient": "published"},
+    ],
+)
+def test_its_own_attack_is_that_of_the_configuration(options: dict[str, Any]) -> None:
+    model = estimator(smoothing())
+    attack = PGD(model, max_iter=3, **options)
+    tried = Trials.of(model, AUDIO, REFERENCES, INDICES, Plan.of(attack))
+    expected = attack.generate(AUDIO, indices=INDICES)
+    for i, u in enumerate(expected):
+        np.testing.assert_allclose(tried.own().audio[i, : len(u)], u, atol=1e-3 * np.abs(u - AUDIO[i]).max())
+
+
+def test_snapshots_are_attacks_of_fewer_steps() -> None:
+    tried = trials(plan=replace(PLAN, iterations=5))
+    tried.own()
+    assert sorted(tried.snapshots) == [1, 2, 4]
+    for steps, audio in tried.snapshots.items():
+        alone = trials(plan=replace(PLAN, iterations=steps)).own().audio
+        torch.testing.assert_close(audio, alone, rtol=0, atol=1e-3 * float((alone - tried.batch.x).abs().max()))
+
+
+def test_batches_do_not_matter() -> None:
+    whole, parts = trials(smoothing()), trials(smoothing(), batch_seconds=0.01)
+    change = whole.own().audio - whole.batch.x
+    torch.testing.assert_close(parts.own().audio, whole.own().audio, rtol=0, atol=1e-3 * float(change.abs().max()))
+    torch.testing.assert_close(parts.own().losses, whole.own().losses, rtol=1e-3, atol=1e-3)
+
+
+def test_multiples_of_a_bound_and_of_a_step() -> None:
+    x = torch.from_numpy(AUDIO[0])[None]
+    loud = replace(PLAN, norm="snr", eps=None, snr_db=20.0, bound_times=10.0)
+    assert float(loud.geometry().radius(x)) == pytest.approx(float(x.norm()), rel=1e-5)
+    assert float(replace(PLAN, bound_times=2.0).geometry().radius(x)) == pytest.approx(0.8)
+    assert replace(PLAN, bound_times=2.0, step_times=3.0).descent().step == pytest.approx(0.6)
+    relative = replace(PLAN, step=None, bound_times=2.0, step_times=3.0).descent()
+    assert relative.step is None
+    assert relative.step_fraction == pytest.approx(0.6)
+
+
+def test_what_is_no_untargeted_pgd_is_refused() -> None:
+    model = estimator()
+    for attack in (CarliniWagner(model), RandomNoise(model, eps=1.0), PGD(model, eps=1.0, targeted=True)):
+        with pytest.raises(OptionError, match=f"expected an untargeted PGD to audit, found.*{type(attack).__name__}"):
+            Plan.of(attack)
+    with pytest.raises(OptionError, match="at least one iteration"):
+        Plan.of(PGD(model, eps=1.0, max_iter=0))
+    assert Plan.of(PGD(model, eps=1.0, max_iter=9), 4).iterations == 4
+    assert Plan.of(PGD(model, eps=1.0, max_iter=9), 40).iterations == 9
+
+
+def test_the_worst_case_is_per_utterance_and_inside_the_bound() -> None:
+    tried = trials()
+    own, benign = tried.own(), tried.benign()
+    beyond = tried.attack("beyond", replace(PLAN, bound_times=10.0))
+    found = check_headline(tried)
+    assert found.evidence["attempts"] == 2
+    chosen = found.evidence["by_utterance"]
+    assert set(chosen.values()) <= {OWN, "benign"}
+    expected = sum(max(a.errors, b.errors) for a, b in zip(own.counts, benign.counts, strict=True))
+    assert found.evidence["worst_case"]["value"] == pytest.approx(100 * expected / 5, abs=0.01)  # of five words
+    assert not beyond.within
+
+
+def test_a_defence_that_averages_its_passes_has_had_its_draws() -> None:
+    assert trials().evaluations == 1
+    assert trials(smoothing(), evaluation_draws=3).evaluations == 2
+
+
+# What the attacks see.
+
+
+def test_undefended_is_the_recogniser_alone() -> None:
+    tried, plain = trials(smoothing()), estimator()
+    keys = tried.keys(Purpose.ATTACK, 0)
+    batch = tried.batch
+    args = (batch.x, batch.lengths, batch.targets, keys)
+    torch.testing.assert_close(views.undefended(tried.estimator).gradients(*args), plain.gradients(*args))
+
+
+def test_the_identity_passes_the_recognisers_own_gradient(melgan: Any) -> None:
+    tried = trials(MDNF(melgan, 40.0, None, device_type="cpu"))
+    batch, keys = tried.batch, tried.keys(Purpose.ATTACK, 0)
+    view = views.straight_through(tried.estimator)
+    heard = tried.white_box.heard(batch.x, batch.lengths, keys)
+    expected = estimator().gradients(heard, batch.lengths, batch.targets, keys)
+    found = view.gradients(batch.x, batch.lengths, batch.targets, keys)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert view.transcribe(batch.x, batch.lengths, keys) == tried.white_box.transcribe(batch.x, batch.lengths, keys)
+
+
+def test_without_its_noise_mdnf_is_resynthesis_and_smoothing_nothing(melgan: Any) -> None:
+    for defence, still in (
+        (MDNF(melgan, 40.0, None, device_type="cpu"), MelResynth(melgan, device_type="cpu")),
+        (smoothing(), None),
+    ):
+        tried = trials(defence)
+        view = views.without_noise(tried.estimator)
+        assert view is not None
+        keys = tried.keys(Purpose.ATTACK, 0)
+        expected = View(estimator(*([still] if still else []))).heard(tried.batch.x, tried.batch.lengths, keys)
+        torch.testing.assert_close(view.heard(tried.batch.x, tried.batch.lengths, keys), expected)
+        assert not torch.allclose(tried.white_box.heard(tried.batch.x, tried.batch.lengths, keys), expected)
+    assert views.without_noise(estimator(MelResynth(melgan, device_type="cpu"))) is None
+
+
+def test_another_seed_is_another_draw_and_leaves_the_defence() -> None:
+    tried = trials(smoothing())
+    batch, keys = tried.batch, tried.keys(Purpose.ATTACK, 0)
+    before = tried.white_box.heard(batch.x, batch.lengths, keys)
+    assert not torch.allclose(views.reseeded(tried.estimator).heard(batch.x, batch.lengths, keys), before)
+    torch.testing.assert_close(tried.white_box.heard(batch.x, batch.lengths, keys), before)
+
+
+def test_seeding_leaves_the_global_generators_as_they_were() -> None:
+    def draws() -> list[float]:
+        return [random.random(), float(np.random.random()), float(torch.rand(()))]
+
+    def seed() -> None:
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+
+    seed()
+    expected = draws()
+    seed()
+    with views.seeded(3, 4):
+        first = draws()
+    assert draws() == expected
+    with views.seeded(3, 4):
+        assert draws() == first
+    with views.seeded(3, 5):
+        assert draws() != first
+
+
+# The whole.
+
+
+def test_an_attack_that_breaks_down_fails_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = trials()
+
+    def broken() -> None:
+        raise AttackError("the loss gradient of utterance 7 is not finite at step 0")
+
+    monkeypatch.setattr(tried, "own", broken)
+    (found,) = audit(tried, Options(), ["convergence"])
+    assert found.verdict == FAIL
+    assert "utterance 7 is not finite" in found.statement
+    with pytest.raises(OptionError, match="unknown check 'heading'"):
+        audit(tried, Options(), ["heading"])
+
+
+def test_the_text_has_verdicts_evidence_and_advice() -> None:
+    found = [
+        Finding(
+            "draws", WARN, "Two draws differ.", {"gain_of_two": {"value": 1.5, "low": -1.0, "high": 3.0}}, "Average."
+        ),
+        Finding("published", SKIP, "No noise.", {}),
+        Finding("budget", PASS, "It bites.", {"falls": {}, "ceiling_wer": 99.5, "way": None}),
+    ]
+    said = text("Audit of x", found)
+    for part in (
+        "Audit of x\n",
+        "1. draws: WARN. Two draws differ.",
+        "gain of two: 1.5 [-1, 3]",
+        "To do: Average.",
+        "2. published: SKIP. No noise.",
+        "falls: none",
+        "ceiling wer: 99.5",
+        "way: none",
+        "Verdict: WARN (1 warn, 1 pass)",
+    ):
+        assert part in said
+    assert max(map(len, said.splitlines())) <= 100
+
+
+def test_names_are_those_of_the_checks_and_of_the_docs() -> None:
+    assert tuple(CHECKS) == NAMES
+    docs = (Path(__file__).parents[1] / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^### (.*)$", docs, re.MULTILINE)) == NAMES
+    parser = cli.build_parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    known = {option for action in commands.choices["audit"]._actions for option in action.option_strings}
+    assert set(re.findall(r"`(--[a-z-]+)", docs)) <= known
+
+
+def test_lists_of_the_command_line() -> None:
+    assert parse_draws("20,1,5,5") == (1, 5, 20)
+    for wrong in ("", "0", "1,", "five", "1;5", "-1", "99999"):
+        with pytest.raises(OptionError, match="--draws: expected whole numbers"):
+            parse_draws(wrong)
+    assert parse_checks("budget,gradient") == ["gradient", "budget"]
+    assert parse_checks(None) == list(NAMES)
+    with pytest.raises(OptionError, match=r"--only: unknown check 'budgets'.*did you mean 'budget'"):
+        parse_checks("budgets")
+
+
+def test_the_command_prints_and_keeps_what_it_finds(
+    config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, kept = tmp_path / "tiny.json", tmp_path / "made" / "audit.json"
+    source.write_text(json.dumps(config))
+    code = cli.main(
+        ["audit", str(source), "--utterances", "2", "--only", "gradient,convergence", "--output", str(kept)]
+    )
+    found = strict(kept)
+    printed = capsys.readouterr()
+    assert printed.out.startswith("Audit of tiny.json: 2 utterances, 2 of 2 iterations")
+    assert "1. gradient: PASS." in printed.out
+    assert "check 4 of 8, convergence" in printed.err
+    assert [f["check"] for f in found["findings"]] == ["gradient", "convergence"]
+    assert found["verdict"] == worst([f["verdict"] for f in found["findings"]])
+    assert code == int(found["verdict"] == FAIL)
+    assert found["settings"]["iterations"] == found["settings"]["iterations_asked"] == 2
+    assert len(found["settings"]["utterances"]) == 2
+    assert found["config"]["attack"] == config["attack"]
+    assert str(tmp_path) not in json.dumps(found["findings"])
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"attack": None}, [], "attack: expected an attack to audit, found null"),
+        ({}, ["--utterances", "4"], "--utterances: expected at most the 3 of the configuration, got 4"),
+        ({}, ["--utterances", "1"], "--utterances: expected utterances to be a whole number >= 2, got 1"),
+        ({}, ["--iterations", "0"], "--iterations: expected iterations to be a whole number >= 1, got 0"),
+        ({}, ["--draws", "x"], "--draws: expected whole numbers"),
+        ({}, ["--only", "all"], "--only: unknown check 'all'"),
+    ],
+)
+def test_the_command_refuses(
+    change: dict[str, Any],
+    options: list[str],
+    message: str,
+    config: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = tmp_path / "tiny.json"
+    source.write_text(json.dumps(config | change))
+    given = options if "--utterances" in options else ["--utterances", "2", *options]
+    assert cli.main(["audit", str(source), *given]) == 2
+    assert f"armory-mdnf: error: {message}" in capsys.readouterr().err
