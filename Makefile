@@ -23,7 +23,7 @@ export MPLBACKEND ?= Agg
 export KMP_WARNINGS ?= 0
 export PIP_DEFAULT_TIMEOUT ?= 120
 
-.PHONY: help install configure demo run test test-portable lint results configs bench tables report clean distclean
+.PHONY: help install configure demo run test test-slow test-portable lint results configs bench tables report clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,15 +37,18 @@ run: install configure  ## run all of CONFIG in Armory, and print what came out
 	$(BIN)/armory run $(CONFIG) $(LOG) $(ARMORY_FLAGS)
 	@$(BIN)/armory-mdnf summary --newer-than $(STARTED)
 
-test: install configure  ## run the tests (PYTEST_FLAGS=--random-order)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+test: install configure  ## run the tests but for the slow ones (PYTEST_FLAGS=--random-order)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+
+test-slow: install configure  ## run the slow tests, which CI runs too
+	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
 
 # Processors without AVX, and MKL's and torch's paths for others, imitated on this one; with one thread and with two.
 test-portable: install configure  ## run the tests that compare floating point as on other processors
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 TEST_THREADS=1 \
-	  $(BIN)/python -m pytest -m numeric $(PYTEST_FLAGS)
+	  $(BIN)/python -m pytest -m "numeric and not slow" $(PYTEST_FLAGS)
 	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE TEST_THREADS=2 \
-	  $(BIN)/python -m pytest -m numeric $(PYTEST_FLAGS)
+	  $(BIN)/python -m pytest -m "numeric and not slow" $(PYTEST_FLAGS)
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .
