@@ -85,10 +85,9 @@ def test_the_spectral_losses_fade_after_the_discriminator_joined() -> None:
 
 @pytest.mark.parametrize("name", ["melgan_gan", "pwg_gan"])
 def test_the_committed_recipes_are_whole(name: str) -> None:
-    values = VocoderRecipe.read(RECIPES / f"{name}.json")
+    values = VocoderRecipe.read(RECIPES / "vocoders" / f"{name}.json")
     made = VocoderRecipe(**values, sources={"a": 1.0})
-    assert made.spectral_weight(made.steps) == pytest.approx(made.spectral_final)
-    assert made.spectral_final < 1
+    assert made.spectral_final <= made.spectral_weight(made.steps - 1) < 1
 
 
 def test_a_recipe_file_says_what_is_wrong_in_it(tmp_path: Path) -> None:

@@ -44,10 +44,10 @@ class LossGradient:
         k = self.draws if recognizer.stochastic else 1
         draws = [(index, *(step if self.fresh else (0,) * len(step)), draw) for index in indices for draw in range(k)]
         keys = [(index, Purpose.ATTACK, *rest) for index, *rest in draws]
-        back = [(index, Purpose.BACKWARD, *rest) for index, *rest in draws] if self.published else None
         row_targets = [target for target in targets for _ in range(k)]
         rows, row_lengths = (x, lengths) if k == 1 else (x.repeat_interleave(k, 0), lengths.repeat_interleave(k))
-        gradient = recognizer.gradients(rows, row_lengths, row_targets, keys, back).unflatten(0, (-1, k)).mean(1)
+        back = [[(index, Purpose.BACKWARD, *rest) for index, *rest in draws]] if self.published else []
+        gradient = recognizer.gradients(rows, row_lengths, row_targets, keys, *back).unflatten(0, (-1, k)).mean(1)
         # One reduction for the whole batch; which utterance it was matters only when it happens.
         if not bool(gradient.isfinite().all()):
             wrong = [i for i, row in zip(indices, gradient, strict=True) if not bool(row.isfinite().all())]

@@ -302,7 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="weights to write: FILE.safetensors")
     parser.add_device()
     parser.add_threads()
-    text = "processes that read and augment ahead (default: 0, none; for a GPU, one per core or so)"
+    text = "processes that read and augment ahead; for a GPU, one per core or so (default: 0)"
     parser.add_argument("--loaders", type=typed(whole(0, 256), int), default=0, metavar="N", help=text)
     args = parser.parse(argv)
     recipe = Recipe.read(args.recipe)

@@ -180,7 +180,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "leave longer utterances of LibriSpeech and of shards out (default: 17 and 9)"
     add("--max-duration-s", type=typed(number(0, above=True), float), metavar="S", help=text)
     text = "speakers of LibriSpeech to leave out (default: none)"
-    add("--held-out-speakers", nargs="+", default=(), metavar="SPEAKER", help=text)
+    add("--held-out-speakers", nargs="+", metavar="SPEAKER", help=text)
     parser.add_device()
     parser.add_threads()
     args = parser.parse(argv)
@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     curve = None if args.curve == "flat" else args.curve or "bundled_l2"
     resynthesis = Resynthesis(vocoder, args.noise_snr_db, args.mel_noise_level, curve)
     prefix = Path(args.vocoder).stem + ("" if args.mel_noise_level is None else "_mdnf")
-    sources = build_sources(list(hours), args.data_dir, args.max_duration_s, args.held_out_speakers)
+    sources = build_sources(list(hours), args.data_dir, args.max_duration_s, args.held_out_speakers or ())
     for k, (name, source) in enumerate(sources.items()):
         provenance = made_of(
             vocoder=sha256_of(vocoder_file(args.vocoder)),
