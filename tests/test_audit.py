@@ -21,11 +21,11 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD, CarliniWagner, RandomNoise
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audit import views
-from armory_mdnf.audit.arguments import NAMES
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.command import parse_checks, parse_draws
 from armory_mdnf.audit.findings import FAIL, PASS, SKIP, VERDICTS, WARN, Finding, judge_gain, worst
 from armory_mdnf.audit.gradients import _agreement, draws_for, mean_cosine
+from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.report import block, verdict
 from armory_mdnf.audit.strength import check_headline
 from armory_mdnf.audit.trials import OWN, Plan, Trials

@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-NAMES = ("gradient", "draws", "published", "convergence", "budget", "adaptive", "steps", "headline")
-"""The checks in their order."""
+from armory_mdnf.audit.names import NAMES
 
 
 def add_audit_command(commands: Any) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 from armory_mdnf.atomic import ensure_writable, storing, write_text
 from armory_mdnf.attacks.evasion import check_count
 from armory_mdnf.audit import report
-from armory_mdnf.audit.arguments import NAMES
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.findings import FAIL, Finding, worst
+from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.trials import Plan, Trials
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, choices, quoted
