@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     }
     print(
         f"Audit of {name}: {len(chosen)} utterances, {plan.iterations} of {attack.max_iter} iterations, "
-        f"{trials.evaluations} transcripts per utterance and attempt\n",
+        f"transcripts per utterance and attempt: {trials.evaluations}\n",
         flush=True,
     )
     findings: list[Finding] = []
