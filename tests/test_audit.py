@@ -21,12 +21,12 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD, CarliniWagner, RandomNoise
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audit import views
-from armory_mdnf.audit.arguments import NAMES
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.command import parse_checks, parse_draws
 from armory_mdnf.audit.findings import FAIL, PASS, SKIP, VERDICTS, WARN, Finding, judge_gain, worst
 from armory_mdnf.audit.gradients import _agreement, draws_for, mean_cosine
-from armory_mdnf.audit.report import text
+from armory_mdnf.audit.names import NAMES
+from armory_mdnf.audit.report import block, verdict
 from armory_mdnf.audit.strength import check_headline
 from armory_mdnf.audit.trials import OWN, Plan, Trials
 from armory_mdnf.audit.views import View
@@ -247,7 +247,7 @@ def test_an_attack_that_breaks_down_fails_its_check(monkeypatch: pytest.MonkeyPa
     assert found.verdict == FAIL
     assert "utterance 7 is not finite" in found.statement
     with pytest.raises(OptionError, match="unknown check 'heading'"):
-        audit(tried, Options(), ["heading"])
+        list(audit(tried, Options(), ["heading"]))
 
 
 def test_the_text_has_verdicts_evidence_and_advice() -> None:
@@ -258,9 +258,8 @@ def test_the_text_has_verdicts_evidence_and_advice() -> None:
         Finding("published", SKIP, "No noise.", {}),
         Finding("budget", PASS, "It bites.", {"falls": {}, "ceiling_wer": 99.5, "way": None}),
     ]
-    said = text("Audit of x", found)
+    said = "\n".join([*(block(k, one) for k, one in enumerate(found, 1)), verdict(found)])
     for part in (
-        "Audit of x\n",
         "1. draws: WARN. Two draws differ.",
         "gain of two: 1.5 [-1, 3]",
         "To do: Average.",
@@ -307,7 +306,9 @@ def test_the_command_prints_and_keeps_what_it_finds(
     printed = capsys.readouterr()
     assert printed.out.startswith("Audit of tiny.json: 2 utterances, 2 of 2 iterations")
     assert "1. gradient: PASS." in printed.out
+    assert "4. convergence: " in printed.out
     assert "check 4 of 8, convergence" in printed.err
+    assert found["complete"]
     assert [f["check"] for f in found["findings"]] == ["gradient", "convergence"]
     assert found["verdict"] == worst([f["verdict"] for f in found["findings"]])
     assert code == int(found["verdict"] == FAIL)
@@ -315,6 +316,21 @@ def test_the_command_prints_and_keeps_what_it_finds(
     assert len(found["settings"]["utterances"]) == 2
     assert found["config"]["attack"] == config["attack"]
     assert str(tmp_path) not in json.dumps(found["findings"])
+
+
+def test_an_audit_that_is_stopped_keeps_what_it_found(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(trials: Trials) -> Finding:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(CHECKS, "convergence", lambda trials, options: stop(trials))
+    source, kept = tmp_path / "tiny.json", tmp_path / "audit.json"
+    source.write_text(json.dumps(config))
+    assert cli.main(["audit", str(source), "--utterances", "2", "--output", str(kept)]) == cli.INTERRUPTED
+    found = strict(kept)
+    assert [f["check"] for f in found["findings"]] == ["gradient", "draws", "published"]
+    assert not found["complete"]
 
 
 @pytest.mark.parametrize(

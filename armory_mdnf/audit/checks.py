@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from armory_mdnf.audit.findings import FAIL, Finding
@@ -40,7 +40,7 @@ def audit(
     options: Options,
     only: Sequence[str] = tuple(CHECKS),
     tell: Callable[[int, str], None] = lambda number, name: None,
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """Findings of the checks, all or ``only`` some, in their order. ``tell`` hears of each before it begins.
 
     A check that the attack breaks down in fails, and says with what. Raises :class:`OptionError` for another name.
@@ -48,14 +48,12 @@ def audit(
     for name in only:
         if name not in CHECKS:
             raise OptionError(choices(name, CHECKS, "check"))
-    findings = []
     for number, (name, check) in enumerate(CHECKS.items(), 1):
         if name not in only:
             continue
         tell(number, name)
         try:
-            findings.append(check(trials, options))
+            yield check(trials, options)
         except AttackError as error:
             advice = "See what the gradient check says of the gradient; without one there is no attack to judge."
-            findings.append(Finding(name, FAIL, f"The attack broke down: {error}.", {}, advice))
-    return findings
+            yield Finding(name, FAIL, f"The attack broke down: {error}.", {}, advice)

@@ -7,13 +7,16 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from armory_mdnf.atomic import ensure_writable, write_text
+from armory_mdnf.atomic import ensure_writable, storing, write_text
 from armory_mdnf.attacks.evasion import check_count
 from armory_mdnf.audit import report
 from armory_mdnf.audit.checks import CHECKS, Options, audit
-from armory_mdnf.audit.findings import FAIL, worst
+from armory_mdnf.audit.findings import FAIL, Finding, worst
+from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.trials import Plan, Trials
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, choices, quoted
@@ -71,35 +74,47 @@ def run(args: argparse.Namespace) -> int:
     def tell(number: int, name: str) -> None:
         print(f"{time.monotonic() - start:.0f} s: check {number} of {len(CHECKS)}, {name}", file=sys.stderr, flush=True)
 
-    findings = audit(trials, Options(draws, attack.max_iter), only, tell)
     name = "standard input" if args.config == "-" else Path(args.config).name
-    head = (
+    about = {
+        "format": FORMAT,
+        "configuration": name,
+        "config": _computed(config),
+        "settings": {
+            "utterances": [utterance.id for _, utterance in chosen],
+            "iterations": plan.iterations,
+            "iterations_asked": attack.max_iter,
+            "draws": list(draws),
+            "evaluation_draws": args.evaluation_draws,
+            "checks": only,
+            "device": device,
+        },
+        "versions": results.versions(),
+        "fingerprints": files_of([estimator, *(estimator.preprocessing_defences or [])]),
+    }
+    print(
         f"Audit of {name}: {len(chosen)} utterances, {plan.iterations} of {attack.max_iter} iterations, "
-        f"{trials.evaluations} transcripts per utterance and attempt"
+        f"transcripts per utterance and attempt: {trials.evaluations}\n",
+        flush=True,
     )
-    if args.output is not None:
-        content = {
-            "format": FORMAT,
-            "configuration": name,
-            "config": _computed(config),
-            "settings": {
-                "utterances": [utterance.id for _, utterance in chosen],
-                "iterations": plan.iterations,
-                "iterations_asked": attack.max_iter,
-                "draws": list(draws),
-                "evaluation_draws": args.evaluation_draws,
-                "checks": only,
-                "device": device,
-            },
-            "versions": results.versions(),
-            "fingerprints": files_of([estimator, *(estimator.preprocessing_defences or [])]),
-            "verdict": worst([finding.verdict for finding in findings]),
-            "findings": [vars(finding) for finding in findings],
-            "seconds": round(time.monotonic() - start),
-        }
-        write_text(args.output, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    print(report.text(head, findings))
+    findings: list[Finding] = []
+    for finding in audit(trials, Options(draws, attack.max_iter), only, tell):
+        findings.append(finding)
+        print(report.block(NAMES.index(finding.check) + 1, finding) + "\n", flush=True)
+        if args.output is not None:  # after each check: an audit that is stopped has found what it has found
+            _keep(args.output, about, findings, time.monotonic() - start)
+    print(report.verdict(findings))
     return int(any(finding.verdict == FAIL for finding in findings))
+
+
+def _keep(path: Path, about: dict[str, Any], findings: Sequence[Finding], seconds: float) -> None:
+    content = about | {
+        "complete": len(findings) == len(about["settings"]["checks"]),
+        "findings": [vars(finding) for finding in findings],
+        "seconds": round(seconds),
+        "verdict": worst([finding.verdict for finding in findings]),
+    }
+    with storing(lambda: f"{len(findings)} findings are printed"):
+        write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def parse_draws(given: str) -> tuple[int, ...]:

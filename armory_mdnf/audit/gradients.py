@@ -23,12 +23,13 @@ from armory_mdnf.metrics.intervals import difference_interval
 
 # Finite differences: steps in parts of the radius, random directions per utterance, and what counts as agreement.
 STEPS = (0.1, 0.01, 0.001)
-DIRECTIONS = 6
+DIRECTIONS = 4
 AGREE, DIFFER = 0.95, 0.8
 # Shares of components of the gradient that are zero, from which there is something to look into, or nothing to follow.
 FEW_ZEROS, MANY_ZEROS = 0.1, 0.9
 # Draws behind the cosines, and the largest mean that an attack can afford (EOT 20 of the paper's grid).
 DRAWS = 4
+PLACES = ("clean", "attacked")
 AFFORDABLE = 20
 STABLE = 0.5
 
@@ -78,8 +79,7 @@ def check_draws(trials: Trials) -> Finding:
     name = "draws"
     if not trials.stochastic:
         return Finding(name, SKIP, "Nothing in front of the recogniser draws noise.", {})
-    places = {"clean": trials.batch.x, "attacked": trials.own().audio}
-    found = {where: _agreement(_draws(trials, x, DRAWS)) for where, x in places.items()}
+    found = {where: _agreement(_draws(trials, where)) for where in PLACES}
     # Most of an attack's steps are taken where it ends up; clean audio is one step, at which the loss may be flat.
     cosine = found["attacked"]["cosine"]
     needed = draws_for(cosine)
@@ -105,10 +105,7 @@ def check_published(trials: Trials) -> Finding:
     name = "published"
     if not trials.stochastic:
         return Finding(name, SKIP, "Without noise the published gradient is the exact one.", {})
-    found = {
-        where: _published_cosine(trials, x)
-        for where, x in (("clean", trials.batch.x), ("attacked", trials.own().audio))
-    }
+    found = {where: _published_cosine(trials, where) for where in PLACES}
     plan, own = trials.plan, trials.own()
     other = trials.attack("exact" if plan.published else "published", replace(plan, published=not plan.published))
     exact, published = (other, own) if plan.published else (own, other)
@@ -199,15 +196,20 @@ def _differences(trials: Trials, place: Batch, i: int, directions: Tensor, h: fl
     return (losses[:k] - losses[k:]).double() / (2 * h)
 
 
-def _draws(trials: Trials, x: Tensor, number: int, back: bool = False) -> Tensor:
-    """Exact gradients at so many draws; with ``back`` the published ones, pulled back there. Shape: (K, N, T)."""
-    batch, found = trials.batch, []
-    for draw in range(number):
-        keys = [(index, Purpose.ATTACK, 0, 0, draw) for index in batch.indices]
-        there = [(index, Purpose.BACKWARD, 0, 0, draw) for index in batch.indices]
-        pair = (there, keys) if back else (keys,)
-        found.append(trials.white_box.gradients(x, batch.lengths, batch.targets, *pair))
-    return torch.stack(found)
+def _draws(trials: Trials, where: str, back: bool = False) -> Tensor:
+    """Exact gradients at the clean or the attacked audio, at :data:`DRAWS` draws; with ``back`` the published ones.
+
+    Those take the loss at another draw, and pull it back through these. Shape: (K, N, T).
+    """
+    if (where, back) not in trials.gradients:
+        batch, found = trials.batch, []
+        x = trials.own().audio if where == "attacked" else batch.x
+        for draw in range(DRAWS):
+            keys = trials.keys(Purpose.ATTACK, draw)
+            pair = (trials.keys(Purpose.BACKWARD, draw), keys) if back else (keys,)
+            found.append(trials.white_box.gradients(x, batch.lengths, batch.targets, *pair))
+        trials.gradients[where, back] = torch.stack(found)
+    return trials.gradients[where, back]
 
 
 def _agreement(gradients: Tensor) -> dict[str, Any]:
@@ -235,8 +237,8 @@ def _snr_db(cosine: float, draws: int) -> float | None:
     return 10 * math.log10(draws * cosine / (1 - cosine)) if 0 < cosine < 1 else None
 
 
-def _published_cosine(trials: Trials, x: Tensor) -> float:
-    exact, published = (_draws(trials, x, DRAWS, back) for back in (False, True))
+def _published_cosine(trials: Trials, where: str) -> float:
+    exact, published = (_draws(trials, where, back) for back in (False, True))
     return _mean_cosine(list(zip(exact, published, strict=True)))
 
 

@@ -11,20 +11,21 @@ from armory_mdnf.audit.findings import SKIP, Finding, worst
 WIDTH = 100
 
 
-def text(head: str, findings: Sequence[Finding]) -> str:
-    """The findings, each with its verdict, evidence and advice, under a head, and the verdict of all."""
-    blocks = [head]
-    for number, finding in enumerate(findings, 1):
-        lines = _wrapped(f"{number}. {finding.check}: {finding.verdict.upper()}. {finding.statement}", "   ")
-        for name, value in finding.evidence.items():
-            lines += _wrapped(f"   {name.replace('_', ' ')}: {_shown(value)}", "     ")
-        if finding.advice:
-            lines += _wrapped(f"   To do: {finding.advice}", "     ")
-        blocks.append("\n".join(lines))
-    counted = [finding.verdict for finding in findings]
-    tally = ", ".join(f"{counted.count(v)} {v}" for v in dict.fromkeys(sorted(counted, key=counted.index)) if v != SKIP)
-    blocks.append(f"Verdict: {worst(counted).upper()} ({tally or 'no check applied'})")
-    return "\n\n".join(blocks)
+def block(number: int, finding: Finding) -> str:
+    """A finding with its verdict, evidence and advice."""
+    lines = _wrapped(f"{number}. {finding.check}: {finding.verdict.upper()}. {finding.statement}", "   ")
+    for name, value in finding.evidence.items():
+        lines += _wrapped(f"   {name.replace('_', ' ')}: {_shown(value)}", "     ")
+    if finding.advice:
+        lines += _wrapped(f"   To do: {finding.advice}", "     ")
+    return "\n".join(lines)
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """The worst verdict, and how many there are of each."""
+    counted = [finding.verdict for finding in findings if finding.verdict != SKIP]
+    tally = ", ".join(f"{counted.count(name)} {name}" for name in dict.fromkeys(counted))
+    return f"Verdict: {worst(counted).upper()} ({tally or 'no check applied'})"
 
 
 def _wrapped(line: str, indent: str) -> list[str]:

@@ -122,7 +122,7 @@ def check_adaptive(trials: Trials) -> Finding:
         ways["without its noise"] = (views.without_noise(trials.estimator), trials.plan)
         ways[ANOTHER_SEED] = (views.reseeded(trials.estimator), trials.plan)
     gains: dict[str, Interval] = {}
-    verdicts: list[str] = []
+    judged: dict[str, str] = {}
     evidence: dict[str, Any] = {"own_wer": _percent(own.rate)}
     for way, (view, plan) in ways.items():
         if view is None:
@@ -136,9 +136,9 @@ def check_adaptive(trials: Trials) -> Finding:
         evidence[way] = _row(attempt) | {"gain": points(gains[way]), "loss_higher_in_every_utterance": higher}
         # Another seed is the same attack once more: it tells how much of a difference is chance.
         if way != ANOTHER_SEED:
-            verdicts.append(FAIL if higher else judge_gain(gains[way]))
-    verdict = worst(verdicts)
-    best = max(gains, key=lambda way: (gains[way].value, _loss(trials.attempts[way])))
+            judged[way] = FAIL if higher else judge_gain(gains[way])
+    verdict = worst(list(judged.values()))
+    best = max(judged, key=lambda way: (judged[way] == verdict, gains[way].value, _loss(trials.attempts[way])))
     reached = trials.attempts[best]
     statement = (
         f"The attack reaches {100 * own.rate:.1f} % and a mean loss of {_loss(own):.1f}; of those that go past the "
@@ -205,7 +205,7 @@ def check_headline(trials: Trials) -> Finding:
         f"The worst of {len(within)} attempts per utterance has a word error rate of {worst_case.percent()} %; the "
         f"configuration's attack has {reached.percent()} %."
     )
-    # The worst of many is never better: what counts is whether the attack's own interval still holds it.
+    # The worst of many is nearly always worse: what counts is whether the attack's own interval still holds it.
     verdict = WARN if worst_case.value > (reached.value if reached.high is None else reached.high) else PASS
     advice = "The configuration understates what an attacker reaches: report the worst case as the defence's result."
     return Finding("headline", verdict, statement, evidence, "" if verdict == PASS else advice)

@@ -136,7 +136,7 @@ class Attempt:
 
 @dataclass
 class Trials:
-    """The audited utterances and every attempt at them, each made once.
+    """The audited utterances, every attempt at them, and the gradients that checks share: each made once.
 
     ``estimator``: an :class:`armory_mdnf.asr.estimator.RecognizerEstimator`. ``batch_seconds``: audio of a batch.
     """
@@ -150,6 +150,7 @@ class Trials:
     seed: int = 0
     attempts: dict[str, Attempt] = field(default_factory=dict)
     snapshots: dict[int, Tensor] = field(default_factory=dict)
+    gradients: dict[tuple[str, bool], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.white_box = View(self.estimator, seed=self.seed)
