@@ -145,13 +145,10 @@ class Processes:
 
     def close(self) -> None:
         """End the processes, in the middle of what they do."""
-        processes = list((self._pool._processes or {}).values())
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        for process in list((self._pool._processes or {}).values()):
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-        for process in processes:
-            process.join()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def engine(processes: int) -> Here | Processes:
