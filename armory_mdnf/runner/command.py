@@ -134,8 +134,8 @@ def prepare(config: Config) -> Prepared:
     device, notes = components.choose_device(config)
     for note in (*_ignored(config), *notes):
         print(f"note: {note}", file=sys.stderr)
-    task_metrics(config["metric"])  # a name that is none is refused before the work
     import_from(_local_folders(config["sysconfig"].get("local_repo_path")))
+    task_metrics(config["metric"])  # a name that is none is refused before the work
     available = components.load_dataset(config["dataset"], strict=False)
     chosen = first_batches(available, config)
     evaluation = make_evaluation(config, device, chosen)
