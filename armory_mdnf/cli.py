@@ -18,6 +18,7 @@ EXIT_CODES = """exit codes:
        `audit`
   2    bad input, or a target that cannot be written; nothing more is done; `gate`: results that cannot be compared
   3    `run`, `evaluate` or `transcribe` came to its end, but utterances are left out
+  4    `sweep` stopped whole when its budget was over, before all was done
   130  stopped by Ctrl-C
   141  the reader of the output is gone"""
 BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
@@ -46,6 +47,10 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a configuration of Armory's without Armory, in batches")
     add_run_options(run)
     run.set_defaults(run=_run)
+
+    many = commands.add_parser("sweep", help="run many configurations, so that nothing that is done is lost")
+    add_sweep_options(many)
+    many.set_defaults(run=_sweep)
 
     summary = commands.add_parser("summary", help="print what an `armory run` found")
     summary.add_argument("file", nargs="?", type=Path, help="Armory's results JSON; the newest one if left out")
@@ -112,6 +117,34 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--skip-attack", action="store_true", help="benign utterances only")
     add("--skip-benign", action="store_true", help="attacked utterances only")
     add("--strict", action="store_true", help="stop at an utterance that cannot be processed; else it is left out")
+
+
+def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``armory-mdnf sweep``; those that ``run`` has mean what they mean there."""
+    from armory_mdnf.runner.overrides import BATCH_SECONDS
+
+    add = parser.add_argument
+    add("configs", nargs="+", metavar="CONFIG.json", help="configurations, in the order of their importance")
+    add("--output-dir", type=Path, required=True, metavar="RUNS", help="a folder per configuration goes here")
+    add("--resume", action="store_true", help="go on with what is in RUNS; the end is the same to the bit")
+    add("--set-aside", action="store_true", help="with --resume: rename a cell's folder that is of something else")
+    add("--budget", metavar="TIME", help="such as 2h or 90m: stop whole when it is over; each cell has some then")
+    add("--dry-run", action="store_true", help="time two utterances of each kind, say what all will take, and stop")
+    add("--engine", choices=("local",), default="local", help="where: processes on this machine (default)")
+    add("--processes", type=int, metavar="N", help="(default: as many as prove fastest; 1 on a GPU)")
+    add("--threads", type=int, default=1, metavar="N", help="of each process; the last bits hang on it (default 1)")
+    add("--num-eval-batches", type=int, metavar="N", help="only the first N batches of each dataset")
+    add("--index", metavar="I", help="only these utterances of each split: 0,5 or a slice such as [2:9]")
+    add("--seed", type=int, metavar="S", help="seed of the runs, their defences and attacks")
+    add("--device", choices=("cpu", "cuda"), help="(default: what sysconfig.use_gpu says)")
+    add("--batch-seconds", type=float, metavar="X", help=f"seconds of audio at once (default {BATCH_SECONDS:g})")
+    add("--strict", action="store_true", help="stop at an utterance that cannot be processed; else it is left out")
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from armory_mdnf.runner.sweep import sweep
+
+    return sweep(args)
 
 
 def _run(args: argparse.Namespace) -> int:

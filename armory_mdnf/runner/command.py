@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,7 +23,7 @@ from armory_mdnf.locations import armory_folders
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, check_config, component, read_config
 from armory_mdnf.runner.evaluate import Evaluation
-from armory_mdnf.runner.journal import Journal, check_same, identify, read_run
+from armory_mdnf.runner.journal import SWEEP, Journal, check_same, identify, read_run
 from armory_mdnf.runner.lines import Failed, Line, failed
 from armory_mdnf.runner.metrics import perturbation_metrics, task_metrics
 from armory_mdnf.runner.named import code_of, files_of, import_from, is_ours
@@ -36,7 +36,7 @@ OUTPUTS = Path("outputs")
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """What is evaluated, on what, and how much of the configuration's data that is."""
 
     config: Config
@@ -44,6 +44,22 @@ class _Prepared:
     chosen: components.Chosen
     of: int  # utterances that the configuration chooses
     identity: Mapping[str, Any]
+
+
+class Whole(Protocol):
+    """How much of a configuration's data a run is."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration that is run."""
+
+    @property
+    def chosen(self) -> components.Chosen:
+        """What is evaluated."""
+
+    @property
+    def of(self) -> int:
+        """Utterances that the configuration chooses."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if not journal.lines:
         raise ResultsError(f"none of the {len(journal.failed)} utterances could be processed; {_first(journal)}")
     path = journal.folder / "results.json"
-    content = json.dumps(_results(journal, prepared, changed), indent=4, sort_keys=True, allow_nan=False)
+    content = json.dumps(results_of(journal, prepared, changed), indent=4, sort_keys=True, allow_nan=False)
     with storing(lambda: f"all utterances are safe; make room and go on with {_again(journal)}"):
         write_text(path, content + "\n")
     try:
@@ -83,73 +99,80 @@ def run(args: argparse.Namespace) -> int:
     return INCOMPLETE
 
 
-def _begin(args: argparse.Namespace, given: Overrides) -> tuple[Journal, _Prepared, dict[str, Any]]:
+def _begin(args: argparse.Namespace, given: Overrides) -> tuple[Journal, Prepared, dict[str, Any]]:
     original = read_config(args.config)
     config = override(original, given)
     name = config["sysconfig"].get("output_filename") or ("stdin" if args.config == "-" else Path(args.config).stem)
     if Path(name).name != name:
         raise OptionError(f"sysconfig.output_filename: expected a plain name, found {name!r}")
     parent = Path(config["sysconfig"].get("output_dir") or OUTPUTS)
-    prepared, changed = _prepare(config), _changed(original, config)
+    prepared, changed = prepare(config), changes(original, config)
     ensure_writable_folder(parent)  # a configuration that is refused leaves no folder
     return Journal.create(parent, name, {**prepared.identity, "changed": changed}), prepared, changed
 
 
-def _go_on(args: argparse.Namespace, given: Overrides) -> tuple[Journal, _Prepared, dict[str, Any]]:
+def _go_on(args: argparse.Namespace, given: Overrides) -> tuple[Journal, Prepared, dict[str, Any]]:
     if args.output_dir is not None:
         raise OptionError("--output-dir has no effect with --resume: the run stays in its folder")
     folder = args.resume
     stored = read_run(folder)
+    if SWEEP in stored:
+        raise OptionError(f"{folder} is of a sweep: go on with `armory-mdnf sweep ... --resume`")
     if args.config is None:
         config = stored["config"]
         check_config(config)
     else:
         config = read_config(args.config)
     ensure_writable_folder(folder)
-    prepared = _prepare(override(config, given))
+    prepared = prepare(override(config, given))
     check_same(stored, prepared.identity, folder)
     return Journal.reopen(folder), prepared, stored["changed"]
 
 
-def _prepare(config: Config) -> _Prepared:
+def prepare(config: Config) -> Prepared:
+    """Make what a configuration names, and what it is known by. Raises for what is not right in it."""
     device, notes = components.choose_device(config)
     for note in (*_ignored(config), *notes):
         print(f"note: {note}", file=sys.stderr)
     import_from(_local_folders(config["sysconfig"].get("local_repo_path")))
+    task_metrics(config["metric"])  # a name that is none is refused before the work
     available = components.load_dataset(config["dataset"], strict=False)
-    chosen = _first_batches(available, config)
+    chosen = first_batches(available, config)
+    evaluation = make_evaluation(config, device, chosen)
+    recordings = {utterance.id: fingerprint(utterance) for _, utterance in chosen}
+    estimator = evaluation.estimator
+    parts = [estimator, *(getattr(estimator, "preprocessing_defences", None) or []), evaluation.attack]
+    files = files_of([*parts, evaluation.targeter])
+    identity = identify(config, device, results.versions(), files, recordings)
+    named = [config[name] for name in ("dataset", "model", "defense", "attack")]
+    if code := code_of([*named, (config["attack"] or {}).get("targeted_labels")]):
+        identity["code"] = code
+    return Prepared(config, evaluation, chosen, len(available), identity)
+
+
+def make_evaluation(config: Config, device: str, chosen: components.Chosen) -> Evaluation:
+    """The evaluation of a configuration on "cpu" or "cuda", seeded as it says."""
     components.initialise(config.get("user_init"))
     estimator = components.make_estimator(config, device)
-    task_metrics(config["metric"])  # a name that is none is refused before the work
-    attack, targeter, block = None, None, config["attack"]
+    attack, targeter, block, skip = None, None, config["attack"], bool(config["sysconfig"].get("skip_attack"))
     if block is not None:  # made even where it is skipped: a configuration is right or refused
-        attack = components.make_attack(config, estimator, _batch_seconds(config))
-    sysconfig = config["sysconfig"]
-    skip = sysconfig.get("skip_attack")
-    if block is not None:
+        attack = components.make_attack(config, estimator, batch_seconds(config))
         targeter = components.make_targeter(block.get("targeted_labels"), [] if skip else chosen)
-    evaluation = Evaluation(
+    return Evaluation(
         estimator,
         attack=None if skip else attack,
         targeter=None if skip else targeter,
         use_label=bool(block and block.get("use_label")),
-        benign=not sysconfig.get("skip_benign"),
+        benign=not config["sysconfig"].get("skip_benign"),
         by_keys=components.draws_by_keys(estimator),
         in_batches=skip or attack is None or components.takes_batches(attack),
         seed=run_seed(config),
         theirs=_theirs(config, skip),
         measures=perturbation_metrics(config["metric"]),
     )
-    recordings = {utterance.id: fingerprint(utterance) for _, utterance in chosen}
-    files = files_of([estimator, *(getattr(estimator, "preprocessing_defences", None) or []), attack, targeter])
-    identity = identify(config, device, results.versions(), files, recordings)
-    named = [config[name] for name in ("dataset", "model", "defense", "attack")]
-    if code := code_of([*named, (block or {}).get("targeted_labels")]):
-        identity["code"] = code
-    return _Prepared(config, evaluation, chosen, len(available), identity)
 
 
-def _evaluate(journal: Journal, prepared: _Prepared, strict: bool) -> bool:
+def _evaluate(journal: Journal, prepared: Prepared, strict: bool) -> bool:
     """Evaluate what is not done yet. Returns whether it came to the end; otherwise says how to go on."""
     chosen, evaluation = prepared.chosen, prepared.evaluation
     strangers = journal.indices - {index for index, _ in chosen}
@@ -166,14 +189,14 @@ def _evaluate(journal: Journal, prepared: _Prepared, strict: bool) -> bool:
     try:
         with storing(lambda: f"{stopped()}, which are safe; make room and go on with {_again(journal)}"):
             _keep(journal, [failed(*entry, entry[1].problem) for entry in left if entry[1].problem], strict)
-            for batch in follow(evaluation.batches(sound, _batch_seconds(prepared.config)), len(journal.indices)):
+            for batch in follow(evaluation.batches(sound, batch_seconds(prepared.config)), len(journal.indices)):
                 _keep(journal, evaluation(batch), strict)
     except StorageError:
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OptionError(
             f"not enough memory; {stopped()}, which are safe; go on with {_again(journal)} --batch-seconds X, "
-            f"less than {_batch_seconds(prepared.config):g}"
+            f"less than {batch_seconds(prepared.config):g}"
         ) from error
     except BaseException as error:
         print(f"\n{stopped()}; go on with\n  {_again(journal)}", file=sys.stderr)
@@ -206,7 +229,8 @@ def _again(journal: Journal) -> str:
     return shlex.join(["armory-mdnf", "run", "--resume", str(journal.folder)])
 
 
-def _results(journal: Journal, prepared: _Prepared, changed: Mapping[str, Any]) -> dict[str, Any]:
+def results_of(journal: Journal, prepared: Whole, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``results.json`` holds of the utterances that are done."""
     lines, config = [journal.lines[i] for i, _ in prepared.chosen if i in journal.lines], prepared.config
     failures = [journal.failed[i] for i, _ in prepared.chosen if i in journal.failed]
     content = results.armory_results(lines, config, journal.started, journal.folder.name, results.versions())
@@ -214,7 +238,7 @@ def _results(journal: Journal, prepared: _Prepared, changed: Mapping[str, Any]) 
     return content | {"run": results.extent(lines, failures, prepared.of, size, changed)}
 
 
-def _changed(original: Config, config: Config) -> dict[str, Any]:
+def changes(original: Config, config: Config) -> dict[str, Any]:
     """What the command line changed of what is computed, by dotted key: before and after."""
     before, after = (
         dict(leaves({key: value for key, value in source.items() if key not in ("adhoc", "sysconfig")}))
@@ -224,7 +248,7 @@ def _changed(original: Config, config: Config) -> dict[str, Any]:
     return {key: [before.get(key), after.get(key)] for key in keys if before.get(key) != after.get(key)}
 
 
-def _first_batches(chosen: components.Chosen, config: Config) -> components.Chosen:
+def first_batches(chosen: components.Chosen, config: Config) -> components.Chosen:
     """The first batches of the dataset's own size, as many as asked for; one in a check."""
     size = config["dataset"]["batch_size"]
     number = 1 if config["sysconfig"].get("check") else config["sysconfig"].get("num_eval_batches") or None
@@ -261,7 +285,8 @@ def _local_folders(names: str | list[str] | None) -> list[str]:
     return [str(path) for folder in folders for path in (folder, folder.parent)]
 
 
-def _batch_seconds(config: Config) -> float:
+def batch_seconds(config: Config) -> float:
+    """Seconds of audio that are held at once."""
     return float(config["sysconfig"].get("batch_seconds", BATCH_SECONDS))
 
 

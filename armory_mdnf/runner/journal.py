@@ -24,6 +24,7 @@ from armory_mdnf.runner.lines import Failed, Line, parse_line
 
 FORMAT = "armory_mdnf_run/2"
 OLDER = "armory_mdnf_run/1"  # knows neither the recordings that it is of nor utterances that are left out
+SWEEP = "sweep"  # key of what a sweep adds: how its utterances are parted, on which the last bits depend
 # Where and how a run is written down, not what it finds. Which device it is on counts by itself.
 INCIDENTAL = ("batch_seconds", "debug", "device", "filepath", "log_level", "no_docker", "output_dir", "output_filename")
 
@@ -49,17 +50,32 @@ class Journal:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             folder = _fresh(parent, f"{name}_{stamp}")
-            try:
-                journal = cls(folder, int(now))
-                content = {"format": FORMAT, "started": journal.started, **identity}
-                write_text(folder / "run.json", json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-                journal._open()
-            except OSError:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-                raise
+            return cls._begin(folder, int(now), identity)
         except OSError as error:
             raise OptionError(f"cannot write results to {parent}: {error.strerror or error}") from error
+
+    @classmethod
+    def create_in(cls, folder: Path, identity: Mapping[str, Any]) -> Journal:
+        """Make this very folder. Raises :class:`OptionError` if it is there, or cannot be written."""
+        try:
+            folder.mkdir(parents=True)
+            return cls._begin(folder, int(time.time()), identity)
+        except FileExistsError:
+            raise OptionError(f"{folder} is there: what is in it is not overwritten") from None
+        except OSError as error:
+            raise OptionError(f"cannot write results to {folder}: {error.strerror or error}") from error
+
+    @classmethod
+    def _begin(cls, folder: Path, started: int, identity: Mapping[str, Any]) -> Journal:
+        try:
+            journal = cls(folder, started)
+            content = {"format": FORMAT, "started": started, **identity}
+            write_text(folder / "run.json", json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+            journal._open()
+        except OSError:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            raise
         return journal
 
     @classmethod

@@ -1,0 +1,297 @@
+"""``armory-mdnf sweep``: many configurations, a folder each, of which nothing that is done is ever lost."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from armory_mdnf.atomic import ensure_writable_folder, storing, write_text
+from armory_mdnf.errors import OptionError, ResultsError
+from armory_mdnf.runner.command import INCOMPLETE, INTERRUPTED, results_of
+from armory_mdnf.runner.journal import Journal, check_same, read_run
+from armory_mdnf.runner.lines import Failed, Line, failed
+from armory_mdnf.runner.overrides import Overrides, parse_index
+from armory_mdnf.runner.progress import clock
+from armory_mdnf.runner.sweep_engine import Done, Here, Processes, Task, engine, measured, perform
+from armory_mdnf.runner.sweep_plan import Cell, Cost, cost, make_cell, names, parse_budget, probes
+
+OUT_OF_TIME = 4
+LOCK = "sweep.lock"
+RESULTS, PARTIAL = "results.json", "partial.json"
+GIB = 1 << 30
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Do what the command line asks for.
+
+    Returns the exit code: 0, 3 if utterances are left out of the results, 4 where the budget ended before the work, or
+    130 after Ctrl-C. Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input, and for a disk that is full.
+    """
+    start = time.monotonic()
+    budget = None if args.budget is None else parse_budget(args.budget)
+    for name, value in (("--processes", args.processes), ("--threads", args.threads)):
+        if value is not None and value < 1:
+            raise OptionError(f"{name}: expected a whole number >= 1, got {value}")
+    folders = [args.output_dir / name for name in names(args.configs)]
+    _refuse_existing(folders, args)
+    cells = [_cell(path, folder.name, args) for path, folder in zip(args.configs, folders, strict=True)]
+    if args.dry_run:
+        stored = {folder: folder.exists() and args.resume for folder in folders}
+        journals = [Journal.reopen(folder) if there else Journal(folder, 0) for folder, there in stored.items()]
+        for journal in journals:
+            journal.close()
+        _estimate(cells, journals, args.processes)
+        return 0
+    ensure_writable_folder(args.output_dir)
+    with _locked(args.output_dir):
+        journals = _journals(cells, folders, args)
+        try:
+            run = _Sweep(cells, journals, budget, start, args.strict, _again(args))
+            return run(*_estimate(cells, journals, args.processes))
+        finally:
+            for journal in journals:
+                journal.close()
+
+
+def _cell(path: str, name: str, args: argparse.Namespace) -> Cell:
+    index = None if args.index is None else parse_index(args.index)
+    given = Overrides(
+        num_eval_batches=args.num_eval_batches,
+        index=index,
+        seed=args.seed,
+        device=args.device,
+        batch_seconds=args.batch_seconds,
+        filepath=path,
+    )
+    print(f"reading {path}", file=sys.stderr)
+    return make_cell(path, name, given, args.threads)
+
+
+def _refuse_existing(folders: Sequence[Path], args: argparse.Namespace) -> None:
+    there = [folder for folder in folders if folder.exists()]
+    if there and not args.resume:
+        raise OptionError(f"{there[0]} is there: --resume goes on with it; what is done is never overwritten")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other sweeps out of a folder.
+
+    The lock is the operating system's and ends with the process, however it ends: a file that a killed sweep left
+    behind locks nothing, and says of whom it was to nobody. Raises :class:`ResultsError` naming who has it.
+    """
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read(200).strip() or "another process"
+            raise ResultsError(f"{folder} is being written by {owner}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _journals(cells: Sequence[Cell], folders: Sequence[Path], args: argparse.Namespace) -> list[Journal]:
+    """The journal of every cell, begun or gone on with. Raises :class:`ResultsError` for one of something else."""
+    opened: list[Journal] = []
+    try:
+        for cell, folder in zip(cells, folders, strict=True):
+            if folder.exists() and not _fits(cell, folder, args.set_aside):
+                os.replace(folder, folder.with_name(f"{folder.name}.{time.strftime('%Y-%m-%dT%H%M%S')}"))
+            if folder.exists():
+                opened.append(Journal.reopen(folder))
+            else:
+                opened.append(Journal.create_in(folder, {**cell.identity, "changed": dict(cell.changed)}))
+    except BaseException:
+        for journal in opened:
+            journal.close()
+        raise
+    return opened
+
+
+def _fits(cell: Cell, folder: Path, set_aside: bool) -> bool:
+    """Whether a folder is of this very cell; otherwise it is to be set aside, or is refused."""
+    try:
+        check_same(read_run(folder), cell.identity, folder)
+    except ResultsError as error:
+        if not set_aside:
+            raise ResultsError(f"{error}; or --set-aside renames the folder and begins this cell anew") from error
+        return False
+    return True
+
+
+def _again(args: argparse.Namespace) -> str:
+    """The command that goes on with this sweep."""
+    words = ["armory-mdnf", "sweep", *args.configs, "--output-dir", str(args.output_dir), "--resume"]
+    for name in ("index", "num_eval_batches", "seed", "device", "batch_seconds", "processes", "budget"):
+        if getattr(args, name) is not None:
+            words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    return shlex.join([*words, "--threads", str(args.threads)])
+
+
+def _left(cell: Cell, journal: Journal) -> list[Task]:
+    return [task for turn in range(len(cell.turns)) for task in cell.tasks(turn, journal.indices, 0)]
+
+
+def _estimate(
+    cells: Sequence[Cell], journals: Sequence[Journal], processes: int | None
+) -> tuple[dict[str, Cost], int, float]:
+    """Time two utterances of each kind of cell that is not done, and say what all will take.
+
+    Returns the costs by kind, the number of processes, and how much faster than one they are.
+    """
+    costs: dict[str, Cost] = {}
+    first: list[Task] = []
+    for cell, journal in zip(cells, journals, strict=True):
+        if cell.kind not in costs and _left(cell, journal) and (tries := probes(cell)):
+            ready, *timed = [(perform(task), audio, steps) for task, audio, steps in tries]
+            memory = max(done.memory for done, *_ in (ready, *timed))
+            costs[cell.kind] = cost([(done.seconds, audio, steps) for done, audio, steps in timed], memory)
+            first = first or [tries[0][0]]
+    on_gpu = any(cell.identity["device"] == "cuda" for cell in cells)
+    speeds = {1: 1.0}
+    for number in {processes or (1 if on_gpu else os.cpu_count() or 1)} - {1} if first else ():
+        speeds[number] = measured(number, first) / measured(1, first)
+    chosen = processes or max(speeds, key=lambda number: speeds[number])
+    total = 0.0
+    for cell, journal in zip(cells, journals, strict=True):
+        tasks = _left(cell, journal)
+        audio = sum(_audio(cell, task) for task in tasks)
+        seconds = costs[cell.kind].seconds(audio, cell.steps) / speeds.get(chosen, 1.0) if tasks else 0.0
+        total += seconds
+        left = sum(len(task.indices) for task in tasks)
+        steps = f", {cell.steps} iterations" if cell.steps else ""
+        print(f"{cell.name}: {left} of {len(cell.chosen)} utterances left{steps}, {clock(seconds)}", file=sys.stderr)
+    memory = max((found.memory for found in costs.values()), default=0) * (chosen + (chosen > 1))
+    how = f"{chosen} process{'es' if chosen > 1 else ''}, about {memory / GIB:.1f} GiB of memory"
+    print(f"all: {clock(total)} with {how}", file=sys.stderr)
+    return costs, chosen, speeds.get(chosen, 1.0)
+
+
+def _audio(cell: Cell, task: Task) -> float:
+    """Seconds of audio of a batch, padding included."""
+    durations = {index: utterance.duration_s for index, utterance in cell.chosen}
+    return len(task.indices) * max(durations[i] for i in task.indices)
+
+
+class _Sweep:
+    """The work itself: batches in turn, results kept as they come, until all is done or the time is over."""
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        journals: Sequence[Journal],
+        budget: float | None,
+        start: float,
+        strict: bool,
+        again: str,
+    ) -> None:
+        self.cells, self.journals = cells, journals
+        self.budget, self.start = budget, start
+        self.strict, self.again = strict, again
+        self.out_of_time = False
+        self._spent = self._expected = 0.0  # of the batches so far, which corrects the estimates
+
+    def __call__(self, costs: Mapping[str, Cost], processes: int, speed: float) -> int:
+        self.costs, self.slower = costs, processes / speed
+        total = sum(len(cell.chosen) for cell in self.cells)
+        running: Here | Processes = engine(processes)
+
+        def safe() -> str:
+            done = sum(len(journal.indices) for journal in self.journals)
+            return f"stopped after {done} of {total} utterances, which are safe; go on with\n  {self.again}"
+
+        try:
+            with storing(safe):
+                self._leave_out()
+                self._store_complete()
+                for done in running.results(self._tasks()):
+                    self._keep(done)
+        except KeyboardInterrupt:
+            print(f"\n{safe()}", file=sys.stderr)
+            return INTERRUPTED
+        except BaseException:
+            print(f"\n{safe()}", file=sys.stderr)
+            raise
+        finally:
+            running.close()
+        with storing(safe):
+            self._store_partial()
+        if self.out_of_time:
+            print(f"the time is over: {safe()}", file=sys.stderr)
+            return OUT_OF_TIME
+        return INCOMPLETE if any(journal.failed for journal in self.journals) else 0
+
+    def _tasks(self) -> Iterator[Task]:
+        """The batches that are left: a turn of each cell, then the next; none that would not end within the budget."""
+        for turn in range(max((len(cell.turns) for cell in self.cells), default=0)):
+            for number, (cell, journal) in enumerate(zip(self.cells, self.journals, strict=True)):
+                for task in cell.tasks(turn, journal.indices, number):
+                    if self.budget is not None and time.monotonic() - self.start + self._time(task) > self.budget:
+                        self.out_of_time = True
+                        return
+                    yield task
+
+    def _time(self, task: Task) -> float:
+        """Seconds that a batch will take: as estimated, times how wrong the estimates were so far."""
+        wrong = self._spent / self._expected if self._expected else self.slower
+        return self._cost(task) * wrong
+
+    def _cost(self, task: Task) -> float:
+        cell = self.cells[task.cell]
+        return self.costs[cell.kind].seconds(_audio(cell, task), cell.steps)
+
+    def _leave_out(self) -> None:
+        """Keep what was wrong with utterances before anything was computed."""
+        for cell, journal in zip(self.cells, self.journals, strict=True):
+            bad = [entry for entry in cell.chosen if entry[1].problem and entry[0] not in journal.indices]
+            self._append(journal, [failed(*entry, entry[1].problem) for entry in bad])
+
+    def _keep(self, done: Done) -> None:
+        cell, journal = self.cells[done.task.cell], self.journals[done.task.cell]
+        self._spent += done.seconds
+        self._expected += self._cost(done.task)
+        # A batch of which a part was kept before it was computed whole: to the same bits.
+        self._append(journal, [line for line in done.lines if line.index not in journal.indices])
+        told = f"{cell.name}: {len(journal.indices)} of {len(cell.chosen)} utterances"
+        print(f"{told}, {clock(time.monotonic() - self.start)} elapsed", file=sys.stderr)
+        if len(journal.indices) == len(cell.chosen):
+            self._store_complete()
+
+    def _append(self, journal: Journal, lines: Sequence[Line | Failed]) -> None:
+        for line in lines:
+            if isinstance(line, Failed):
+                if self.strict:
+                    raise ResultsError(f"--strict: {line.sentence}")
+                print(f"left out: {line.sentence}", file=sys.stderr)
+        journal.append(lines)
+
+    def _store_complete(self) -> None:
+        for cell, journal in zip(self.cells, self.journals, strict=True):
+            if len(journal.indices) == len(cell.chosen) and journal.lines:
+                path = journal.folder / RESULTS
+                if not path.exists():
+                    _store(path, cell, journal)
+                (journal.folder / PARTIAL).unlink(missing_ok=True)
+
+    def _store_partial(self) -> None:
+        """What there is of the cells that are not done: results of the same form, that say so."""
+        for cell, journal in zip(self.cells, self.journals, strict=True):
+            if journal.lines and len(journal.indices) < len(cell.chosen):
+                _store(journal.folder / PARTIAL, cell, journal)
+
+
+def _store(path: Path, cell: Cell, journal: Journal) -> None:
+    content = results_of(journal, cell, cell.changed)
+    write_text(path, json.dumps(content, indent=4, sort_keys=True, allow_nan=False) + "\n")

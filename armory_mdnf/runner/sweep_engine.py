@@ -1,0 +1,183 @@
+"""What evaluates the batches of a sweep: this process, or several, of which one that dies is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from armory_mdnf.errors import ResultsError
+from armory_mdnf.runner import components
+from armory_mdnf.runner.command import first_batches, make_evaluation
+from armory_mdnf.runner.config import Config
+from armory_mdnf.runner.evaluate import Evaluation
+from armory_mdnf.runner.lines import Failed, Line
+
+KEPT = 8  # evaluations, with their networks, that a process keeps for the cells that come round again
+RETRIES = 2  # for a batch whose process was killed
+KIB = 1024  # bytes of what Linux counts memory in
+
+
+@dataclass(frozen=True)
+class Task:
+    """A batch of a cell: its configuration as text, positions of utterances in its split, and torch's threads."""
+
+    cell: int
+    config: str
+    indices: tuple[int, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a task, the seconds that it took, and the most bytes that its process ever held."""
+
+    task: Task
+    lines: list[Line | Failed]
+    seconds: float
+    memory: int
+
+
+def text_of(config: Config) -> str:
+    """A configuration as a task has it."""
+    return json.dumps(config, sort_keys=True)
+
+
+def perform(task: Task) -> Done:
+    """Evaluate a batch in this process."""
+    evaluation, chosen = _evaluation(task.config)
+    torch.set_num_threads(task.threads)  # whatever was made since set them to something else
+    start = time.perf_counter()
+    lines = evaluation([(index, chosen[index]) for index in task.indices])
+    seconds = time.perf_counter() - start
+    return Done(task, lines, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _evaluation(text: str) -> tuple[Evaluation, dict[int, Any]]:
+    config = json.loads(text)
+    device, _ = components.choose_device(config)
+    chosen = first_batches(components.load_dataset(config["dataset"], strict=False), config)
+    return make_evaluation(config, device, chosen), dict(chosen)
+
+
+class Here:
+    """An engine that performs in this process."""
+
+    processes = 1
+
+    def results(self, tasks: Iterator[Task]) -> Iterator[Done]:
+        """What becomes of the tasks, each taken when there is room for it."""
+        for task in tasks:
+            yield perform(task)
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
+class Processes:
+    """An engine of several processes. Results come as they are done, in any order."""
+
+    def __init__(self, processes: int) -> None:
+        self.processes = processes
+        self._pool = self._new()
+
+    def _new(self) -> ProcessPoolExecutor:
+        # Spawned: a fork of a process whose torch has threads can hang.
+        return ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), initializer=_quiet)
+
+    def results(self, tasks: Iterator[Task]) -> Iterator[Done]:
+        """As :meth:`Here.results`. Raises :class:`ResultsError` for a task whose processes die again and again."""
+        pending: dict[Future[Done], Task] = {}
+        tries: dict[Task, int] = {}
+        again: list[Task] = []
+        while True:
+            while len(pending) < self.processes:
+                task = again.pop() if again else next(tasks, None)
+                if task is None:
+                    break
+                try:
+                    pending[self._pool.submit(perform, task)] = task
+                except BrokenProcessPool:  # one died while none was waited for
+                    again.append(task)
+                    again += self._replace(pending, tries)
+            if not pending:
+                return
+            finished, _ = wait(pending, return_when=FIRST_COMPLETED)
+            broken = False
+            for future in finished:
+                if isinstance(future.exception(), BrokenProcessPool):
+                    broken = True
+                    continue
+                del pending[future]
+                yield future.result()
+            if broken:
+                again += self._replace(pending, tries)
+
+    def _replace(self, pending: dict[Future[Done], Task], tries: dict[Task, int]) -> list[Task]:
+        """Begin with new processes. Returns the tasks that the old ones had, of which one was its end."""
+        lost = list(pending.values())
+        pending.clear()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = self._new()
+        for task in lost:
+            tries[task] = tries.get(task, 0) + 1
+            if tries[task] > RETRIES:
+                raise ResultsError(
+                    f"a process died {tries[task]} times with utterances {list(task.indices)} of cell {task.cell + 1}: "
+                    "too little memory? --processes takes fewer"
+                )
+        return lost
+
+    def close(self) -> None:
+        """End the processes, in the middle of what they do."""
+        for process in list((self._pool._processes or {}).values()):
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def engine(processes: int) -> Here | Processes:
+    """The engine of so many processes."""
+    return Here() if processes == 1 else Processes(processes)
+
+
+def _quiet() -> None:
+    """In a new process: Ctrl-C is the parent's, notes have been told, and nothing goes on without the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 -- for as long as the process lives
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent tells nobody; its processes would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def measured(processes: int, tasks: Sequence[Task]) -> float:
+    """Tasks a second that so many processes perform at once, each having performed one to get ready."""
+    if processes == 1:
+        return 1 / perform(tasks[0]).seconds
+    running = Processes(processes)
+    try:
+        list(running.results(iter([tasks[0]] * processes)))
+        return sum(1 / done.seconds for done in running.results(iter([tasks[0]] * processes)))
+    finally:
+        running.close()

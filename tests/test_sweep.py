@@ -1,0 +1,326 @@
+"""Sweeps: nothing that is done is lost, whatever stops them; time and memory are told before."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runner_folder import RS, lines, strict
+
+from armory_mdnf import cli
+from armory_mdnf.errors import OptionError
+from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.runner import sweep as module
+from armory_mdnf.runner import sweep_engine, sweep_plan
+from armory_mdnf.runner.sweep_engine import Done, Task, perform
+from armory_mdnf.runner.sweep_plan import Cost, cost, names, parse_budget
+
+Sweep = Callable[..., int]
+NAMES = ("plain", "smoothed")
+OURS = {"module": "armory_mdnf.attacks", "name": "PGD"}
+
+
+@pytest.fixture(autouse=True)
+def kept_threads() -> Any:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    sweep_engine._evaluation.cache_clear()
+
+
+@pytest.fixture
+def grid(config: dict[str, Any], tmp_path: Path) -> list[str]:
+    """Two cells of five utterances: ART's attack on nothing, ours in batches on smoothing."""
+    config["dataset"]["index"] = "[13:18]"
+    (tmp_path / "plain.json").write_text(json.dumps(config))
+    config["defense"] = RS
+    config["attack"] |= OURS | {"kwargs": {"eps": 0.5, "max_iter": 2}}
+    (tmp_path / "smoothed.json").write_text(json.dumps(config))
+    return [str(tmp_path / f"{name}.json") for name in NAMES]
+
+
+def sweep(grid: list[str], out: Path, *options: str) -> int:
+    return cli.main(["sweep", *grid, "--output-dir", str(out), "--processes", "1", *options])
+
+
+def found(out: Path) -> dict[str, dict[int, Any]]:
+    """Every utterance of every cell, without the time that it took."""
+    return {
+        name: {i: replace(line, seconds={}) for i, line in lines(out / name).items()}
+        for name in NAMES
+        if (out / name).exists()
+    }
+
+
+def stopping(after: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """Stop in the middle of the batch after so many, the timed ones aside."""
+    calls: list[Task] = []
+
+    def stopped(task: Task) -> Done:
+        if len(calls) >= after:
+            raise error
+        calls.append(task)
+        return perform(task)
+
+    monkeypatch.setattr(sweep_engine, "perform", stopped)
+    return calls
+
+
+def test_a_sweep_gives_the_results_of_every_cell(grid: list[str], tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "runs"
+    assert sweep(grid, out) == 0
+    for name in NAMES:
+        record = read_armory_results(out / name / "results.json")
+        assert len(record.outcomes) == record.chosen == 5
+        assert not (out / name / "partial.json").exists()
+        strict(out / name / "results.json")
+    err = capsys.readouterr().err
+    assert "plain: 5 of 5 utterances left, 2 iterations, 0:00:0" in err
+    assert " with 1 process, about " in err
+    before = (out / "plain" / "results.json").read_bytes()
+    assert sweep(grid, out) == 2
+    assert "plain is there: --resume goes on with it" in capsys.readouterr().err
+    assert sweep(grid, out, "--resume") == 0
+    assert (out / "plain" / "results.json").read_bytes() == before
+    assert cli.main(["run", "--resume", str(out / "plain")]) == 2
+    assert "is of a sweep" in capsys.readouterr().err
+
+
+def test_a_stopped_sweep_ends_with_the_same_bits(
+    grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "runs"
+    assert sweep(grid, whole) == 0
+    with monkeypatch.context() as patch:
+        stopping(5, KeyboardInterrupt, patch)
+        assert sweep(grid, out) == 130
+    err = capsys.readouterr().err
+    done = {name: set(cell) for name, cell in found(out).items()}
+    assert 0 < sum(map(len, done.values())) < 10
+    assert all(done.values())  # interleaved: each cell has some
+    assert "which are safe; go on with\n  armory-mdnf sweep" in err
+    assert "--resume" in err
+    # A kill in the middle of a line, and between two lines of one batch.
+    with (out / "plain" / "utterances.jsonl").open("a") as file:
+        file.write('{"index": 17, "id"')
+    text = (whole / "smoothed" / "utterances.jsonl").read_text().splitlines(keepends=True)
+    (out / "smoothed" / "utterances.jsonl").write_text("".join(text[:-1]))
+    assert sweep(grid, out, "--resume") == 0
+    assert found(out) == found(whole)
+    outcomes = [[read_armory_results(f / n / "results.json").outcomes for n in NAMES] for f in (out, whole)]
+    assert outcomes[0] == outcomes[1]
+
+
+def test_what_something_else_made_is_refused_unless_set_aside(grid: list[str], tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "runs"
+    assert sweep(grid[:1], out, "--index", "13") == 0
+    config = json.loads(Path(grid[0]).read_text())
+    config["attack"]["kwargs"]["eps"] = 0.1
+    Path(grid[0]).write_text(json.dumps(config))
+    assert sweep(grid[:1], out, "--index", "13", "--resume") == 2
+    err = capsys.readouterr().err
+    assert "config.attack.kwargs.eps was 1.5 there, is 0.1 now" in err
+    assert "--set-aside renames the folder" in err
+    assert sweep(grid[:1], out, "--index", "13", "--resume", "--set-aside") == 0
+    kept = [path for path in out.iterdir() if path.name.startswith("plain.")]
+    assert len(kept) == 1
+    assert lines(kept[0])[13].l2 > lines(out / "plain")[13].l2
+    # The last bits hang on the size of a batch.
+    assert sweep(grid[:1], out, "--index", "13", "--resume", "--batch-seconds", "3") == 2
+    assert "sweep.batch_seconds was 32.0 there, is 3.0 now" in capsys.readouterr().err
+
+
+def test_two_sweeps_do_not_write_one_folder(grid: list[str], tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "runs"
+    out.mkdir()
+    with module._locked(out):
+        assert sweep(grid[:1], out, "--index", "13") == 2
+    assert f"{out} is being written by process {os.getpid()} on " in capsys.readouterr().err
+    assert not (out / "plain").exists()
+    # What a killed one left behind locks nothing.
+    assert (out / module.LOCK).read_text().startswith("process ")
+    assert sweep(grid[:1], out, "--index", "13") == 0
+
+
+def test_a_budget_stops_whole_and_every_cell_has_some(
+    grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    out, now = tmp_path / "runs", [1000.0]
+
+    def slow(task: Task) -> Done:
+        now[0] += 30.0
+        return replace(perform(task), seconds=30.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_engine, "perform", slow)
+        patch.setattr(module, "_estimate", lambda cells, *_: ({c.kind: Cost(10.0, 0.0, 1) for c in cells}, 1, 1.0))
+        patch.setattr(time, "monotonic", lambda: now[0])
+        assert sweep(grid, out, "--budget", "2m10s") == 4
+    assert now[0] <= 1130.0
+    assert "the time is over: stopped after" in capsys.readouterr().err
+    for name in NAMES:
+        record = read_armory_results(out / name / "partial.json")
+        assert 0 < len(record.outcomes) < record.chosen == 5
+        assert not (out / name / "results.json").exists()
+    assert sweep(grid, out, "--resume") == 0
+    assert not (out / "plain" / "partial.json").exists()
+
+
+def test_a_dry_run_tells_time_and_memory_and_writes_nothing(grid: list[str], tmp_path: Path, capsys: Any) -> None:
+    assert sweep(grid, tmp_path / "runs", "--dry-run") == 0
+    err = capsys.readouterr().err
+    assert "smoothed: 5 of 5 utterances left, 2 iterations, 0:00:" in err
+    gib = float(err.split("about ")[1].split(" GiB")[0])
+    assert 0.1 < gib < 100
+    assert not (tmp_path / "runs").exists()
+
+
+def test_utterances_that_cannot_be_processed_are_left_out(
+    grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from armory_mdnf.errors import AudioError
+    from armory_mdnf.runner import evaluate
+
+    real = evaluate.read_samples
+
+    def read(utterance: Any) -> Any:
+        if utterance.id.startswith("spy"):
+            raise AudioError("nothing is heard")
+        return real(utterance)
+
+    monkeypatch.setattr(evaluate, "read_samples", read)
+    assert sweep(grid[:1], tmp_path / "runs") == 3
+    assert "left out: spy" in capsys.readouterr().err
+    assert read_armory_results(tmp_path / "runs" / "plain" / "results.json").left_out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget", "2 hours"], "--budget: expected a time such as 2h"),
+        (["--processes", "0"], "--processes: expected a whole number >= 1"),
+        (["--threads", "0"], "--threads: expected a whole number >= 1"),
+        (["--index", "x"], "--index: expected positions"),
+    ],
+)
+def test_options_are_refused(grid: list[str], tmp_path: Path, options: list[str], message: str, capsys: Any) -> None:
+    assert sweep(grid, tmp_path / "runs", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("2h", 7200), ("90m", 5400), ("1h30m5s", 5405), ("0.5h", 1800)])
+def test_budgets(text: str, seconds: float) -> None:
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "2d", "-1h", "0s", "1h 2m", "inf"])
+def test_what_is_no_budget(text: str) -> None:
+    with pytest.raises(OptionError, match="--budget"):
+        parse_budget(text)
+
+
+def test_a_folder_per_configuration(tmp_path: Path) -> None:
+    assert names(["a/x.json", "b/y.json"]) == ["x", "y"]
+    assert names(["a/x.json", "b/x.json"]) == ["a_x", "b_x"]
+    with pytest.raises(OptionError, match="twice"):
+        names(["a/x.json", "a/x.json"])
+
+
+def test_two_timed_utterances_tell_steps_from_the_rest() -> None:
+    made = cost([(2.0 * (0.5 + 1 * 0.25), 2.0, 1), (3.0 * (0.5 + 3 * 0.25), 3.0, 3)], 7)
+    assert (made.plain, made.step, made.memory) == (pytest.approx(0.5), pytest.approx(0.25), 7)
+    assert made.seconds(10.0, 100) == pytest.approx(10 * 25.5)
+    assert cost([(1.0, 2.0, 0), (3.0, 2.0, 0)], 0).plain == pytest.approx(1.0)
+
+
+def test_turns_grow_and_hold_every_utterance_once() -> None:
+    turns = list(sweep_plan._turns([(i, None) for i in range(50)]))  # type: ignore[misc]
+    assert [len(turn) for turn in turns] == [1, 1, 2, 4, 8, 16, 16, 2]
+    assert [i for turn in turns for i, _ in turn] == list(range(50))
+
+
+def is_there(group: int) -> bool:
+    """Whether a group still has a process."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+FRAGILE = """
+import os
+from pathlib import Path
+from armory_mdnf.defenses import WaveformDefense
+
+class Fragile(WaveformDefense):
+    def defend(self, x, lengths, streams):
+        mark = Path(__file__).with_name("died")
+        if os.environ.get("SWEEP_TEST") and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), 9)
+        return 0.5 * x
+"""
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_and_one_that_dies_is_replaced(
+    grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}")
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    config = json.loads(Path(grid[0]).read_text())
+    config["defense"] = {"module": "fragile", "name": "Fragile", "type": "Preprocessor", "kwargs": {}}
+    Path(grid[0]).write_text(json.dumps(config))
+    whole, out = tmp_path / "whole", tmp_path / "runs"
+    assert sweep(grid, whole) == 0
+    real = module._estimate
+
+    def estimate(*args: Any) -> Any:
+        made = real(*args)
+        monkeypatch.setenv("SWEEP_TEST", "1")  # from now on, in the processes
+        return made
+
+    monkeypatch.setattr(module, "_estimate", estimate)
+    assert sweep(grid, out, "--processes", "2") == 0
+    assert (tmp_path / "died").exists()
+    assert found(out) == found(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["1", "2"])
+def test_a_killed_sweep_ends_with_the_same_bits(number: str, grid: list[str], tmp_path: Path) -> None:
+    for path in grid:
+        config = json.loads(Path(path).read_text())
+        config["attack"]["kwargs"]["max_iter"] = 40
+        Path(path).write_text(json.dumps(config))
+    whole, out = tmp_path / "whole", tmp_path / "runs"
+    assert sweep(grid, whole) == 0
+    command = [sys.executable, "-m", "armory_mdnf.cli", "sweep", *grid, "--output-dir", str(out)]
+    process = subprocess.Popen([*command, "--processes", number], start_new_session=True)  # a group of its own
+    try:
+        until = time.monotonic() + 300
+        while sum(len(cell) for cell in found(out).values()) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    while is_there(process.pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_there(process.pid)  # nothing goes on without it
+    before = found(out)
+    assert 2 <= sum(len(cell) for cell in before.values()) < 10
+    assert cli.main(["sweep", *grid, "--output-dir", str(out), "--resume", "--processes", number]) == 0
+    assert found(out) == found(whole)
+    assert all(found(out)[name][i] == line for name, cell in before.items() for i, line in cell.items())
