@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.atomic import write_text
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.files import read_audio
@@ -113,7 +113,7 @@ def peers(rounds: int) -> list[dict[str, Any]]:
 class _OneUtterance(torch.nn.Module):
     """The recogniser as asr-attacks takes one: (1, T) -> logits (1, F, classes)."""
 
-    def __init__(self, model: DeepSpeech2Estimator) -> None:
+    def __init__(self, model: RecognizerEstimator) -> None:
         super().__init__()
         self.recognizer = model.model
 

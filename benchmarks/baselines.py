@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from armory_mdnf.asr.contract import SpeechRecognizer
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.asr.model import BatchRNN, Recognizer
 from armory_mdnf.asr.whisper.ctc import WhisperCTC
 from armory_mdnf.asr.whisper.encoder import sinusoids
@@ -117,7 +117,7 @@ def bare_resynthesis(
     return defend
 
 
-class ArtStyleEstimator(DeepSpeech2Estimator):
+class ArtStyleEstimator(RecognizerEstimator):
     """The same network driven as ART's ``PyTorchDeepSpeech`` drives deepspeech.pytorch's.
 
     One utterance after another through NumPy, gradients for all weights too, convolutions masked in a loop over the

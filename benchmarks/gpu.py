@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.atomic import write_text
 from armory_mdnf.attacks.geometry import L2
 from armory_mdnf.attacks.gradient import LossGradient
@@ -111,7 +111,7 @@ def throughput(
 
 
 def dissect(
-    estimator: DeepSpeech2Estimator, computing: Sequence[Any], batch: Batch, flops: dict[str, int], rounds: int
+    estimator: RecognizerEstimator, computing: Sequence[Any], batch: Batch, flops: dict[str, int], rounds: int
 ) -> dict[str, Any]:
     """Where the time of a step goes: by part, by kernel, and how long the device is busy."""
     device, n = batch.x.device.type, len(batch.targets)
@@ -129,7 +129,7 @@ def dissect(
 
 
 def measure(
-    name: str, estimator: DeepSpeech2Estimator, batches: dict[int, Batch], flops: dict[str, int], rounds: int
+    name: str, estimator: RecognizerEstimator, batches: dict[int, Batch], flops: dict[str, int], rounds: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Throughput at each batch in a precision; and a dissection of the smallest and the largest that fit."""
     device, limits = estimator.device.type, []
@@ -148,7 +148,7 @@ def measure(
 def outcome(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Word error rates and mean SNR of the bundled MG-MDNF under a short attack in a precision."""
     kind = "cpu" if args.device == "cpu" else "gpu"
-    estimator = DeepSpeech2Estimator("ds2_mg", [MDNF("melgan", device_type=kind)], device_type=kind)
+    estimator = RecognizerEstimator("ds2_mg", [MDNF("melgan", device_type=kind)], device_type=kind)
     split = load_split("human", "dev")[: args.utterances]
     descent, texts, ratios = Descent(L2(EPS), LossGradient(), args.steps), [], []
     with precision(name, *networks(estimator)):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from armory_mdnf.asr.ctc import ctc_loss
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.asr.model import DeepSpeech2, DeepSpeech2Config, Recognizer
 from armory_mdnf.attacks.pgd import Batch
 from armory_mdnf.attacks.recognizer import Purpose
@@ -70,7 +70,7 @@ def _through(copied: nn.Module, x: Tensor, *rest: Any) -> Any:
     return found.float() if isinstance(found, Tensor) else (found[0].float(), *found[1:])
 
 
-def build(device: str, hidden: int, layers: int, channels: int) -> DeepSpeech2Estimator:
+def build(device: str, hidden: int, layers: int, channels: int) -> RecognizerEstimator:
     """Random recogniser of these sizes behind MDNF with a random MelGAN of 22.05 kHz, the same at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -81,10 +81,10 @@ def build(device: str, hidden: int, layers: int, channels: int) -> DeepSpeech2Es
                 nn.init.kaiming_normal_(weight).mul_(0.7)
     kind = "cpu" if device == "cpu" else "gpu"
     frozen(recognizer)
-    return DeepSpeech2Estimator(recognizer, [MDNF(vocoder, device_type=kind)], device_type=kind)
+    return RecognizerEstimator(recognizer, [MDNF(vocoder, device_type=kind)], device_type=kind)
 
 
-def utterances(estimator: DeepSpeech2Estimator, n: int, seconds: float) -> Batch:
+def utterances(estimator: RecognizerEstimator, n: int, seconds: float) -> Batch:
     """``n`` different stretches of the dev split, (N, T), with transcripts that fit into them."""
     joined, size = torch.from_numpy(speech(1e6)), int(seconds * estimator.sample_rate)
     x = torch.stack([joined.roll(-11213 * i)[:size] for i in range(n)]).to(estimator.device)
@@ -95,14 +95,12 @@ def utterances(estimator: DeepSpeech2Estimator, n: int, seconds: float) -> Batch
     return Batch(x, lengths, targets, range(n))
 
 
-def networks(estimator: DeepSpeech2Estimator) -> tuple[nn.Module, nn.Module]:
+def networks(estimator: RecognizerEstimator) -> tuple[nn.Module, nn.Module]:
     """What a precision applies to: DeepSpeech2 and the vocoder's generator."""
     return estimator.model.network, estimator.preprocessing_operations[0].vocoder.generator
 
 
-def parts(
-    estimator: DeepSpeech2Estimator, computing: Sequence[Any], batch: Batch
-) -> dict[str, Callable[[Tensor], Any]]:
+def parts(estimator: RecognizerEstimator, computing: Sequence[Any], batch: Batch) -> dict[str, Callable[[Tensor], Any]]:
     """The evaluation of a batch cut into its parts, each a function of what the one before gives: audio to losses."""
     (network, generator), (defence,) = computing, estimator.preprocessing_operations
     vocoder, lengths, size = defence.vocoder, batch.lengths, batch.x.shape[1]
@@ -173,7 +171,7 @@ def flops_of(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def count_flops(estimator: DeepSpeech2Estimator, batch: Batch) -> dict[str, int]:
+def count_flops(estimator: RecognizerEstimator, batch: Batch) -> dict[str, int]:
     """FLOPs of one step by part, for one utterance as long as those of the batch."""
     one = batch.rows([0])
     found = {}

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD, CarliniWagner
 from armory_mdnf.attacks.carlini_wagner import ShrinkingBound
 from armory_mdnf.attacks.geometry import L2, SNR, Geometry, Linf
@@ -27,12 +27,12 @@ from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
 from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, OptionError, TranscriptError
 
 
-def estimator(*defences: Any) -> DeepSpeech2Estimator:
-    return DeepSpeech2Estimator(tiny_recognizer(), preprocessing_defences=list(defences) or None, device_type="cpu")
+def estimator(*defences: Any) -> RecognizerEstimator:
+    return RecognizerEstimator(tiny_recognizer(), preprocessing_defences=list(defences) or None, device_type="cpu")
 
 
 @pytest.fixture(scope="module")
-def plain() -> DeepSpeech2Estimator:
+def plain() -> RecognizerEstimator:
     return estimator()
 
 
@@ -113,7 +113,7 @@ def test_an_snr_bound_is_in_decibels_of_each_utterances_own_power() -> None:
 @pytest.mark.parametrize(("norm", "art_norm", "eps"), [("l2", 2, 0.5), ("linf", np.inf, 0.01)])
 @pytest.mark.parametrize("targeted", [False, True])
 def test_iterates_equal_those_of_art(norm: str, art_norm: float, eps: float, targeted: bool) -> None:
-    model = DeepSpeech2Estimator("ds2_base", device_type="cpu")
+    model = RecognizerEstimator("ds2_base", device_type="cpu")
     utterances = sorted(load_split("human", "dev"), key=lambda u: u.duration_s)[:2]
     y = ["PRESS ONE", "HELLO"] if targeted else None
     # Norms are summed in another order, and every step amplifies the last bits: few steps, but out of the ball.
@@ -129,7 +129,7 @@ def test_iterates_equal_those_of_art(norm: str, art_norm: float, eps: float, tar
         assert apart(a, b, x) < 0.02
 
 
-def test_one_step_is_arts_fast_gradient_method(plain: DeepSpeech2Estimator) -> None:
+def test_one_step_is_arts_fast_gradient_method(plain: RecognizerEstimator) -> None:
     x = speechlike(6401)[None]
     a = PGD(plain, norm="linf", eps=0.01, step_fraction=1.0, max_iter=1).generate(x)
     assert apart(a, FastGradientMethod(plain, eps=0.01).generate(x, plain.predict(x)), x) < 0.02
@@ -137,7 +137,7 @@ def test_one_step_is_arts_fast_gradient_method(plain: DeepSpeech2Estimator) -> N
 
 @pytest.mark.armory
 @pytest.mark.parametrize("snr_db", [10.0, 30.0])
-def test_the_snr_attack_equals_armorys(snr_db: float, plain: DeepSpeech2Estimator) -> None:
+def test_the_snr_attack_equals_armorys(snr_db: float, plain: RecognizerEstimator) -> None:
     armory = pytest.importorskip("armory.art_experimental.attacks.snr_pgd", reason="Armory is not installed")
     x = speechlike(6401)[None]
     theirs = armory.SNR_PGD_Numpy(plain, norm="snr_db", eps=snr_db, eps_step=0.5, max_iter=5, verbose=False)
@@ -145,7 +145,7 @@ def test_the_snr_attack_equals_armorys(snr_db: float, plain: DeepSpeech2Estimato
     assert apart(ours.generate(x), theirs.generate(x), x) < 0.02
 
 
-def test_carlini_wagner_equals_arts(plain: DeepSpeech2Estimator, utterances: list[np.ndarray]) -> None:
+def test_carlini_wagner_equals_arts(plain: RecognizerEstimator, utterances: list[np.ndarray]) -> None:
     y = plain.predict(ragged_array(utterances))[[2, 0, 1]]  # one another's: some within reach, so bounds shrink
     options = {"eps": 0.02, "learning_rate": 2e-3, "max_iter": 40, "num_iter_decrease_eps": 5}
     for i, u in enumerate(utterances):
@@ -343,12 +343,12 @@ def test_finite_differences_agree_with_the_gradient_at_fixed_noise(kind: str, me
         assert float((up - down) / (2 * h)) == pytest.approx(expected, rel=2e-3, abs=1e-4 * float(gradient.norm()))
 
 
-def test_silence_has_nothing_to_give_under_an_snr_bound(plain: DeepSpeech2Estimator) -> None:
+def test_silence_has_nothing_to_give_under_an_snr_bound(plain: RecognizerEstimator) -> None:
     x = np.zeros(4000, dtype=np.float32)
     assert not PGD(plain, norm="snr", snr_db=20.0, max_iter=2).generate(x, ["A"]).any()
 
 
-def test_kind_shape_and_dtype_come_back(plain: DeepSpeech2Estimator) -> None:
+def test_kind_shape_and_dtype_come_back(plain: RecognizerEstimator) -> None:
     x = speechlike(4000)
     attack = PGD(plain, eps=0.1, max_iter=1)
     assert attack.generate(x).shape == (4000,)
@@ -356,7 +356,7 @@ def test_kind_shape_and_dtype_come_back(plain: DeepSpeech2Estimator) -> None:
     assert [u.shape for u in attack.generate(ragged_array([x, x[:3000]]))] == [(4000,), (3000,)]
 
 
-def test_no_iterations_change_nothing(plain: DeepSpeech2Estimator) -> None:
+def test_no_iterations_change_nothing(plain: RecognizerEstimator) -> None:
     x = speechlike(4000)
     np.testing.assert_array_equal(PGD(plain, eps=0.1, max_iter=0).generate(x), x)
 
@@ -385,7 +385,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("options", REFUSED, ids=str)
-def test_options_refused(options: dict, plain: DeepSpeech2Estimator) -> None:
+def test_options_refused(options: dict, plain: RecognizerEstimator) -> None:
     with pytest.raises(OptionError):
         PGD(plain, **options)
 
@@ -393,7 +393,7 @@ def test_options_refused(options: dict, plain: DeepSpeech2Estimator) -> None:
 @pytest.mark.parametrize(
     "options", [{"targeted": False}, {"eps": 0}, {"decrease_factor_eps": 1.0}, {"num_iter_decrease_eps": 0}], ids=str
 )
-def test_options_that_carlini_wagner_refuses(options: dict, plain: DeepSpeech2Estimator) -> None:
+def test_options_that_carlini_wagner_refuses(options: dict, plain: RecognizerEstimator) -> None:
     with pytest.raises(OptionError):
         CarliniWagner(plain, **options)
 
@@ -411,12 +411,12 @@ def test_options_that_carlini_wagner_refuses(options: dict, plain: DeepSpeech2Es
         (speechlike(4000), ["A"], {"mask": None}, OptionError),
     ],
 )
-def test_inputs_refused(x: np.ndarray, y: list[str], options: dict, error: type, plain: DeepSpeech2Estimator) -> None:
+def test_inputs_refused(x: np.ndarray, y: list[str], options: dict, error: type, plain: RecognizerEstimator) -> None:
     with pytest.raises(error):
         PGD(plain, eps=0.5, max_iter=1).generate(x, y, **options)
 
 
-def test_a_targeted_attack_needs_targets(plain: DeepSpeech2Estimator) -> None:
+def test_a_targeted_attack_needs_targets(plain: RecognizerEstimator) -> None:
     with pytest.raises(TranscriptError, match="target"):
         PGD(plain, eps=0.5, targeted=True).generate(speechlike(4000))
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import speechlike, tiny_recognizer
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator, RecognizerEstimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig
 from armory_mdnf.attacks import PGD
 from armory_mdnf.defenses import MDNF, MelResynth
@@ -27,7 +27,7 @@ X = speechlike(6400)
 def test_the_bare_step_is_our_gradient(kind: str, melgan: Any) -> None:
     made = {"none": [], "melgan": [MelResynth(melgan, device_type="cpu")]}
     defences = made.get(kind, [MDNF(melgan, 0.0, None, device_type="cpu")])
-    ours = DeepSpeech2Estimator(tiny_recognizer(), preprocessing_defences=defences or None, device_type="cpu")
+    ours = RecognizerEstimator(tiny_recognizer(), preprocessing_defences=defences or None, device_type="cpu")
     bare = None
     if defences:
         bare = bare_resynthesis(melgan, *([defences[0].curve, 0.0] if isinstance(defences[0], MDNF) else []))
@@ -66,7 +66,7 @@ def test_the_bare_noise_has_mdnfs_norm(melgan: Any) -> None:
 
 def test_arts_way_gives_our_gradient_and_leaves_the_weights_as_they_were() -> None:
     theirs = ArtStyleEstimator(tiny_recognizer(), device_type="cpu")
-    expected = DeepSpeech2Estimator(tiny_recognizer(), device_type="cpu").loss_gradient(X[None], ["AB C"])
+    expected = RecognizerEstimator(tiny_recognizer(), device_type="cpu").loss_gradient(X[None], ["AB C"])
     found = theirs.loss_gradient(X[None], np.array(["AB C"]))
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
     assert not any(p.requires_grad or p.grad is not None for p in theirs.model.parameters())

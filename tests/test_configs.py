@@ -22,7 +22,7 @@ from art.attacks.evasion import ProjectedGradientDescent
 from conftest import speechlike, tiny_recognizer
 from librispeech_folder import make_librispeech
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD, CarliniWagner, RandomNoise
 from armory_mdnf.data.librispeech import VARIABLE
 from armory_mdnf.defenses import MDNF
@@ -89,8 +89,8 @@ def as_bundled(block: Any) -> Any:
     return json.loads(json.dumps(block).replace("librispeech/", "").replace(".safetensors", ""))
 
 
-def tiny() -> DeepSpeech2Estimator:
-    return DeepSpeech2Estimator(tiny_recognizer(), device_type="cpu")
+def tiny() -> RecognizerEstimator:
+    return RecognizerEstimator(tiny_recognizer(), device_type="cpu")
 
 
 # Files and tables.
@@ -471,7 +471,7 @@ def test_armory_does_not_rename_the_image() -> None:
 
 def test_an_attack_without_steps_changes_nothing(recognizer: Any) -> None:
     """What the benign configuration attacks with where nobody reads sysconfig."""
-    estimator = DeepSpeech2Estimator(recognizer, device_type="cpu")
+    estimator = RecognizerEstimator(recognizer, device_type="cpu")
     x = np.random.default_rng(0).uniform(-0.1, 0.1, (1, 4000)).astype(np.float32)
     attack = ProjectedGradientDescent(estimator, **load("none_benign")["attack"]["kwargs"])
     np.testing.assert_array_equal(attack.generate(x), x)

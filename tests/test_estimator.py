@@ -12,7 +12,7 @@ from art.defences.preprocessor.preprocessor import Preprocessor
 from art.preprocessing.audio import LFilterPyTorch
 from conftest import ragged_array, speechlike, tiny_recognizer
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.audio import ragged
 from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
 from armory_mdnf.errors import AudioError, OptionError, TranscriptError
@@ -31,12 +31,12 @@ def defended(request, recognizer, melgan, pwg):
         "rs": lambda: [RandomizedSmoothing(15, 3, **CPU)],
         "rs+mdnf": lambda: [RandomizedSmoothing(20, 2, seed=1, **CPU), MDNF(melgan, 10, None, seed=2, **CPU)],
     }[request.param]()
-    return DeepSpeech2Estimator(recognizer, defenses, **CPU)
+    return RecognizerEstimator(recognizer, defenses, **CPU)
 
 
 @pytest.fixture
 def plain(recognizer):
-    return DeepSpeech2Estimator(recognizer, **CPU)
+    return RecognizerEstimator(recognizer, **CPU)
 
 
 def rewind(estimator):
@@ -86,8 +86,8 @@ def test_predictions_do_not_depend_on_the_batch(defended, utterances, batch_size
 
 def test_probabilities_are_averaged_over_the_passes(recognizer, utterances):
     x = utterances[0]
-    several = DeepSpeech2Estimator(recognizer, RandomizedSmoothing(5, passes=4, **CPU), **CPU)
-    single = DeepSpeech2Estimator(recognizer, RandomizedSmoothing(5, passes=1, **CPU), **CPU)
+    several = RecognizerEstimator(recognizer, RandomizedSmoothing(5, passes=4, **CPU), **CPU)
+    single = RecognizerEstimator(recognizer, RandomizedSmoothing(5, passes=1, **CPU), **CPU)
     found, _ = several.predict(x, transcription_output=False)
     passes = [single.predict(x, transcription_output=False)[0] for _ in range(4)]
     np.testing.assert_allclose(found, np.mean(passes, axis=0), atol=1e-5)
@@ -95,7 +95,7 @@ def test_probabilities_are_averaged_over_the_passes(recognizer, utterances):
 
 
 def test_a_defense_switched_off_is_left_out(recognizer, plain, utterances):
-    off = DeepSpeech2Estimator(recognizer, RandomizedSmoothing(0, apply_predict=False, **CPU), **CPU)
+    off = RecognizerEstimator(recognizer, RandomizedSmoothing(0, apply_predict=False, **CPU), **CPU)
     assert off.predict(utterances).tolist() == plain.predict(utterances).tolist()
 
 
@@ -182,7 +182,7 @@ def test_silence_has_finite_gradients(defended):
 
 def test_only_the_audio_gets_a_gradient(recognizer, melgan, utterances):
     recognizer.requires_grad_(True)
-    estimator = DeepSpeech2Estimator(recognizer, MDNF(melgan, 10, None, **CPU), **CPU)
+    estimator = RecognizerEstimator(recognizer, MDNF(melgan, 10, None, **CPU), **CPU)
     x = torch.tensor(utterances[0])[None].requires_grad_()
     estimator.compute_loss_and_decoded_output(x, ["A"])[0].backward()
     assert x.grad is not None
@@ -215,7 +215,7 @@ def test_a_torch_preprocessor_runs_in_the_graph(recognizer, plain, utterances):
     taps = np.zeros(9)
     taps[0], taps[8] = 1, 0.5
     echo = LFilterPyTorch(numerator_coef=taps, denominator_coef=np.eye(9)[0], device_type="cpu")
-    estimator = DeepSpeech2Estimator(recognizer, [echo], **CPU)
+    estimator = RecognizerEstimator(recognizer, [echo], **CPU)
     filtered = [np.convolve(u, taps)[: len(u)].astype(np.float32) for u in utterances]
     expected = plain.compute_loss(filtered, TEXTS)
     np.testing.assert_allclose(estimator.compute_loss(utterances, TEXTS), expected, rtol=1e-4)
@@ -238,7 +238,7 @@ class Third(Preprocessor):
 
 
 def test_a_numpy_preprocessor_brings_its_own_gradient(recognizer, plain, utterances):
-    estimator = DeepSpeech2Estimator(recognizer, [Third()], **CPU)
+    estimator = RecognizerEstimator(recognizer, [Third()], **CPU)
     scaled = [u / 3 for u in utterances]
     assert estimator.predict(utterances).tolist() == plain.predict(scaled).tolist()
     found = estimator.loss_gradient(utterances, TEXTS)
@@ -247,7 +247,7 @@ def test_a_numpy_preprocessor_brings_its_own_gradient(recognizer, plain, utteran
 
 
 def test_a_standardisation_tuple_is_applied(recognizer, plain, utterances):
-    estimator = DeepSpeech2Estimator(recognizer, preprocessing=(0.0, 2.0), **CPU)
+    estimator = RecognizerEstimator(recognizer, preprocessing=(0.0, 2.0), **CPU)
     assert estimator.predict(utterances).tolist() == plain.predict([u / 2 for u in utterances]).tolist()
 
 
@@ -351,10 +351,10 @@ def test_bad_audio_is_refused(plain, utterances):
 
 def test_bad_options_are_refused(recognizer, plain, utterances):
     with pytest.raises(OptionError, match=r"expected clip_values \(-1, 1\) or None"):
-        DeepSpeech2Estimator(recognizer, clip_values=(0, 1), **CPU)
-    assert DeepSpeech2Estimator(recognizer, clip_values=None, **CPU).clip_values is None
+        RecognizerEstimator(recognizer, clip_values=(0, 1), **CPU)
+    assert RecognizerEstimator(recognizer, clip_values=None, **CPU).clip_values is None
     with pytest.raises(OptionError, match="unknown device_type 'cuda'"):
-        DeepSpeech2Estimator(recognizer, device_type="cuda")
+        RecognizerEstimator(recognizer, device_type="cuda")
     with pytest.raises(OptionError, match="expected batch_size >= 1, got 0"):
         plain.predict(utterances, batch_size=0)
     with pytest.raises(OptionError, match=r"unknown reduction 'summ'.*did you mean 'sum'"):
@@ -363,14 +363,20 @@ def test_bad_options_are_refused(recognizer, plain, utterances):
 
 def test_a_saved_estimator_comes_back(tmp_path, plain, utterances):
     plain.save("tiny", str(tmp_path))
-    again = DeepSpeech2Estimator(tmp_path / "tiny.safetensors", **CPU)
+    again = RecognizerEstimator(tmp_path / "tiny.safetensors", **CPU)
     assert again.predict(utterances).tolist() == plain.predict(utterances).tolist()
 
 
 @pytest.mark.parametrize("changes", [{"rnn_type": "gru"}, {"bidirectional": False}, {"hidden_layers": 1}])
 def test_other_networks(changes):
-    estimator = DeepSpeech2Estimator(tiny_recognizer(**changes), **CPU)
+    estimator = RecognizerEstimator(tiny_recognizer(**changes), **CPU)
     x = [speechlike(4000, 1), speechlike(2777, 2)]
     together = estimator.loss_gradient(ragged_array(x), ["A", "B"])
     for u, text, gradient in zip(x, ["A", "B"], together, strict=True):
         assert relative(gradient, estimator.loss_gradient(u, [text])) < 1e-4
+
+
+def test_the_older_name_is_the_same_class() -> None:
+    from armory_mdnf.asr import estimator
+
+    assert estimator.DeepSpeech2Estimator is RecognizerEstimator

@@ -14,7 +14,7 @@ from art.attacks.evasion.imperceptible_asr.imperceptible_asr import Psychoacoust
 from art.exceptions import EstimatorError
 from conftest import ragged_array
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
 from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError
 from armory_mdnf.plugin import attacks as adapters
@@ -40,19 +40,19 @@ def armory_attacks() -> dict[str, Any]:
 
 
 @pytest.fixture(params=["none", "mg", "mdnf", "rs"])
-def estimator(request, recognizer, melgan) -> DeepSpeech2Estimator:
+def estimator(request, recognizer, melgan) -> RecognizerEstimator:
     defenses = {
         "none": lambda: None,
         "mg": lambda: MelResynth(melgan, **CPU),
         "mdnf": lambda: MDNF(melgan, 10, None, **CPU),
         "rs": lambda: RandomizedSmoothing(15, 3, **CPU),
     }[request.param]()
-    return DeepSpeech2Estimator(recognizer, defenses, **CPU)
+    return RecognizerEstimator(recognizer, defenses, **CPU)
 
 
 @pytest.fixture
-def plain(recognizer) -> DeepSpeech2Estimator:
-    return DeepSpeech2Estimator(recognizer, **CPU)
+def plain(recognizer) -> RecognizerEstimator:
+    return RecognizerEstimator(recognizer, **CPU)
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ def x(utterances) -> np.ndarray:
     return utterances[0][None]
 
 
-def mean_loss(estimator: DeepSpeech2Estimator, x: Any, y: Any, draws: int = 4) -> np.ndarray:
+def mean_loss(estimator: RecognizerEstimator, x: Any, y: Any, draws: int = 4) -> np.ndarray:
     """Loss of each utterance, averaged over draws of the defence's noise that no attack has seen."""
     return np.mean([estimator.compute_loss(x, y) for _ in range(draws)], axis=0)
 
 
-def check(estimator: DeepSpeech2Estimator, x: Any, adversarial: Any, y: Any, towards: bool) -> None:
+def check(estimator: RecognizerEstimator, x: Any, adversarial: Any, y: Any, towards: bool) -> None:
     """Kind, shape and dtype stay, samples are finite, and the loss of ``y`` went down (towards it) or up."""
     assert isinstance(adversarial, np.ndarray)
     assert adversarial.shape == x.shape

@@ -12,7 +12,7 @@ from conftest import ragged_array
 from armory_mdnf.asr.checkpoints import load_recognizer
 from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.asr.deepspeech_pytorch import read_recognizer
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 
 DATA = Path(__file__).parent / "data" / "deepspeech2"
 ATOL = 1e-4  # of a probability: float32 through the recurrent layers, whose sums each processor orders in its own way
@@ -25,13 +25,13 @@ def audio() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module", params=["bilstm", "bigru", "unilstm"])
-def golden(request: pytest.FixtureRequest) -> tuple[DeepSpeech2Estimator, dict[str, np.ndarray]]:
+def golden(request: pytest.FixtureRequest) -> tuple[RecognizerEstimator, dict[str, np.ndarray]]:
     name = request.param
     checkpoint = DATA / f"{name}.ckpt"
     bundle = DATA / f"{name}.safetensors"
     model = load_recognizer(bundle) if bundle.exists() else read_recognizer(checkpoint)
     with np.load(DATA / f"{name}.npz") as f:
-        return DeepSpeech2Estimator(model, device_type="cpu"), dict(f)
+        return RecognizerEstimator(model, device_type="cpu"), dict(f)
 
 
 def test_probabilities_of_the_batch(golden, audio):
@@ -83,9 +83,9 @@ def test_audio_gradients(golden, audio, batch_mode):
 
 
 def test_a_bundle_keeps_a_checkpoint(tmp_path, audio):
-    original = DeepSpeech2Estimator(read_recognizer(DATA / "unilstm.ckpt"), device_type="cpu")
+    original = RecognizerEstimator(read_recognizer(DATA / "unilstm.ckpt"), device_type="cpu")
     original.save("copy", str(tmp_path))
-    copy = DeepSpeech2Estimator(tmp_path / "copy.safetensors", device_type="cpu")
+    copy = RecognizerEstimator(tmp_path / "copy.safetensors", device_type="cpu")
     expected, _ = original.predict(audio[1], transcription_output=False)
     found, _ = copy.predict(audio[1], transcription_output=False)
     np.testing.assert_array_equal(found, expected)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks.pgd import Batch
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.data.bundled import load_split
@@ -30,16 +30,16 @@ def flags() -> tuple[bool, bool]:
 
 
 @pytest.fixture(scope="module")
-def estimator() -> DeepSpeech2Estimator:
+def estimator() -> RecognizerEstimator:
     return gpu_step.build("cpu", hidden=16, layers=2, channels=16)
 
 
 @pytest.fixture(scope="module")
-def batch(estimator: DeepSpeech2Estimator) -> Batch:
+def batch(estimator: RecognizerEstimator) -> Batch:
     return gpu_step.utterances(estimator, 2, 0.5)
 
 
-def losses(estimator: DeepSpeech2Estimator, batch: Batch) -> torch.Tensor:
+def losses(estimator: RecognizerEstimator, batch: Batch) -> torch.Tensor:
     keys = [(i, Purpose.ATTACK, 0, 0, 0) for i in batch.indices]
     return estimator.losses(batch.x, batch.lengths, batch.targets, keys)
 
@@ -74,7 +74,7 @@ def test_the_whole_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("name", gpu.PRECISIONS)
-def test_the_parts_make_up_the_step(name: str, estimator: DeepSpeech2Estimator, batch: Batch) -> None:
+def test_the_parts_make_up_the_step(name: str, estimator: RecognizerEstimator, batch: Batch) -> None:
     with gpu_step.precision(name, *gpu_step.networks(estimator)) as computing:
         x = batch.x
         for function in gpu_step.parts(estimator, computing, batch).values():
@@ -82,7 +82,7 @@ def test_the_parts_make_up_the_step(name: str, estimator: DeepSpeech2Estimator, 
         torch.testing.assert_close(x, losses(estimator, batch))
 
 
-def test_bfloat16_is_what_computes(estimator: DeepSpeech2Estimator, batch: Batch) -> None:
+def test_bfloat16_is_what_computes(estimator: RecognizerEstimator, batch: Batch) -> None:
     expected = losses(estimator, batch)
     seen: dict[Any, Any] = {}
     with gpu_step.precision("bfloat16", *gpu_step.networks(estimator)) as (network, generator):
@@ -100,7 +100,7 @@ def test_bfloat16_is_what_computes(estimator: DeepSpeech2Estimator, batch: Batch
     torch.testing.assert_close(losses(estimator, batch), expected, rtol=0, atol=0)
 
 
-def test_flags_and_modules_come_back_after_an_error(estimator: DeepSpeech2Estimator) -> None:
+def test_flags_and_modules_come_back_after_an_error(estimator: RecognizerEstimator) -> None:
     seen = []
 
     def interrupted(name: str) -> None:
@@ -141,7 +141,7 @@ def test_flops_of_a_layer(layer: nn.Module, shape: tuple[int, ...], expected: in
     assert gpu_step.flops_of(run) == 2 * 2 * expected
 
 
-def test_flops_of_an_lstm(estimator: DeepSpeech2Estimator) -> None:
+def test_flops_of_an_lstm(estimator: RecognizerEstimator) -> None:
     """In closed form, against the cells written down as products of matrices."""
 
     def direction(x: torch.Tensor, lstm: nn.LSTM) -> torch.Tensor:
@@ -162,7 +162,7 @@ def test_flops_of_an_lstm(estimator: DeepSpeech2Estimator) -> None:
     assert gpu_step.lstm_flops(network, frames) == counted
 
 
-def test_flops_of_a_step(estimator: DeepSpeech2Estimator, batch: Batch) -> None:
+def test_flops_of_a_step(estimator: RecognizerEstimator, batch: Batch) -> None:
     found = gpu_step.count_flops(estimator, batch)
     frames = int(estimator.model.out_frames(batch.lengths[:1]))
     assert found["linear layer, CTC"] == 4 * frames * 16 * 29

@@ -12,7 +12,7 @@ from art.defences.preprocessor import FeatureSqueezing, GaussianAugmentation
 from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 from conftest import ragged_array
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio import ragged
 from armory_mdnf.defenses import RandomizedSmoothing
@@ -59,8 +59,8 @@ class InTheGraph(RandomizedSmoothing):
         return self.change(x)
 
 
-def estimator(recognizer: Any, *defences: Any) -> DeepSpeech2Estimator:
-    return DeepSpeech2Estimator(recognizer, list(defences), **CPU)
+def estimator(recognizer: Any, *defences: Any) -> RecognizerEstimator:
+    return RecognizerEstimator(recognizer, list(defences), **CPU)
 
 
 WRONG = {

@@ -19,7 +19,7 @@ from art.defences.preprocessor.preprocessor import Preprocessor
 from runner_folder import CONFIGS, INDEX, RS, TARGETED, lines, needs_armory, same, strict
 
 from armory_mdnf import cli
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.data.bundled import Utterance, load_split
@@ -185,7 +185,7 @@ class Grain(Preprocessor):
 
 
 def test_other_preprocessors_draw_alike_whatever_the_batch(weights: str) -> None:
-    estimator = DeepSpeech2Estimator(weights, preprocessing_defences=Grain(), device_type="cpu")
+    estimator = RecognizerEstimator(weights, preprocessing_defences=Grain(), device_type="cpu")
     attack = PGD(estimator, norm="l2", eps=0.5, max_iter=2)
     evaluation = Evaluation(estimator, attack, by_keys=False)
     chosen, found = bundled("human", INDEX), np.random.get_state()[1].copy()
@@ -212,7 +212,7 @@ def test_arts_preprocessors_stand_in_front(config: dict[str, Any], run: Callable
     kwargs = {"bit_depth": 3, "clip_values": [-1, 1]}
     block = {"module": "art.defences.preprocessor", "name": "FeatureSqueezing", "type": "Preprocessor"}
     found = lines(run(config | {"defense": block | {"kwargs": kwargs}}, "--skip-attack"))
-    estimator = DeepSpeech2Estimator(weights, device_type="cpu")
+    estimator = RecognizerEstimator(weights, device_type="cpu")
     squeeze = FeatureSqueezing(bit_depth=3, clip_values=(-1, 1))
     for index, utterance in bundled("human", INDEX):
         audio = read_samples(utterance)[None]

@@ -16,7 +16,7 @@ from librispeech_folder import make_librispeech
 from runner_folder import INDEX, failures, lines, strict
 
 from armory_mdnf import cli
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.data import librispeech
 from armory_mdnf.data.bundled import Utterance
@@ -199,7 +199,7 @@ def refusing(u: np.ndarray) -> np.ndarray:
     ],
 )
 def test_what_an_attack_gives_back_is_checked(weights: str, spoil: Callable[..., Any], reason: str) -> None:
-    evaluation = Evaluation(DeepSpeech2Estimator(weights, device_type="cpu"), Attack(spoil))
+    evaluation = Evaluation(RecognizerEstimator(weights, device_type="cpu"), Attack(spoil))
     found = evaluation(bundled("human", INDEX))
     (failure,) = [line for line in found if isinstance(line, Failed)]
     assert failure.index == 18
@@ -212,7 +212,7 @@ def test_an_attack_that_gives_another_number_of_recordings(weights: str) -> None
         def generate(self, x: list[np.ndarray], y: Any = None, indices: Any = None) -> list[Any]:
             return super().generate(x, y, indices)[: 1 if 18 not in indices else -1]
 
-    evaluation = Evaluation(DeepSpeech2Estimator(weights, device_type="cpu"), Losing(lambda u: u))
+    evaluation = Evaluation(RecognizerEstimator(weights, device_type="cpu"), Losing(lambda u: u))
     found = {line.index: line for line in evaluation(bundled("human", INDEX))}
     assert found[18].reason == "attack Losing gave 0 recordings for 1 utterances"
     assert not any(isinstance(found[i], Failed) for i in (13, 41))
@@ -234,7 +234,7 @@ class Fragile(Preprocessor):
 def test_a_defence_that_fails_for_one_utterance(weights: str) -> None:
     chosen = bundled("human", INDEX)
     length = len(read_samples(chosen[1][1]))
-    estimator = DeepSpeech2Estimator(weights, preprocessing_defences=Fragile(length), device_type="cpu")
+    estimator = RecognizerEstimator(weights, preprocessing_defences=Fragile(length), device_type="cpu")
     evaluation = Evaluation(estimator, None, by_keys=False, theirs="defense theirs.Fragile")
     found = [line for batch in evaluation.batches(chosen, 100.0) for line in evaluation(batch)]
     (failure,) = [line for line in found if isinstance(line, Failed)]
@@ -256,7 +256,7 @@ class Spoiling(Preprocessor):
 def test_what_a_defence_of_others_gives_back_costs_one_utterance(weights: str, spoil: Callable[..., Any]) -> None:
     chosen = bundled("human", INDEX)
     defence = Spoiling(len(read_samples(chosen[1][1])), spoil)
-    estimator = DeepSpeech2Estimator(weights, preprocessing_defences=defence, device_type="cpu")
+    estimator = RecognizerEstimator(weights, preprocessing_defences=defence, device_type="cpu")
     evaluation = Evaluation(estimator, None, by_keys=False, theirs="defense theirs.Spoiling")
     found = {line.index: line for batch in evaluation.batches(chosen, 100.0) for line in evaluation(batch)}
     assert isinstance(found[18], Failed)
@@ -265,7 +265,7 @@ def test_what_a_defence_of_others_gives_back_costs_one_utterance(weights: str, s
 
 
 def test_a_fault_of_this_package_is_no_fault_of_an_utterance(weights: str) -> None:
-    evaluation = Evaluation(DeepSpeech2Estimator(weights, device_type="cpu"), Attack(lambda u: u.nothing))
+    evaluation = Evaluation(RecognizerEstimator(weights, device_type="cpu"), Attack(lambda u: u.nothing))
     with pytest.raises(AttributeError):
         evaluation(bundled("human", INDEX))
 

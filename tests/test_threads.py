@@ -12,7 +12,7 @@ from conftest import speechlike, tiny_recognizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.asr.threads import even_parts, rounds, side_by_side
 from armory_mdnf.audio import ragged
 from armory_mdnf.defenses import RandomizedSmoothing
@@ -87,7 +87,7 @@ def test_parts_run_at_the_same_time_each_with_its_share_of_the_threads(three_thr
 
 
 def test_gradients_side_by_side_are_those_one_by_one(three_threads: None) -> None:
-    estimator = DeepSpeech2Estimator(
+    estimator = RecognizerEstimator(
         tiny_recognizer(), preprocessing_defences=RandomizedSmoothing(seed=3), device_type="cpu"
     )
     estimator.to_training_mode()
@@ -102,7 +102,7 @@ def test_gradients_side_by_side_are_those_one_by_one(three_threads: None) -> Non
 
 
 def test_an_error_in_a_part_is_the_caller_s(three_threads: None) -> None:
-    estimator = DeepSpeech2Estimator(tiny_recognizer(), device_type="cpu")
+    estimator = RecognizerEstimator(tiny_recognizer(), device_type="cpu")
     x, lengths = ragged.pad([torch.from_numpy(speechlike(n, n)) for n in (8000, 9000, 4000)])
     with pytest.raises(TranscriptError, match="transcript 1 has 800"):
         estimator.gradients(x, lengths, [[2], list(np.tile([2, 3], 400)), [2]], [(i, 0) for i in range(3)])

@@ -324,3 +324,4 @@ def _pass_keys(keys: Sequence[Key] | None, passes: int) -> list[Key] | None:
 
 
 DeepSpeech2Estimator = RecognizerEstimator
+"""The name from when DeepSpeech2 was the only recogniser, for code that has it."""

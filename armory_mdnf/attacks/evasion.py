@@ -38,7 +38,7 @@ class RecognizerAttack(EvasionAttack):
     def __init__(self, estimator: Any, targeted: bool, batch_seconds: float, seed: int, verbose: bool) -> None:
         if not isinstance(estimator, AttackedRecognizer):
             raise OptionError(
-                f"expected an estimator with losses and transcribe, such as DeepSpeech2Estimator, got "
+                f"expected an estimator with losses and transcribe, such as RecognizerEstimator, got "
                 f"{type(estimator).__name__}: for others there are ART's own attacks"
             )
         super().__init__(estimator=estimator)

@@ -19,7 +19,7 @@ class RandomizedSmoothing(WaveformDefense):
     """White Gaussian noise at ``snr_db`` relative to each utterance's own power.
 
     The recogniser averages the per-frame character probabilities of ``passes`` draws and decodes the mean
-    (:class:`armory_mdnf.asr.estimator.DeepSpeech2Estimator`); a loss gradient takes one draw. Any other estimator
+    (:class:`armory_mdnf.asr.estimator.RecognizerEstimator`); a loss gradient takes one draw. Any other estimator
     gets one pass, and a warning. A silent utterance has no power and gets no noise.
 
     Raises :class:`OptionError` for an SNR that is not finite, and for fewer than one pass.

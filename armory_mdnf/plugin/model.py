@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from armory_mdnf.asr.estimator import DeepSpeech2Estimator
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.errors import BundleError, OptionError, cause, quoted, refuse_unknown, shown
 
 MODEL_KEYS = ("weights",)
@@ -14,7 +14,7 @@ WRAPPER_KEYS = ("clip_values", "device_type")
 
 def get_art_model(
     model_kwargs: Mapping[str, Any], wrapper_kwargs: Mapping[str, Any], weights_path: str | None = None
-) -> DeepSpeech2Estimator:
+) -> RecognizerEstimator:
     """DeepSpeech2 behind ART's interface; Armory puts the defences in front of it.
 
     ``model_kwargs``: ``weights``, the name of bundled weights or the path of a bundle. The configuration's
@@ -40,6 +40,6 @@ def get_art_model(
             raise OptionError(f"expected clip_values to be two numbers or null, got {quoted(clip)}")
         options["clip_values"] = tuple(clip)
     try:
-        return DeepSpeech2Estimator(weights[0], **options)
+        return RecognizerEstimator(weights[0], **options)
     except OSError as error:  # a name that is too long, a file that may not be read
         raise BundleError(f"weights {shown(weights[0])}: {cause(error)}") from error
