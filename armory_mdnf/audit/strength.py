@@ -41,7 +41,7 @@ def check_convergence(trials: Trials, draws: Sequence[int], asked: int) -> Findi
     evidence: dict[str, Any] = {"iterations": {str(k): _row(curve[k]) for k in steps}, "iterations_asked": asked}
     verdicts, said, advice = [], [], []
     if len(steps) > 1:
-        last, before = steps[-1], steps[-2]
+        last, before = plan.iterations, plan.iterations // 2
         gain = difference_interval(curve[last].counts, curve[before].counts)
         evidence["gain_of_last_doubling"] = points(gain)
         verdict = judge_gain(gain)

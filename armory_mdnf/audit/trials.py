@@ -203,10 +203,11 @@ class Trials:
         return [(index, purpose, draw) for index in self.batch.indices]
 
     def own(self) -> Attempt:
-        """The configuration's attack; :attr:`snapshots` then has its audio after 1, 2, 4, ... steps."""
+        """The configuration's attack; :attr:`snapshots` then has its audio after 1, 2, 4, ... and half of its steps."""
         if OWN not in self.attempts:
             steps = self.plan.iterations
-            self.snapshots = self.run(self.plan, at=[1 << k for k in range(steps.bit_length()) if 1 << k < steps])
+            powers = {1 << k for k in range(steps.bit_length()) if 1 << k < steps}
+            self.snapshots = self.run(self.plan, at=sorted(powers | {steps // 2} - {0}))
             self.attempts[OWN] = self.judge(self.snapshots.pop(steps))
         return self.attempts[OWN]
 
