@@ -206,14 +206,6 @@ THREATS: dict[str, tuple[str, str, tuple[str, str, Block]]] = {
     "pgd_l2_0.5": (untargeted("l2", 0.5), "l2 0.5", art_pgd(2, 0.5)),
     "pgd_linf": (untargeted("linf", 0.01), "linf 0.01", art_pgd("inf", 0.01)),
     "pgd_linf_0.005": (untargeted("linf", 0.005), "linf 0.005", art_pgd("inf", 0.005)),
-    "pgd_l2_ours": (
-        untargeted("l2", 1.5) + ", this package's attack in place of ART's", "l2 1.5",
-        our_pgd(norm="l2", eps=1.5, eps_step=0.3, targeted=False),
-    ),
-    "pgd_linf_ours": (
-        untargeted("linf", 0.01) + ", this package's attack in place of ART's", "linf 0.01",
-        our_pgd(norm="linf", eps=0.01, eps_step=0.002, targeted=False),
-    ),
     "pgd_l2_published": (
         untargeted("l2", 1.5) + PUBLISHED, "l2 1.5, published gradient",
         our_pgd(norm="l2", eps=1.5, eps_step=0.3, targeted=False, gradient="published"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -20,6 +19,7 @@ from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.trials import Plan, Trials
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, choices, quoted
+from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, read_config, within
 from armory_mdnf.runner.named import files_of
@@ -114,7 +114,7 @@ def _keep(path: Path, about: dict[str, Any], findings: Sequence[Finding], second
         "verdict": worst([finding.verdict for finding in findings]),
     }
     with storing(lambda: f"{len(findings)} findings are printed"):
-        write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        write_text(path, dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def parse_draws(given: str) -> tuple[int, ...]:

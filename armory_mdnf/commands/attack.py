@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.commands import options
-from armory_mdnf.commands.blocks import attack_block, defense_block, model_for
-from armory_mdnf.commands.transcribe import add_piece_seconds
+from armory_mdnf.commands.blocks import defense_block, model_for
 from armory_mdnf.errors import AudioError, OptionError
 
 
@@ -33,7 +32,7 @@ def add_command(commands: Any) -> None:
     )
     options.add_model(parser)
     options.add_attack(parser)
-    add_piece_seconds(parser)
+    options.add_piece_seconds(parser)
     options.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -48,15 +47,7 @@ def run(args: argparse.Namespace) -> int:
     longest_s = listener.check_piece_seconds(args.piece_seconds)
     target = None if args.target is None else _words("--target", args.target)
     reference = None if args.reference is None else _words("--reference", args.reference)
-    block = attack_block(
-        args.attack,
-        eps=args.eps,
-        snr_db=args.snr_db,
-        steps=args.steps,
-        eot=args.eot,
-        targeted=target is not None,
-        seed=args.seed,
-    )
+    block = options.chosen_attack(args, target is not None)
     recordings.check_format(args.out)
     ensure_writable(args.out)
     model = model_for(args.model, args.defense)

@@ -8,7 +8,6 @@ from typing import Any
 
 from armory_mdnf.commands import options
 from armory_mdnf.commands.blocks import defense_block
-from armory_mdnf.commands.transcribe import add_piece_seconds
 from armory_mdnf.errors import OptionError
 
 RATE_HZ = 16000
@@ -27,7 +26,7 @@ def add_command(commands: Any) -> None:
     options.add_defense(parser, "mg_mdnf")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the defence's noise (default 0)")
-    add_piece_seconds(parser)
+    options.add_piece_seconds(parser)
     options.add_json(parser)
     parser.set_defaults(run=run)
 

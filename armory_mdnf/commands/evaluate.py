@@ -142,15 +142,7 @@ def _attack(args: argparse.Namespace, split: str) -> Block | None:
             raise OptionError(f"{wrong} has no effect with --attack none")
         return None
     targeted = args.targeted or args.attack == "cw"
-    block = attack_block(
-        args.attack,
-        eps=args.eps,
-        snr_db=args.snr_db,
-        steps=args.steps,
-        eot=args.eot,
-        targeted=targeted,
-        seed=args.seed,
-    )
+    block = options.chosen_attack(args, targeted)
     if targeted:
         block["targeted_labels"] = {
             "module": "armory_mdnf.plugin.targets",

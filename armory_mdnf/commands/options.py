@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from armory_mdnf.commands.blocks import ATTACKS, DEFAULT_MODEL, DEFENSES
+from armory_mdnf.commands.blocks import ATTACKS, DEFAULT_MODEL, DEFENSES, Block, attack_block
 
 PROGRESS_AFTER_S = 5.0
 
@@ -52,6 +52,30 @@ def add_attack(parser: argparse.ArgumentParser, *others: str) -> None:
     add("--snr-db", type=float, metavar="D", help="bound of pgd-snr in decibels (default: the paper's)")
     add("--steps", type=int, metavar="N", help="iterations (default: the paper's)")
     add("--eot", type=int, default=1, metavar="K", help="noise draws whose mean gradient is followed (default 1)")
+
+
+def add_piece_seconds(parser: argparse.ArgumentParser) -> None:
+    """``--piece-seconds``."""
+    parser.add_argument(
+        "--piece-seconds",
+        type=float,
+        default=20.0,
+        metavar="X",
+        help="longer recordings are cut where they are quiet, into pieces of at most X seconds (default 20)",
+    )
+
+
+def chosen_attack(args: argparse.Namespace, targeted: bool) -> Block:
+    """The block of the attack that ``--seed`` and the options of :func:`add_attack` describe."""
+    return attack_block(
+        args.attack,
+        eps=args.eps,
+        snr_db=args.snr_db,
+        steps=args.steps,
+        eot=args.eot,
+        targeted=targeted,
+        seed=args.seed,
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

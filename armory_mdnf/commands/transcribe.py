@@ -28,20 +28,9 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     options.add_model(parser)
-    add_piece_seconds(parser)
+    options.add_piece_seconds(parser)
     options.add_json(parser)
     parser.set_defaults(run=run)
-
-
-def add_piece_seconds(parser: argparse.ArgumentParser) -> None:
-    """``--piece-seconds``."""
-    parser.add_argument(
-        "--piece-seconds",
-        type=float,
-        default=20.0,
-        metavar="X",
-        help="longer recordings are cut where they are quiet, into pieces of at most X seconds (default 20)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:

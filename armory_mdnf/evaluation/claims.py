@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from armory_mdnf.evaluation.claim_runs import BENIGN, EXACT, PUBLISHED, STOCHASTIC, Table
-from armory_mdnf.evaluation.records import Outcome, RunRecord, compare
+from armory_mdnf.evaluation.records import RunRecord, common_outcomes, compare
 from armory_mdnf.metrics.intervals import Interval, cautious_difference_interval
 
 HOLDS, FAILS, UNDECIDED, MISSING = "holds", "does not hold", "undecided at this size", "not measured"
@@ -142,7 +142,7 @@ def _find(part: Part, table: Table, gradient: str) -> Found:
     for cell, runs in ((part.first, first), (part.second, second)):
         if not runs:
             return Found(part, MISSING, why=f"no run of {cell[0]}, {cell[1]}")
-    pairs = [_common(a, b) for a in first for b in second]
+    pairs = [common_outcomes(a, b) for a in first for b in second]
     common = max(pairs, key=len)
     comparison = [BENIGN if threat == BENIGN else "adversarial" for _, threat in (part.first, part.second)]
     columns = [[compare(pair[i], comparison[i]) for pair in common] for i in (0, 1)]
@@ -176,17 +176,3 @@ def _candidates(cell: Cell, table: Table, gradient: str) -> list[RunRecord]:
     wanted = gradient if system in STOCHASTIC else EXACT
     run = table.get((system, threat, wanted))
     return [run] if run is not None else []
-
-
-def _common(first: RunRecord, second: RunRecord) -> list[tuple[Outcome, Outcome]]:
-    """The utterances that two runs share, paired: by id, else by reference where that tells them apart."""
-    sides = (first.outcomes, second.outcomes)
-    by_id = all(outcome.id is not None for side in sides for outcome in side)
-    names = [[(o.id if by_id else None, o.reference) for o in side] for side in sides]
-    shorter = min(map(len, names))
-    if names[0][:shorter] == names[1][:shorter]:
-        return list(zip(*(side[:shorter] for side in sides), strict=True))
-    if any(len(set(found)) < len(found) for found in names):
-        return []
-    where = dict(zip(names[1], second.outcomes, strict=True))
-    return [(o, where[name]) for name, o in zip(names[0], first.outcomes, strict=True) if name in where]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.records import RunRecord, compare
+from armory_mdnf.evaluation.records import RunRecord, common_outcomes, compare
 from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.files.strict_json import loads
 from armory_mdnf.metrics.intervals import Interval, difference_interval, wer_interval
@@ -105,12 +105,11 @@ def _differences(runs: Iterable[RunRecord]) -> str:
 
 
 def paired(first: RunRecord, second: RunRecord) -> Interval:
-    """WER under attack of the first less that of the second, on the utterances that both have, by their ids.
+    """WER under attack of the first less that of the second, on the utterances that both have.
 
     Raises :class:`ResultsError` if there is none.
     """
-    others = {o.id: o for o in second.outcomes if o.id is not None}
-    both = [(o, others[o.id]) for o in first.outcomes if o.id in others]
+    both = common_outcomes(first, second)
     if not both:
         raise ResultsError(f"{first.name} and {second.name} have no utterance in common")
     pairs = [(compare(a, "adversarial"), compare(b, "adversarial")) for a, b in both]

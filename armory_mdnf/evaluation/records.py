@@ -133,6 +133,20 @@ class RunRecord:
         return value
 
 
+def common_outcomes(first: RunRecord, second: RunRecord) -> list[tuple[Outcome, Outcome]]:
+    """The utterances that two runs share, paired: by id, else by reference where that tells them apart."""
+    sides = (first.outcomes, second.outcomes)
+    by_id = all(outcome.id is not None for side in sides for outcome in side)
+    names = [[(o.id if by_id else None, o.reference) for o in side] for side in sides]
+    shorter = min(map(len, names))
+    if names[0][:shorter] == names[1][:shorter]:
+        return list(zip(*(side[:shorter] for side in sides), strict=True))
+    if any(len(set(found)) < len(found) for found in names):
+        return []
+    where = dict(zip(names[1], second.outcomes, strict=True))
+    return [(o, where[name]) for name, o in zip(names[0], first.outcomes, strict=True) if name in where]
+
+
 def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
     """Write a record with its derived numbers beside what they are derived from, for readers of the file."""
     utterances = [asdict(outcome) | {"words": all_words(outcome)} for outcome in run.outcomes]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import os
 import shlex
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from armory_mdnf.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.errors import OptionError, ResultsError
+from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.runner.command import INCOMPLETE, INTERRUPTED, results_of
 from armory_mdnf.runner.journal import Journal, check_same, read_run
 from armory_mdnf.runner.lines import Failed, Line, failed
@@ -294,4 +294,4 @@ class _Sweep:
 
 def _store(path: Path, cell: Cell, journal: Journal) -> None:
     content = results_of(journal, cell, cell.changed)
-    write_text(path, json.dumps(content, indent=4, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, dumps(content, indent=4, sort_keys=True) + "\n")

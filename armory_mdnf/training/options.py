@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from armory_mdnf.errors import ArmoryMdnfError, OptionError, choices, quoted, refuse_unknown
+from armory_mdnf.errors import ArmoryMdnfError, BundleError, OptionError, choices, quoted, refuse_unknown
+from armory_mdnf.files.strict_json import read_json
 
 LARGEST = 10**9
 
@@ -30,6 +31,16 @@ class Kind:
         """Raise :class:`OptionError` naming the place, the expected and the found."""
         if not self.holds(value):
             raise OptionError(f"{where}: expected {self.words}, found {quoted(value)}")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The values of a JSON recipe. Raises :class:`BundleError` if there is none, :class:`OptionError` for no object."""
+    if not path.is_file():
+        raise BundleError(f"no recipe at {path}")
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise OptionError(f"{path}: expected an object, found {quoted(values)}")
+    return values
 
 
 @dataclass(frozen=True)

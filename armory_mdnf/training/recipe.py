@@ -12,7 +12,6 @@ import torch
 from armory_mdnf.asr.checkpoints import KINDS
 from armory_mdnf.data.librispeech import FOLDER
 from armory_mdnf.errors import BundleError, OptionError, quoted
-from armory_mdnf.files.strict_json import read_json
 from armory_mdnf.training.augmentation import Augmentation
 from armory_mdnf.training.corpus import held_out_sentences
 from armory_mdnf.training.options import (
@@ -29,6 +28,7 @@ from armory_mdnf.training.options import (
     one_of,
     or_null,
     pair,
+    read_recipe,
     whole,
 )
 from armory_mdnf.training.sentences import HeldOut
@@ -159,11 +159,7 @@ class Recipe:
     @classmethod
     def read(cls, path: Path) -> Recipe:
         """Read a JSON recipe. Raises :class:`BundleError`, :class:`OptionError` naming the file and the field."""
-        if not path.is_file():
-            raise BundleError(f"no recipe at {path}")
-        values = read_json(path)
-        if not isinstance(values, dict):
-            raise OptionError(f"{path}: expected an object, found {quoted(values)}")
+        values = read_recipe(path)
         _check(values, str(path))
         for name in FIELDS:
             if name not in values and name not in _defaults(cls):

@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -76,7 +76,7 @@ class Batches:
         """A checksum of what each source draws from."""
         return {name: of_values(source.contents()) for name, source in self.sources.items()}
 
-    def chunk(self, number: int) -> Iterator[Batch]:
+    def chunk(self, number: int) -> list[Batch]:
         """The batches of steps ``number * CHUNK_STEPS`` and following."""
         rng = np.random.default_rng(self.workers.key(self.recipe.seed, number))
         progress = number * self.CHUNK_STEPS / self.recipe.steps
@@ -111,12 +111,7 @@ class Batches:
         if not all(batches):  # an utterance is longer than a batch
             bounds = [k * len(drawn) // self.CHUNK_STEPS for k in range(self.CHUNK_STEPS + 1)]
             batches = [drawn[a:b] for a, b in pairwise(bounds)]
-        for k in rng.permutation(self.CHUNK_STEPS):
-            yield batches[k]
-
-    def listed(self, number: int) -> list[Batch]:
-        """:meth:`chunk` as a list, which another process can pass on."""
-        return list(self.chunk(number))
+        return [batches[k] for k in rng.permutation(self.CHUNK_STEPS)]
 
 
 def _tuple(value: Any) -> Any:
@@ -220,7 +215,7 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
         state = load_state(checkpoint, {"network": dict, "optimizer": dict, "step": int}, provenance)
         step = state["step"]
     end = -(-recipe.steps // Batches.CHUNK_STEPS)
-    chunks = ahead(batches.listed, step // Batches.CHUNK_STEPS, end, loaders)
+    chunks = ahead(batches.chunk, step // Batches.CHUNK_STEPS, end, loaders)
     loaded: list[Batch] = next(chunks, [])  # the loaders start before the model is on a GPU
     recognizer.to(device)
     optimizer = _optimizer(recipe, recognizer)

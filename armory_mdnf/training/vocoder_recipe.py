@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.errors import BundleError, OptionError, quoted
-from armory_mdnf.files.strict_json import read_json
+from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.training.options import (
     SEED,
     TEXT,
@@ -20,6 +19,7 @@ from armory_mdnf.training.options import (
     one_of,
     or_null,
     pair,
+    read_recipe,
     whole,
 )
 from armory_mdnf.training.vocoder_generators import GENERATORS
@@ -111,11 +111,7 @@ class VocoderRecipe:
     @classmethod
     def read(cls, path: Path) -> dict[str, Any]:
         """The fields that a JSON file gives. Raises :class:`BundleError`, :class:`OptionError` naming the file."""
-        if not path.is_file():
-            raise BundleError(f"no recipe at {path}")
-        values = read_json(path)
-        if not isinstance(values, dict):
-            raise OptionError(f"{path}: expected an object, found {quoted(values)}")
+        values = read_recipe(path)
         check_fields(values, FIELDS, str(path))
         return values
 
