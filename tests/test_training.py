@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -145,9 +146,25 @@ def test_augmented_audio_stays_in_range_and_masks_stay_within_bounds() -> None:
     x = augmentation.waveform(speechlike(8000), rng)
     assert np.abs(x).max() <= 1
     assert 8000 / 1.13 < len(x) < 8000 / 0.89
-    spectrogram = augmentation.mask(torch.ones(2, 1, 161, 80), torch.tensor([80, 40]), rng)
-    hidden = 1 - spectrogram.mean()
-    assert 0 < hidden < 0.6
+    spectrogram = torch.from_numpy(rng.standard_normal((2, 1, 161, 80)))
+    masked = augmentation.mask(spectrogram.clone(), torch.tensor([80, 40]), rng)
+    hidden = masked != spectrogram
+    assert 0 < hidden.double().mean() < 0.6
+    means = torch.stack([spectrogram[0].mean(), spectrogram[1, :, :, :40].mean()])[:, None, None, None]
+    torch.testing.assert_close(masked[hidden], means.expand_as(masked)[hidden])
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.1])
+def test_a_speed_of_the_list_resamples_without_aliases(speed: float) -> None:
+    tone = np.sin(2 * np.pi * 6500 * np.arange(16000) / 16000).astype(np.float32)
+    y = Augmentation(speeds=(speed,), gain_db=(0, 0), tilt=(0, 0), noise_probability=0).waveform(
+        tone, np.random.default_rng(0)
+    )
+    assert len(y) == math.ceil(16000 / speed)
+    spectrum = np.abs(np.fft.rfft(y * np.hanning(len(y)))) / len(y)
+    frequency = np.arange(len(spectrum)) * 16000 / len(y)
+    away = spectrum[np.abs(frequency - 6500 * speed) > 100]
+    assert away.max() < 0.003  # linear interpolation leaves 0.06
 
 
 def test_learning_rate_rises_then_falls() -> None:

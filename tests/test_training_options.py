@@ -56,7 +56,8 @@ def test_each_field_set_to_anything_is_read_or_refused_by_name(tmp_path: Path, k
 def test_each_field_of_the_augmentation_is_checked(tmp_path: Path, key: str) -> None:
     whole = json.loads((FOLDER / "whisper_ctc.json").read_text())
     path = tmp_path / "r.json"
-    for value in (None, -1, "x", [1], [2, 1], {}, 1e29, [0, 1e999]):
+    pairs_in_order = () if key == "speeds" else ([1], [2, 1])  # a list of speeds has any number, in any order
+    for value in (None, -1, "x", *pairs_in_order, {}, 1e29, [0, 1e999]):
         path.write_text(json.dumps(whole | {"augmentation": {key: value}}))
         with pytest.raises(ArmoryMdnfError, match=rf"r\.json.*augmentation.*{key}"):
             Recipe.read(path)

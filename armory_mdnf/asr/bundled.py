@@ -27,6 +27,10 @@ class BundledRecognizer(CTCRecognizer):
         """The layer onto the characters."""
         raise NotImplementedError
 
+    def layers_above(self, name: str) -> int:
+        """How many layers of a stack are above the weight of that name in the network; 0 where there is no stack."""
+        return 0
+
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         self.check_lengths(lengths)
         return self.network(*self.features(x, lengths))

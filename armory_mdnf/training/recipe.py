@@ -62,7 +62,8 @@ def _is_sizes(value: Any) -> bool:
 
 
 AUGMENTATION = {
-    "speed": Field(pair(0.1, 10), "Range of the factor of speed."),
+    "speed": Field(pair(0.1, 10), "Range of the factor of speed, by linear interpolation."),
+    "speeds": Field(listed(number(0.1, 10), "a list of factors"), "One of them instead, to a hundredth, band-limited."),
     "gain_db": Field(pair(-200, 200), "Range of the change of level in dB."),
     "tilt": Field(pair(-1, 1), "Range of the coefficient of a first-order filter; above 0 it lifts high frequencies."),
     "noise_probability": Field(number(0, 1), "Share of utterances under noise."),
@@ -101,6 +102,11 @@ FIELDS = {
     "head_learning_rate": Field(
         or_null(number(0, 1000, above=True)), "The peak for the layer onto the characters, if it is another."
     ),
+    "layer_decay": Field(
+        number(0, 1, above=True),
+        "Of a stack of layers (of whisper_ctc), each learns at this ratio of the rate of the one above.",
+    ),
+    "frozen": Field(listed(TEXT, "a list of names"), "Weights that stay as they are: all whose names begin so."),
     "warmup_steps": Field(whole(0), "Steps in which the rate rises linearly to its peak."),
     "batch_seconds": Field(
         number(0, 36_000, above=True),
@@ -141,6 +147,8 @@ class Recipe:
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
     head_learning_rate: float | None = None
+    layer_decay: float = 1.0
+    frozen: Sequence[str] = ()
     warmup_steps: int = 300
     batch_seconds: float = 32.0
     weight_decay: float = 1e-2

@@ -274,15 +274,19 @@ def _provenance(recipe: Recipe, data_dir: Path, batches: Batches) -> dict[str, A
 
 
 def _optimizer(recipe: Recipe, recognizer: BundledRecognizer) -> torch.optim.Optimizer:
-    """AdamW, whose groups keep the ratio of their learning rate to the recipe's."""
-    head = [] if recipe.head_learning_rate is None else list(recognizer.head.parameters())
-    chosen = set(map(id, head))
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in recognizer.parameters() if id(p) not in chosen], "ratio": 1.0},
-        {"params": head, "ratio": (recipe.head_learning_rate or 0.0) / recipe.learning_rate},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    """AdamW over what is not frozen, whose groups keep the ratio of their learning rate to the recipe's."""
+    head = set() if recipe.head_learning_rate is None else {id(p) for p in recognizer.head.parameters()}
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in recognizer.network.named_parameters():
+        if any(name.startswith(prefix) for prefix in recipe.frozen):
+            parameter.requires_grad_(False)
+        elif id(parameter) not in head:
+            groups.setdefault(recipe.layer_decay ** recognizer.layers_above(name), []).append(parameter)
+    chosen = [{"params": parameters, "ratio": ratio} for ratio, parameters in groups.items()]
+    if head:
+        ratio = (recipe.head_learning_rate or 0.0) / recipe.learning_rate
+        chosen.append({"params": list(recognizer.head.parameters()), "ratio": ratio})
+    return torch.optim.AdamW(chosen, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
 def _masks(augmentation: Augmentation, rng: np.random.Generator) -> Callable[[Tensor, Tensor], Tensor]:

@@ -77,7 +77,8 @@ def make_shard(folder: Path, number: int, sentences: Sequence[str], seed: int) -
     return write_shard(folder, f"shard_{number:03d}", utterances)
 
 
-def _duration_s(list_path: Path) -> float:
+def shard_duration_s(list_path: Path) -> float:
+    """Seconds of audio in the shard of that list."""
     lines = list_path.read_text(encoding="utf-8").splitlines()
     return sum(json.loads(line)["length"] for line in lines) / SAMPLE_RATE_HZ
 
@@ -108,7 +109,7 @@ def write_synthetic_train(
             for n in range(number, min(number + 2 * processes, most)):
                 path = folder / f"shard_{n:03d}.jsonl"
                 if path.is_file():
-                    done_s += _duration_s(path)
+                    done_s += shard_duration_s(path)
                 elif done_s < hours * 3600:
                     part = sentences[n * SHARD_SIZE : (n + 1) * SHARD_SIZE]
                     jobs.append(pool.submit(make_shard, folder, n, part, seed))

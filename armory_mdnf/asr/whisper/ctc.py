@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,6 +82,12 @@ class WhisperCTC(BundledRecognizer):
     def head(self) -> nn.Module:
         """The layer onto the characters."""
         return self.network.head
+
+    def layers_above(self, name: str) -> int:
+        if name.startswith("encoder.conv"):
+            return self.config.layers
+        layer = re.match(r"encoder\.layers\.(\d+)\.", name)
+        return self.config.layers - 1 - int(layer[1]) if layer else 0
 
     def out_frames(self, lengths: Tensor) -> Tensor:
         """Number of logit frames for utterances of the given lengths in samples."""

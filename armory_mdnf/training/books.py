@@ -1,0 +1,138 @@
+"""Synthetic speech of sentences from novels, so that a recogniser hears many more words than its recordings have.
+
+    apt-get install flite espeak-ng festival festvox-kallpc16k festvox-us-slt-hts
+    apt-get download r-cran-janeaustenr && dpkg-deb --extract r-cran-janeaustenr_*.deb novels
+    python -m armory_mdnf.training.books --data-dir DIR --novels novels --hours 10
+
+The text is Jane Austen's six novels (public domain), of Debian's ``r-cran-janeaustenr``. Sentences that share five
+words in a row with any transcript of LibriSpeech's test sets at hand are left out.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import struct
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from armory_mdnf.atomic import ensure_writable_folder, storing
+from armory_mdnf.data.selection import any_split
+from armory_mdnf.errors import BundleError
+from armory_mdnf.files.provenance import made_of, of_values
+from armory_mdnf.training.corpus import SPEECH_PACKAGES, versions
+from armory_mdnf.training.options import Parser, number, program, typed, whole
+from armory_mdnf.training.state import claim_folder
+from armory_mdnf.training.synthesis import SHARD_SIZE, make_shard, shard_duration_s
+
+FOLDER = "books"
+TEST_SPLITS = ("test-clean", "test-other")
+SEED = 20261
+RUN_WORDS = 5
+FEWEST_WORDS, MOST_WORDS = 4, 26
+STRING = struct.pack(">I", 0x00040009), struct.pack(">I", 0x00008009)
+"""How R's serialisation announces a string in ASCII, and one in UTF-8; its length and its bytes follow."""
+
+LONG_FORMS = {"mr": "mister", "mrs": "missus", "dr": "doctor", "st": "saint", "esq": "esquire"}
+
+
+def novels(folder: Path) -> str:
+    """The text of the novels under ``folder``. Raises :class:`BundleError` if there are none."""
+    found = sorted(folder.rglob("janeaustenr/data/Rdata.rdb"))
+    if not found:
+        raise BundleError(f"{folder}: expected janeaustenr/data/Rdata.rdb somewhere in it; --help says whence it comes")
+    return "\n\n".join("\n".join(_strings(part)) for part in _parts(found[0]))
+
+
+def _parts(path: Path) -> Iterator[bytes]:
+    """Each object of R's lazy-load database: its uncompressed length in four bytes, then a zlib stream."""
+    packed = path.read_bytes()
+    while packed:
+        stream = zlib.decompressobj()
+        try:
+            yield stream.decompress(packed[4:])
+        except zlib.error as error:
+            raise BundleError(f"{path} is no lazy-load database of R: {error}") from error
+        packed = stream.unused_data
+
+
+def _strings(part: bytes) -> Iterator[str]:
+    at = min((i for i in map(part.find, STRING) if i >= 0), default=len(part))
+    while part[at : at + 4] in STRING:
+        (length,) = struct.unpack(">I", part[at + 4 : at + 8])
+        yield part[at + 8 : at + 8 + length].decode("utf-8", "replace")
+        at += 8 + length
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences, or parts of long ones, in capitals, apostrophes and spaces; each once, in the order of the text."""
+    found: dict[str, None] = {}
+    for paragraph in re.split(r"\n\s*\n", text):
+        prose = re.sub(r"\b(\w+)\.", lambda m: LONG_FORMS.get(m[1].lower(), m[0]), " ".join(paragraph.split()))
+        for piece in re.split(r"[.!?;:\"()\[\]]+|--|, (?=and|but|or|that|which|who|when|as|if|for)", prose):
+            words = re.sub(r"[^a-z' ]", " ", piece.lower().replace("’", "'")).split()
+            words = [w.strip("'") for w in words if w.strip("'")]
+            if FEWEST_WORDS <= len(words) <= MOST_WORDS and not re.search(r"\d|_|CHAPTER", piece):
+                found[" ".join(words).upper()] = None
+    return list(found)
+
+
+def runs_of(transcripts: Collection[str]) -> set[str]:
+    """Every run of five words of the transcripts, and whole transcripts that have fewer."""
+    return {run for t in transcripts for run in _runs(t)}
+
+
+def _runs(sentence: str) -> list[str]:
+    words = sentence.split()
+    return [" ".join(words[i : i + RUN_WORDS]) for i in range(max(1, len(words) - RUN_WORDS + 1))]
+
+
+def allowed(candidates: Sequence[str], held_out: Collection[str]) -> list[str]:
+    """The candidates that share no run of five words with what is held out."""
+    forbidden = runs_of(held_out)
+    return [s for s in candidates if not forbidden.intersection(_runs(s))]
+
+
+def write_books(folder: Path, text: str, held_out: Collection[str], hours: float, processes: int) -> float:
+    """Say sentences of ``text`` into shards under ``folder`` until there are ``hours``; returns the hours there are."""
+    chosen = allowed(sentences(text), held_out)
+    random.Random(SEED).shuffle(chosen)
+    parts = [chosen[at : at + SHARD_SIZE] for at in range(0, len(chosen) - SHARD_SIZE, SHARD_SIZE)]
+    done_s = 0.0
+    with ProcessPoolExecutor(processes) as pool:
+        for start in range(0, len(parts), processes):
+            if done_s >= hours * 3600:
+                break
+            now = list(enumerate(parts))[start : start + processes]
+            lists = [folder / f"shard_{number:03d}.jsonl" for number, _ in now]
+            done_s += sum(shard_duration_s(path) for path in lists if path.is_file())
+            missing = [item for item, path in zip(now, lists, strict=True) if not path.is_file()]
+            done_s += sum(job.result() for job in [pool.submit(make_shard, folder, *item, SEED) for item in missing])
+            print(f"{done_s / 3600:.2f} h", flush=True)
+    return done_s / 3600
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = Parser("books", __doc__)
+    add = parser.add_argument
+    parser.add_data_dir()
+    add("--novels", type=Path, required=True, metavar="DIR", help="where the package was extracted")
+    add("--hours", type=typed(number(0, 1000, above=True), float), default=10.0, metavar="H", help="(default: 10)")
+    add("--processes", type=typed(whole(1, 1024), int), default=2, metavar="N", help="that synthesise (default: 2)")
+    args = parser.parse_args(argv)
+    folder = args.data_dir / FOLDER
+    ensure_writable_folder(folder)
+    text = novels(args.novels)
+    held_out = sorted({u.transcript for split in TEST_SPLITS for u in any_split(split)})
+    contents = made_of(text=of_values([text]), held_out=of_values(held_out), packages=versions(SPEECH_PACKAGES))
+    with storing(lambda: f"what is whole in {folder} is safe; start the same command again to go on"):
+        claim_folder(folder, contents, "*.jsonl", "delete that folder, or choose another --data-dir")
+        print(f"{write_books(folder, text, held_out, args.hours, args.processes):.2f} h of novels in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(program(main))
