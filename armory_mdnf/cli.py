@@ -175,10 +175,10 @@ def _summary(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
-    from armory_mdnf.atomic import ensure_writable
     from armory_mdnf.evaluation.armory_results import read_armory_results
     from armory_mdnf.evaluation.cells import as_recorded
     from armory_mdnf.evaluation.records import write_record
+    from armory_mdnf.files.atomic import ensure_writable
 
     run = as_recorded(read_armory_results(_results_file(args)), args.out.stem, args.partial)
     ensure_writable(args.out)
@@ -187,8 +187,8 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _report_table(args: argparse.Namespace) -> int:
-    from armory_mdnf.atomic import ensure_writable, write_text
     from armory_mdnf.evaluation.tables import read_folder, replace_block, results_table
+    from armory_mdnf.files.atomic import ensure_writable, write_text
 
     if args.write:
         ensure_writable(args.write)

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from armory_mdnf.asr.estimator import RecognizerEstimator
-from armory_mdnf.atomic import write_text
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.resample import resample
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
+from armory_mdnf.files.atomic import write_text
 from benchmarks import memory
 from benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
 from benchmarks.subjects import EPS, RECOGNIZERS, WHISPER, defence, estimator, speech

@@ -19,7 +19,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from armory_mdnf.asr.estimator import RecognizerEstimator
-from armory_mdnf.atomic import write_text
 from armory_mdnf.attacks.geometry import L2
 from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.attacks.pgd import Batch, Descent
@@ -28,6 +27,7 @@ from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.errors import ArmoryMdnfError, AttackError, OptionError
+from armory_mdnf.files.atomic import write_text
 from armory_mdnf.metrics.perturbation import snr_db
 from armory_mdnf.metrics.wer import word_error_rate
 from benchmarks.attack import machine

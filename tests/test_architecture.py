@@ -36,15 +36,12 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"asr", "audio", "data", "evaluation", "metrics", "runner"},
     "cli": {"audit", "checkpoints", "commands", "data", "evaluation", "runner"},
     "errors": set(),
-    "atomic": set(),
     "locations": set(),
-    "bundles": set(),
     "console": set(),
     "files": set(),
-    "foreign": set(),
     "__init__": set(),
 }
-SHARED = {"atomic", "bundles", "console", "errors", "files", "foreign", "locations"}
+SHARED = {"console", "errors", "files", "locations"}
 ONLY_IN_PLUGIN = {"armory", "tensorflow"}
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from armory_mdnf import bundles
 from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
 from armory_mdnf.errors import BundleError
+from armory_mdnf.files import bundles
 from armory_mdnf.vocoders import load_vocoder
 
 

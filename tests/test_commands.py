@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from armory_mdnf import cli, defenses
 from armory_mdnf.asr.checkpoints import load_recognizer
 from armory_mdnf.audio.recordings import read_recording
-from armory_mdnf.bundles import bundled_names
 from armory_mdnf.commands import blocks, listener
 from armory_mdnf.defenses.base import WaveformDefense
 from armory_mdnf.errors import OptionError
+from armory_mdnf.files.bundles import bundled_names
 from armory_mdnf.vocoders import Vocoder
 
 CONFIGS = Path(__file__).parents[1] / "scenario_configs"

@@ -13,7 +13,7 @@ from foreign_files import Malicious, module_that_vanishes, v2_package, v3_checkp
 from armory_mdnf.asr.deepspeech_pytorch import import_recognizer, read_recognizer
 from armory_mdnf.asr.model import Recognizer
 from armory_mdnf.errors import BundleError
-from armory_mdnf.foreign import read_checkpoint
+from armory_mdnf.files.foreign import read_checkpoint
 
 SIZES = {
     "bidirectional LSTM": {"hidden_layers": 3},

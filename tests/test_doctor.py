@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from armory_mdnf import bundles, cli
+from armory_mdnf import cli
 from armory_mdnf.commands import doctor
 from armory_mdnf.data import bundled
+from armory_mdnf.files import bundles
 
 
 def states(findings: Any) -> dict[str, str]:

@@ -19,12 +19,11 @@ from foreign_files import Malicious, legacy_file, within, zip_with_pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armory_mdnf import foreign
 from armory_mdnf.errors import BundleError
-from armory_mdnf.files import pickles
+from armory_mdnf.files import foreign, pickles
+from armory_mdnf.files.foreign import LEGACY_MAGIC, plain, read_checkpoint
 from armory_mdnf.files.pickles import Inert
 from armory_mdnf.files.provenance import sha256_of
-from armory_mdnf.foreign import LEGACY_MAGIC, plain, read_checkpoint
 
 BOTH = pytest.mark.parametrize("zipped", [True, False])
 

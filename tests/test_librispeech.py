@@ -17,10 +17,10 @@ from librispeech_folder import REAL, TEXTS, make_librispeech, needs_real
 
 from armory_mdnf import locations
 from armory_mdnf.audio.files import read_audio
-from armory_mdnf.bundles import resolve
 from armory_mdnf.data import librispeech, selection
 from armory_mdnf.data.librispeech import find_root, flac_header, load_split, read_transcripts, split_name
 from armory_mdnf.errors import AudioError, BundleError, OptionError
+from armory_mdnf.files.bundles import resolve
 from armory_mdnf.plugin.targets import MatchedLengthTargeter
 from armory_mdnf.runner.components import load_dataset
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from armory_mdnf.bundles import resolve
 from armory_mdnf.errors import BundleError
+from armory_mdnf.files.bundles import resolve
 from armory_mdnf.locations import CONTAINER, armory_folders, is_there, saved_model
 
 

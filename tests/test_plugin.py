@@ -13,12 +13,12 @@ import pytest
 import torch
 from conftest import tiny_recognizer
 
-from armory_mdnf import bundles
 from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.evaluation.armory_results import newest_results, read_armory_results
+from armory_mdnf.files import bundles
 from armory_mdnf.plugin.model import get_art_model
 from armory_mdnf.plugin.seeding import seed_everything
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from armory_mdnf.atomic import ensure_writable, ensure_writable_folder, storing
 from armory_mdnf.errors import OptionError, StorageError
+from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, storing
 
 
 def test_a_target_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from armory_mdnf.audio.mel import MELGAN_DESCRIPT
 from armory_mdnf.errors import BundleError
-from armory_mdnf.foreign import Imported, read_checkpoint
+from armory_mdnf.files.foreign import Imported, read_checkpoint
 from armory_mdnf.vocoders import Vocoder, load_vocoder, save_vocoder
 from armory_mdnf.vocoders._parallel_wavegan import HiFiGANGenerator, MelGANGenerator, ParallelWaveGANGenerator
 from armory_mdnf.vocoders.formats import import_vocoder

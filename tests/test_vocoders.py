@@ -10,11 +10,11 @@ import torch
 from conftest import MELGAN, PARALLEL_WAVEGAN, RECIPE
 from safetensors.torch import load_file, save_file
 
-from armory_mdnf import bundles
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.noise import stream
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.errors import AudioError, BundleError, OptionError
+from armory_mdnf.files import bundles
 from armory_mdnf.vocoders import Vocoder, load_vocoder, make_vocoder, save_vocoder
 from armory_mdnf.vocoders._parallel_wavegan import PQMF, HiFiGANGenerator, MelGANGenerator, ParallelWaveGANGenerator
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from armory_mdnf import bundles
 from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.contract import SpeechRecognizer
 from armory_mdnf.asr.huggingface.folders import find_folder, is_huggingface, weight_files
 from armory_mdnf.asr.model import DeepSpeech2, DeepSpeech2Config, Recognizer
 from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig, WhisperCTCNetwork
 from armory_mdnf.errors import BundleError, OptionError, cause, choices, quoted
+from armory_mdnf.files import bundles
 from armory_mdnf.files.provenance import of_files, sha256_of
 
 KINDS: dict[str, tuple[Any, Any]] = {

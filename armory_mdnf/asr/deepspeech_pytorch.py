@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armory_mdnf import bundles
 from armory_mdnf.asr.model import DeepSpeech2Config, MaskedConvolutions, Recognizer
 from armory_mdnf.errors import BundleError, cause, quoted, shown
+from armory_mdnf.files import bundles
 from armory_mdnf.files.bounds import check_small
-from armory_mdnf.foreign import Imported, plain, read_checkpoint
+from armory_mdnf.files.foreign import Imported, plain, read_checkpoint
 
 V2, V3 = "deepspeech.pytorch V2 package", "deepspeech.pytorch V3 Lightning checkpoint"
 NETWORK = ("conv.", "rnns.", "lookahead.", "fc.")
@@ -44,7 +44,7 @@ def is_deepspeech(content: Any) -> bool:
 
 
 def import_recognizer(content: Any, origin: str) -> Imported[Recognizer]:
-    """The recogniser of what :func:`~armory_mdnf.foreign.read_checkpoint` found in ``origin``.
+    """The recogniser of what :func:`~armory_mdnf.files.foreign.read_checkpoint` found in ``origin``.
 
     Raises :class:`BundleError` naming ``origin``, the key, and what was expected and found.
     """

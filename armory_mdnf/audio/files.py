@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from armory_mdnf.atomic import replacing
 from armory_mdnf.errors import AudioError
+from armory_mdnf.files.atomic import replacing
 
 
 def read_audio(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], int]:

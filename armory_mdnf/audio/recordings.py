@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from armory_mdnf.atomic import replacing
 from armory_mdnf.audio.checks import MAX_ABSOLUTE
 from armory_mdnf.audio.resample import resample
 from armory_mdnf.errors import AudioError, OptionError, cause, choices
+from armory_mdnf.files.atomic import replacing
 
 Samples = npt.NDArray[np.float32]
 

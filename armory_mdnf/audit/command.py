@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.atomic import ensure_writable, storing, write_text
 from armory_mdnf.attacks.evasion import check_count
 from armory_mdnf.audit import report
 from armory_mdnf.audit.checks import CHECKS, Options, audit
@@ -19,6 +18,7 @@ from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.trials import Plan, Trials
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, choices, quoted
+from armory_mdnf.files.atomic import ensure_writable, storing, write_text
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, read_config, within

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from armory_mdnf.atomic import write_text
-from armory_mdnf.bundles import save_tensors
 from armory_mdnf.errors import BundleError, cause, quoted
 from armory_mdnf.files import strict_json
-from armory_mdnf.foreign import Imported
+from armory_mdnf.files.atomic import write_text
+from armory_mdnf.files.bundles import save_tensors
+from armory_mdnf.files.foreign import Imported
 
 FORMAT = "CTranslate2 Whisper"
 VERSION = 6

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf import bundles
 from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.checkpoints import KINDS as RECOGNIZERS
 from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
 from armory_mdnf.asr.deepspeech_pytorch import import_recognizer, is_deepspeech
 from armory_mdnf.asr.whisper.ctc import WhisperCTC
-from armory_mdnf.atomic import ensure_writable, ensure_writable_folder, storing
 from armory_mdnf.checkpoints.ctranslate2 import WhisperFolder, import_whisper, is_ctranslate2
 from armory_mdnf.errors import BundleError, quoted, shown
+from armory_mdnf.files import bundles
+from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, storing
+from armory_mdnf.files.foreign import Imported, read_checkpoint
 from armory_mdnf.files.provenance import sha256_of
-from armory_mdnf.foreign import Imported, read_checkpoint
 from armory_mdnf.vocoders import KINDS, Vocoder, load_vocoder, save_vocoder
 from armory_mdnf.vocoders.formats import import_vocoder
 from armory_mdnf.vocoders.importing import NO_STATISTICS, refuse_unused

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from armory_mdnf.atomic import ensure_writable_folder
 from armory_mdnf.errors import BundleError, OptionError, choices, quoted
+from armory_mdnf.files.atomic import ensure_writable_folder
+from armory_mdnf.files.foreign import is_torch_file
 from armory_mdnf.files.provenance import sha256_of
-from armory_mdnf.foreign import is_torch_file
 
 _V2 = "https://github.com/SeanNaren/deepspeech.pytorch/releases/download/v2.0"
 _V3 = "https://github.com/SeanNaren/deepspeech.pytorch/releases/download/V3.0"

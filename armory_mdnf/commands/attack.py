@@ -40,9 +40,9 @@ def add_command(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Attack. Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input."""
     from armory_mdnf import attacks
-    from armory_mdnf.atomic import ensure_writable
     from armory_mdnf.audio import recordings
     from armory_mdnf.commands import listener
+    from armory_mdnf.files.atomic import ensure_writable
 
     longest_s = listener.check_piece_seconds(args.piece_seconds)
     target = None if args.target is None else _words("--target", args.target)

@@ -33,9 +33,9 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Defend. Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input."""
-    from armory_mdnf.atomic import ensure_writable
     from armory_mdnf.audio import recordings
     from armory_mdnf.commands import listener
+    from armory_mdnf.files.atomic import ensure_writable
     from armory_mdnf.metrics.perturbation import snr_db
     from armory_mdnf.runner.components import make_defense
 

@@ -133,8 +133,8 @@ def extras() -> Iterator[Finding]:
 
 def weights() -> Iterator[Finding]:
     """Every bundled weight file: loaded, which compares names, shapes and values, and its checksum."""
-    from armory_mdnf import bundles
     from armory_mdnf.asr.checkpoints import KINDS, load_bundle
+    from armory_mdnf.files import bundles
     from armory_mdnf.files.provenance import sha256_of
     from armory_mdnf.vocoders import load_vocoder
 

@@ -54,7 +54,7 @@ def add_command(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
 
 def evaluate(args: argparse.Namespace, run: Callable[[Sequence[str]], int]) -> int:
     """Write the configuration and run it. Returns the exit code of the run."""
-    from armory_mdnf.atomic import ensure_writable, write_text
+    from armory_mdnf.files.atomic import ensure_writable, write_text
 
     config = make_config(args)
     path = args.config or args.output_dir / f"{_name(args)}.json"

@@ -29,7 +29,7 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw. Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input."""
-    from armory_mdnf.atomic import ensure_writable
+    from armory_mdnf.files.atomic import ensure_writable
     from armory_mdnf.report import figure, runs
 
     figure.check_format(args.out)

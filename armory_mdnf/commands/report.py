@@ -40,7 +40,7 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the page. Returns 3 if a run could not be computed again, which is told."""
-    from armory_mdnf.atomic import ensure_writable, write_text
+    from armory_mdnf.files.atomic import ensure_writable, write_text
     from armory_mdnf.report import page, runs
 
     if args.audio < 0:

@@ -25,10 +25,10 @@ def add_sample(actions: Any) -> None:
 
 def _sample(args: argparse.Namespace) -> int:
     """Write them. Raises :class:`OptionError` for an unknown split or a number of none."""
-    from armory_mdnf.atomic import ensure_writable_folder, write_text
     from armory_mdnf.audio.recordings import write_recording
     from armory_mdnf.data.bundled import corpora_folder
     from armory_mdnf.data.selection import SAMPLE_RATE_HZ, SPLITS, bundled, read_samples
+    from armory_mdnf.files.atomic import ensure_writable_folder, write_text
 
     if args.split not in SPLITS:
         raise OptionError(f"--split: expected one of {', '.join(SPLITS)}, got {args.split!r}")

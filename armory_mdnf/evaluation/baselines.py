@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from armory_mdnf.atomic import write_text
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.identity import identity_of
 from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, compare
 from armory_mdnf.files import strict_json
+from armory_mdnf.files.atomic import write_text
 from armory_mdnf.files.provenance import of_values
 
 FORMAT = "armory_mdnf_baseline/1"

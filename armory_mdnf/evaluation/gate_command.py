@@ -50,12 +50,12 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 
 def _gate(args: argparse.Namespace) -> int:
-    from armory_mdnf.atomic import ensure_writable, write_text
     from armory_mdnf.evaluation.baselines import read_baseline
     from armory_mdnf.evaluation.gate import SNR_TOLERANCE_DB, Options, gate
     from armory_mdnf.evaluation.gate_files import read_cell, results_files
     from armory_mdnf.evaluation.gate_reports import as_json, junit, text
     from armory_mdnf.files import strict_json
+    from armory_mdnf.files.atomic import ensure_writable, write_text
 
     points = None if args.tolerance == STATISTICAL else _size(args.tolerance, "--tolerance", " or `statistical`")
     snr_db = SNR_TOLERANCE_DB if args.snr_tolerance is None else _size(args.snr_tolerance, "--snr-tolerance")
@@ -73,9 +73,9 @@ def _gate(args: argparse.Namespace) -> int:
 
 
 def _baseline(args: argparse.Namespace) -> int:
-    from armory_mdnf.atomic import ensure_writable
     from armory_mdnf.evaluation.baselines import Baseline, changes, read_baseline, write_baseline
     from armory_mdnf.evaluation.gate_files import read_cell, results_files
+    from armory_mdnf.files.atomic import ensure_writable
 
     ensure_writable(args.file)
     before = read_baseline(args.file) if args.file.exists() else None

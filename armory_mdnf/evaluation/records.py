@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.atomic import write_text
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.files import strict_json
+from armory_mdnf.files.atomic import write_text
 from armory_mdnf.metrics.wer import WordCounts, count_words, pool
 
 FORMAT = "armory_mdnf_record/3"

@@ -1,1 +1,1 @@
-"""Files that outlive a process: what they were made of, and that they are whole."""
+"""Files that outlive a process: how they are written and read, what they were made of, and that they are whole."""

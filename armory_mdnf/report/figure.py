@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.atomic import replacing
 from armory_mdnf.errors import OptionError, choices
+from armory_mdnf.files.atomic import replacing
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report.content import cell, columns_of, rows_of
 from armory_mdnf.report.runs import Placed

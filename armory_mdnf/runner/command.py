@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import torch
 
-from armory_mdnf.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.data.selection import fingerprint
 from armory_mdnf.errors import OptionError, ResultsError, StorageError, quoted
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.summary import summarise
+from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.provenance import leaves
 from armory_mdnf.locations import armory_folders
 from armory_mdnf.runner import components, results

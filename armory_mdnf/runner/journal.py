@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from armory_mdnf.atomic import write_text
 from armory_mdnf.errors import OptionError, ResultsError, quoted
 from armory_mdnf.files import provenance, strict_json
+from armory_mdnf.files.atomic import write_text
 from armory_mdnf.files.provenance import made_of
 from armory_mdnf.runner.config import Config
 from armory_mdnf.runner.lines import Failed, Line, parse_line

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from armory_mdnf.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.errors import OptionError, ResultsError
+from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.runner.command import INCOMPLETE, INTERRUPTED, results_of
 from armory_mdnf.runner.journal import Journal, check_same, read_run

@@ -18,9 +18,9 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from armory_mdnf.atomic import ensure_writable_folder, storing
 from armory_mdnf.data.selection import any_split
 from armory_mdnf.errors import BundleError
+from armory_mdnf.files.atomic import ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values
 from armory_mdnf.training.corpus import SPEECH_PACKAGES, versions
 from armory_mdnf.training.options import Parser, number, program, typed, whole

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 
-from armory_mdnf.atomic import ensure_writable_folder, storing
 from armory_mdnf.data.bundled import CORPORA, PARTS, Utterance, corpora_folder, load_split
 from armory_mdnf.errors import BundleError
+from armory_mdnf.files.atomic import ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values
 from armory_mdnf.training.cards import human_card, synthetic_card
 from armory_mdnf.training.corpus_files import write_text

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from armory_mdnf.atomic import replacing, write_text
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.errors import AudioError
+from armory_mdnf.files.atomic import replacing, write_text
 
 SAMPLE_RATE_HZ = 16_000
 

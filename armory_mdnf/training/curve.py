@@ -25,12 +25,12 @@ from torch import Tensor
 
 from armory_mdnf.asr.checkpoints import load_recognizer, recognizer_checksum
 from armory_mdnf.asr.estimator import RecognizerEstimator
-from armory_mdnf.atomic import ensure_writable, replacing, storing, write_text
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.resample import resample
 from armory_mdnf.data.librispeech import FOLDER, SPLITS, load_split
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import AttackError, OptionError, choices
+from armory_mdnf.files.atomic import ensure_writable, replacing, storing, write_text
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps, read_json
 from armory_mdnf.training.options import SEED, Kind, Parser, listed, number, program, typed, whole

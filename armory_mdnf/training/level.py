@@ -22,7 +22,6 @@ import numpy as np
 
 from armory_mdnf.asr.checkpoints import load_recognizer, recognizer_checksum
 from armory_mdnf.asr.estimator import RecognizerEstimator
-from armory_mdnf.atomic import ensure_writable, storing, write_text
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import Utterance
@@ -31,6 +30,7 @@ from armory_mdnf.data.selection import any_split
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.defenses.mdnf import NORMALIZATIONS
 from armory_mdnf.errors import OptionError
+from armory_mdnf.files.atomic import ensure_writable, storing, write_text
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate

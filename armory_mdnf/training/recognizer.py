@@ -24,18 +24,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from armory_mdnf import bundles
 from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.asr.ctc import ctc_loss, frames_needed
 from armory_mdnf.asr.decoding import greedy_decode
-from armory_mdnf.atomic import ensure_writable, ensure_writable_folder, storing
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import split_name
 from armory_mdnf.data.selection import any_split
 from armory_mdnf.errors import OptionError
+from armory_mdnf.files import bundles
+from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from armory_mdnf.atomic import ensure_writable_folder, storing
 from armory_mdnf.audio import noise, ragged
 from armory_mdnf.defenses import MDNF, MelResynth
 from armory_mdnf.errors import OptionError, quoted
+from armory_mdnf.files.atomic import ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.training.augmentation import under_white_noise
 from armory_mdnf.training.corpus_files import write_shard

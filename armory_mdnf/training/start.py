@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from armory_mdnf import bundles
 from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.checkpoints import build_recognizer, kind_of, load_bundle
 from armory_mdnf.asr.huggingface.folders import read_object
 from armory_mdnf.asr.whisper.ctc import WhisperCTCConfig, start_from_whisper
 from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.files import bundles
 from armory_mdnf.files.provenance import sha256_of
 from armory_mdnf.training.recipe import Recipe
 

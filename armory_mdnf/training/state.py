@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from armory_mdnf.atomic import replacing, write_text
 from armory_mdnf.defenses.curves import curve_file
 from armory_mdnf.errors import BundleError, quoted
+from armory_mdnf.files.atomic import replacing, write_text
 from armory_mdnf.files.provenance import check_same, sha256_of
 from armory_mdnf.files.strict_json import dumps, loads, read_json
 from armory_mdnf.training.options import Kind

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from armory_mdnf import bundles
 from armory_mdnf.asr.checkpoints import load_recognizer
-from armory_mdnf.atomic import ensure_writable, ensure_writable_folder, storing
 from armory_mdnf.audio.mel import LogMel
 from armory_mdnf.audio.noise import stream
 from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.files import bundles
+from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.training.options import Parser, describe_value, program, typed, whole

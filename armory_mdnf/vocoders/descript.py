@@ -17,7 +17,7 @@ from torch import Tensor
 
 from armory_mdnf.audio.mel import MELGAN_DESCRIPT, MelRecipe
 from armory_mdnf.errors import BundleError, OptionError, quoted, shown
-from armory_mdnf.foreign import Imported
+from armory_mdnf.files.foreign import Imported
 from armory_mdnf.vocoders.base import Vocoder
 from armory_mdnf.vocoders.importing import build, companion, fold_weight_norm, read_config
 

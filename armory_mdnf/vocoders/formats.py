@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import BundleError
-from armory_mdnf.foreign import Imported
+from armory_mdnf.files.foreign import Imported
 from armory_mdnf.vocoders.base import Vocoder
 from armory_mdnf.vocoders.importing import refuse_unused
 
@@ -18,7 +18,7 @@ def import_vocoder(
     config: str | os.PathLike[str] | None = None,
     stats: str | os.PathLike[str] | None = None,
 ) -> Imported[Vocoder]:
-    """The vocoder of what :func:`~armory_mdnf.foreign.read_checkpoint` found in ``origin``, for inference.
+    """The vocoder of what :func:`~armory_mdnf.files.foreign.read_checkpoint` found in ``origin``, for inference.
 
     Understands descript's MelGAN (``config``: a file with its sampling_rate), parallel-wavegan's checkpoints
     (``config``: config.yml, ``stats``: stats.h5 or .npy, or "none") and HiFi-GAN's own (``config``: config.json);

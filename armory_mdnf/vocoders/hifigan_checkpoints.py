@@ -14,7 +14,7 @@ from torch import Tensor
 
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.errors import BundleError, OptionError, cause, quoted, shown
-from armory_mdnf.foreign import Imported, read_checkpoint
+from armory_mdnf.files.foreign import Imported, read_checkpoint
 from armory_mdnf.vocoders.base import Vocoder
 from armory_mdnf.vocoders.importing import build, companion, fold_weight_norm, read_config
 

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armory_mdnf import bundles
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.errors import BundleError, cause, quoted
-from armory_mdnf.files import strict_json
+from armory_mdnf.files import bundles, strict_json
 from armory_mdnf.files.bounds import check_small
 from armory_mdnf.vocoders.base import Vocoder
 from armory_mdnf.vocoders.making import NO_VOCODER, make_vocoder

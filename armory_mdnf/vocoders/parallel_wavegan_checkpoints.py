@@ -19,7 +19,7 @@ from torch import Tensor
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.errors import BundleError, OptionError, cause, choices, quoted, shown
 from armory_mdnf.files.arrays import MAX_BYTES, read_numbers
-from armory_mdnf.foreign import Imported
+from armory_mdnf.files.foreign import Imported
 from armory_mdnf.vocoders._parallel_wavegan import PQMF
 from armory_mdnf.vocoders.base import Vocoder
 from armory_mdnf.vocoders.importing import NO_STATISTICS, build, companion, fold_weight_norm, read_config

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from armory_mdnf import bundles
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.errors import BundleError, OptionError, cause
+from armory_mdnf.files import bundles
 from armory_mdnf.vocoders.making import KINDS, NO_VOCODER, make_vocoder
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from armory_mdnf import bundles
 from armory_mdnf.asr.alphabet import ENGLISH, Alphabet
 from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.whisper.encoder import Encoder, EncoderSizes
 from armory_mdnf.asr.whisper.features import SAMPLE_RATE_HZ, WhisperLogMel
 from armory_mdnf.errors import OptionError, refuse_unknown
+from armory_mdnf.files import bundles
 
 MAX_SAMPLES = 30 * SAMPLE_RATE_HZ
 

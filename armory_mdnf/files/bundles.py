@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from armory_mdnf.atomic import replacing
 from armory_mdnf.errors import BundleError, cause, choices, quoted, shown
 from armory_mdnf.files import strict_json
+from armory_mdnf.files.atomic import replacing
 from armory_mdnf.files.bounds import check_small
-from armory_mdnf.foreign import is_torch_file
+from armory_mdnf.files.foreign import is_torch_file
 from armory_mdnf.locations import saved_model
 
 FORMAT = "armory_mdnf/1"
