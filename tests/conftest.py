@@ -47,7 +47,7 @@ PARALLEL_WAVEGAN = {
 # `make test-portable` repeats them.
 NUMERIC = {
     *("test_attacks", "test_benchmarks", "test_bundles", "test_checkpoint_command", "test_checks"),
-    *("test_commands", "test_curves", "test_recordings", "test_report", "test_plot"),
+    *("test_commands", "test_cpu", "test_curves", "test_recordings", "test_report", "test_plot"),
     *("test_deepspeech_pytorch", "test_defenses", "test_estimator", "test_foreign_attacks"),
     *("test_extend", "test_training_gan", "test_attack_gradient", "test_audit", "test_audit_canaries"),
     *("test_frozen_stack", "test_golden_deepspeech2", "test_gpu_benchmark", "test_huggingface"),

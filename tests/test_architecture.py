@@ -18,8 +18,9 @@ NAME = "armory_mdnf"
 # What each package may import besides itself; the modules at the top (those of SHARED) are for everybody.
 ALLOWED: dict[str, set[str]] = {
     "audio": set(),
-    "vocoders": {"audio"},
-    "asr": {"audio"},
+    "cpu": set(),
+    "vocoders": {"audio", "cpu"},
+    "asr": {"audio", "cpu"},
     "defenses": {"audio", "vocoders"},
     "attacks": {"audio"},
     "data": {"audio"},
@@ -27,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"metrics"},
     "training": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
     "plugin": {"asr", "attacks", "audio", "data", "defenses", "metrics", "vocoders"},
-    "runner": {"asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics", "vocoders"},
+    "runner": {"asr", "attacks", "audio", "cpu", "data", "defenses", "evaluation", "metrics", "vocoders"},
     "audit": {"asr", "attacks", "audio", "data", "defenses", "metrics", "runner"},
     "checkpoints": {"asr", "audio", "vocoders"},
     "commands": {

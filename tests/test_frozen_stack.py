@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from armory_mdnf.vocoders import frozen_stack
+from armory_mdnf.cpu import frozen_stack
 from armory_mdnf.vocoders._parallel_wavegan import ResidualStack
 from benchmarks.subjects import defence
 

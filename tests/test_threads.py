@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from armory_mdnf.asr.estimator import RecognizerEstimator
-from armory_mdnf.asr.threads import even_parts, rounds, side_by_side
 from armory_mdnf.audio import ragged
+from armory_mdnf.cpu.threads import even_parts, rounds, side_by_side
 from armory_mdnf.defenses import RandomizedSmoothing
 from armory_mdnf.errors import TranscriptError
 

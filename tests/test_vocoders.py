@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.noise import stream
+from armory_mdnf.cpu.switch import VARIABLE, WAYS
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.errors import AudioError, BundleError, OptionError
 from armory_mdnf.files import bundles
@@ -78,12 +79,12 @@ def noises(lengths: tuple[int, ...] = LENGTHS) -> list[torch.Tensor]:
     return [torch.randn(int(RECIPE.frames(torch.tensor(n))) * RECIPE.hop) for n in lengths]
 
 
-@pytest.mark.parametrize("way", ["_one_by_one", "_side_by_side"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_an_utterance_does_not_depend_on_its_batch(kind: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, and as on a GPU."""
     vocoder, parts, z = tiny(kind), utterances(), noises()
-    monkeypatch.setattr(vocoder, "_one_by_one", getattr(vocoder, way))
+    monkeypatch.setenv(VARIABLE, way)
     x, lengths = batch(parts)
     x.requires_grad_()
     together = resynthesize(vocoder, x, lengths, z)
@@ -109,7 +110,7 @@ def test_the_ragged_path_and_the_uniform_path_agree(kind: str) -> None:
     vocoder = tiny(kind)
     log_mel, frames = torch.randn(2, 20, 12), torch.tensor([12, 12])
     noise = torch.randn(2, 1, 12 * 64)
-    a, b = vocoder._generate_uniform(log_mel, noise), vocoder._generate_ragged(log_mel, frames, noise)
+    a, b = vocoder.generate(log_mel, noise), vocoder.generate_ragged(log_mel, frames, noise)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from armory_mdnf.asr.contract import CTCRecognizer, SpeechRecognizer, Target
 from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.asr.preprocessing import Chain, Draws, select
-from armory_mdnf.asr.threads import rounds, side_by_side
 from armory_mdnf.asr.voting import vote
+from armory_mdnf.cpu.switch import fast
+from armory_mdnf.cpu.threads import rounds, side_by_side
 from armory_mdnf.errors import OptionError
 
 # Audio that a CPU's thread takes at once: less, and recurrent layers batch too little; more, and caches do not hold it.
@@ -82,7 +83,7 @@ class Pipeline:
         turns = [[list(range(len(x)))]]
         if not recognizer.exact_batches:
             turns = [[[i]] for i in range(len(x))]
-        elif x.device.type == "cpu" and chain.independent:
+        elif fast(x) and chain.independent:
             recognizer.check_targets(lengths.tolist(), targets)  # named by position in the whole batch
             turns = rounds(lengths.tolist(), torch.get_num_threads(), PART_SECONDS * recognizer.sample_rate_hz)
         with torch.enable_grad(), evaluation_mode(recognizer):

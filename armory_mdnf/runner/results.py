@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 import armory_mdnf
+from armory_mdnf.cpu.switch import way
 from armory_mdnf.evaluation.armory_results import PREFIXES
 from armory_mdnf.evaluation.records import COMPARISONS, compare
 from armory_mdnf.metrics.wer import pool
@@ -19,8 +20,9 @@ VERSIONED = ("armory-mdnf", "torch", "torchaudio", "numpy", "adversarial-robustn
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes the results."""
-    return {name: metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()}
+    """Versions of what computes the results; which way a CPU computes, if it is not the usual one."""
+    found = {name: metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()}
+    return found if way() == "fast" else found | {"cpu": way()}
 
 
 def armory_results(

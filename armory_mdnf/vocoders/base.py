@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.mel import LogMel, MelRecipe
+from armory_mdnf.cpu.switch import fast
 from armory_mdnf.errors import AudioError
 
 
@@ -16,9 +17,8 @@ class Vocoder(nn.Module):
     """Log mel to audio, with the front-end that it was trained with.
 
     Subclasses name their ``kind`` (the bundle kind), whether they need noise and the fewest frames they take, and have
-    ``_generate_uniform`` (every utterance as long as the batch, the generator's own forward). Those in bundles build
-    their generator and tell what it takes and gives. Utterances of several lengths go one after another, unless there
-    is a ``_generate_ragged`` (each as if alone, to rounding).
+    :meth:`generate`, the generator's own forward. Those in bundles build their generator and tell what it takes and
+    gives. Utterances of several lengths go one after another; a :meth:`generate_ragged` may take them at once.
     """
 
     kind: ClassVar[str]
@@ -99,28 +99,29 @@ class Vocoder(nn.Module):
             raise AudioError(f"vocoder of kind {self.kind!r} {wanted}")
         if noise is not None and noise.shape != (n, 1, width * self.recipe.hop):
             raise AudioError(f"expected noise of shape {(n, 1, width * self.recipe.hop)}, got {tuple(noise.shape)}")
-        if log_mel.device.type == "cpu" and n > 1:
+        if n > 1 and fast(log_mel):
+            # A CPU's caches hold the activations of one utterance, not of several: side by side they take 1.5 times.
             return self._one_by_one(log_mel, frames, noise)
-        return self._side_by_side(log_mel, frames, noise)
-
-    def _side_by_side(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
-        if ragged.is_uniform(frames, log_mel.shape[-1]):
-            return self._generate_uniform(log_mel, noise)[:, 0]
-        wave = self._generate_ragged(log_mel, frames, noise)[:, 0]
+        if ragged.is_uniform(frames, width):
+            return self.generate(log_mel, noise)[:, 0]
+        wave = self.generate_ragged(log_mel, frames, noise)[:, 0]
         return ragged.zero_beyond(wave, frames * self.recipe.hop)
 
+    def generate(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
+        """Utterances as long as the batch. Shape: (N, n_mels, F), noise (N, 1, F * hop) or None -> (N, 1, F * hop)."""
+        raise NotImplementedError
+
+    def generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
+        """Utterances of several lengths, each as if alone, to rounding; whatever it likes beyond their ends.
+
+        Shape: (N, n_mels, F), (N,), noise (N, 1, F * hop) or None -> (N, 1, F * hop).
+        """
+        return self._one_by_one(log_mel, frames, noise)[:, None]
+
     def _one_by_one(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
-        """A CPU's caches hold the activations of one utterance, not of several: side by side they take 1.5 times."""
         hop, waves = self.recipe.hop, []
         for i, f in enumerate(frames.tolist()):
             own = None if noise is None else noise[i : i + 1, :, : f * hop]
-            waves.append(self._generate_uniform(log_mel[i : i + 1, :, :f], own)[0, 0])
+            waves.append(self.generate(log_mel[i : i + 1, :, :f], own)[0, 0])
         joined = nn.utils.rnn.pad_sequence(waves, batch_first=True)
         return nn.functional.pad(joined, (0, log_mel.shape[-1] * hop - joined.shape[1]))
-
-    def _generate_uniform(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
-        """Shape: (N, n_mels, F), noise (N, 1, F * hop) if it is needed -> (N, 1, F * hop)."""
-        raise NotImplementedError
-
-    def _generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
-        return self._one_by_one(log_mel, frames, noise)[:, None]

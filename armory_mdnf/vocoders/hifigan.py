@@ -47,10 +47,10 @@ class HiFiGAN(Vocoder):
     def min_frames(self) -> int:
         return 1
 
-    def _generate_uniform(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
+    def generate(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
         return self.generator(log_mel)
 
-    def _generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
+    def generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
         net: Any = self.generator
         lengths = frames
         x = net.input_conv(ragged.zero_beyond(log_mel, lengths))

@@ -63,10 +63,10 @@ class MelGAN(Vocoder):
     def min_frames(self) -> int:
         return melgan_min_frames(self.generator_config)
 
-    def _generate_uniform(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
+    def generate(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
         return self.generator(log_mel)
 
-    def _generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
+    def generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
         generator: Any = self.generator
         bands = walk_melgan(generator.melgan, log_mel, frames)
         if generator.pqmf is None:

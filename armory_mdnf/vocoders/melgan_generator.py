@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
-from armory_mdnf.vocoders import frozen_stack
+from armory_mdnf.cpu import frozen_stack
+from armory_mdnf.cpu.channels import channels_last, convolve
+from armory_mdnf.cpu.switch import fast
 from armory_mdnf.vocoders._parallel_wavegan import PQMF, ResidualStack
 
 
@@ -72,10 +74,9 @@ class MelGANLayers(nn.Module):
         self.pqmf = None if out_channels == 1 else PQMF(subbands=out_channels, **(pqmf_params or {}))
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        if log_mel.device.type != "cpu":
+        if not fast(log_mel):
             return self.join_bands(self.melgan(log_mel))
-        # A CPU is faster with the channels of a sample side by side, which torch's 1-D convolutions undo.
-        x = log_mel[:, :, None].contiguous(memory_format=torch.channels_last)
+        x = channels_last(log_mel[:, :, None])
         frames = torch.full(log_mel.shape[:1], log_mel.shape[-1])
         return self.join_bands(walk_melgan(self.melgan, x, frames)[:, :, 0])
 
@@ -105,15 +106,3 @@ def walk_melgan(layers: Iterable[nn.Module], x: Tensor, lengths: Tensor) -> Tens
         else:
             x = layer(x)
     return x
-
-
-def convolve(layer: Any, x: Tensor) -> Tensor:
-    """A 1-D convolution of (N, C, T), or of (N, C, 1, T) in the memory format of x. Zeros at the ends."""
-    if x.dim() == 3:
-        return layer(x)
-    weight = layer.weight[:, :, None].contiguous(memory_format=torch.channels_last)
-    stride, padding, dilation = (1, *layer.stride), (0, *layer.padding), (1, *layer.dilation)
-    if isinstance(layer, nn.ConvTranspose1d):
-        more = (0, *layer.output_padding)
-        return nn.functional.conv_transpose2d(x, weight, layer.bias, stride, padding, more, 1, dilation)
-    return nn.functional.conv2d(x, weight, layer.bias, stride, padding, dilation)

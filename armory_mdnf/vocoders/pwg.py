@@ -58,13 +58,13 @@ class ParallelWaveGAN(Vocoder):
         net: Any = self.generator.upsample_net
         return melgan_min_frames(self.generator_config["upsample_params"]) if hasattr(net, "melgan") else 1
 
-    def _generate_uniform(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
+    def generate(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
         context: Any = self.generator.aux_context_window
         if context:
             log_mel = nn.functional.pad(log_mel, (context, context), mode="replicate")
         return self.generator(noise, log_mel)
 
-    def _generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
+    def generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
         assert noise is not None  # synthesize has checked
         net: Any = self.generator
         condition = _upsample(net, log_mel, frames)

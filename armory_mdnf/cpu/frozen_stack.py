@@ -12,18 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from armory_mdnf.vocoders._parallel_wavegan import ResidualStack
+from armory_mdnf.cpu.channels import channels_last
+from armory_mdnf.cpu.switch import fast
 
 aten = torch.ops.aten
 
 
-def applies(stack: ResidualStack, x: Tensor) -> bool:
+def applies(stack: nn.Module, x: Tensor) -> bool:
     """Whether :func:`frozen_stack` gives all that is asked for."""
-    return x.device.type == "cpu" and not any(p.requires_grad for p in stack.parameters())
+    return fast(x) and not any(p.requires_grad for p in stack.parameters())
 
 
-def frozen_stack(stack: ResidualStack, x: Tensor) -> Tensor:
-    """What ``stack`` gives for utterances as long as the batch; differentiable once, in ``x`` only.
+def frozen_stack(stack: nn.Module, x: Tensor) -> Tensor:
+    """What a ``ResidualStack`` of parallel-wavegan gives for a uniform batch; differentiable once, in ``x`` only.
 
     Shape: (N, C, T) -> (N, C, T), both with the channels of a sample side by side in memory.
     """
@@ -57,7 +58,7 @@ class _FrozenStack(torch.autograd.Function):
         aten.leaky_relu.out(x, slope, out=inner)
         before.copy_(inner[:, 1 : margin + 1].flip(1))
         after.copy_(inner[:, -margin - 1 : -1].flip(1))
-        dilated = dilated[:, :, None].contiguous(memory_format=torch.channels_last)
+        dilated = channels_last(dilated[:, :, None])
         hidden = nn.functional.conv2d(_as_image(padded), dilated, dilated_bias, dilation=(1, dilation))
         hidden = _as_frames(hidden)
         aten.leaky_relu_(hidden, slope)

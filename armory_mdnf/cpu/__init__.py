@@ -1,0 +1,1 @@
+"""What only a CPU gains from: the same sums in another order, behind one switch."""
