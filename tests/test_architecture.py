@@ -115,6 +115,10 @@ def test_the_package_itself_is_light() -> None:
     assert not loaded_after("import armory_mdnf, armory_mdnf.cli") & {"torch", "art", "numpy", *ONLY_IN_PLUGIN}
 
 
+def test_a_help_is_quick() -> None:
+    assert not loaded_after("from armory_mdnf.cli import build_parser; build_parser()") & {"torch", "art", "scipy"}
+
+
 def test_the_core_loads_neither_armory_nor_tensorflow() -> None:
     core = [m for m in MODULES if package_of(m) not in {"plugin", "training"}]
     assert not loaded_after(f"import {', '.join(sorted(core))}") & ONLY_IN_PLUGIN

@@ -22,7 +22,7 @@ from armory_mdnf.vocoders import Vocoder
 ROOT = Path(__file__).parents[1]
 TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TOUR, re.DOTALL) for line in block.splitlines()]
-OWN = ("transcribe", "defend", "attack", "evaluate", "report", "plot", "doctor")
+OWN = ("transcribe", "defend", "attack", "configs", "evaluate", "report", "plot", "doctor")
 
 
 def words_of(line: str) -> list[str]:

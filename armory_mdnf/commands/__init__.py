@@ -8,8 +8,8 @@ from typing import Any
 
 def add_commands(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
     """Add them to an argument parser's sub-commands. ``run`` runs a configuration as ``armory-mdnf run`` does."""
-    from armory_mdnf.commands import attack, defend, doctor, evaluate, plot, report, transcribe
+    from armory_mdnf.commands import attack, configs, defend, doctor, evaluate, plot, report, transcribe
 
-    for module in (transcribe, defend, attack, report, plot, doctor):
+    for module in (transcribe, defend, attack, configs, report, plot, doctor):
         module.add_command(commands)
     evaluate.add_command(commands, run)
