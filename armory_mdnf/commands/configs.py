@@ -119,7 +119,7 @@ def write(names: list[str], folder: Path, force: bool) -> list[Path]:
 
     Raises :class:`OptionError` for a file that is there and differs, unless ``force``.
     """
-    from armory_mdnf.atomic import ensure_writable_folder, write_text
+    from armory_mdnf.files.atomic import ensure_writable_folder, write_text
 
     contents = {folder / f"{name}.json": (FOLDER / f"{name}.json").read_text(encoding="utf-8") for name in names}
     if not force:
