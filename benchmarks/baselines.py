@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from armory_mdnf.asr.contract import SpeechRecognizer
+from armory_mdnf.asr.deepspeech2.model import BatchRNN, DeepSpeech2Recognizer
 from armory_mdnf.asr.estimator import RecognizerEstimator
-from armory_mdnf.asr.model import BatchRNN, Recognizer
 from armory_mdnf.asr.whisper.ctc import WhisperCTC
 from armory_mdnf.asr.whisper.encoder import sinusoids
 from armory_mdnf.asr.whisper.features import HOP, N_FFT
@@ -142,7 +142,7 @@ class ArtStyleEstimator(RecognizerEstimator):
         return np.stack(gradients).astype(x.dtype)
 
 
-def _packed(recognizer: Recognizer, spectrogram: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+def _packed(recognizer: DeepSpeech2Recognizer, spectrogram: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     network: Any = recognizer.network
     out_frames = network.conv.out_frames(frames)
     h = spectrogram

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from armory_mdnf.asr.ctc import ctc_loss
+from armory_mdnf.asr.deepspeech2.model import DeepSpeech2, DeepSpeech2Config, DeepSpeech2Recognizer
 from armory_mdnf.asr.estimator import RecognizerEstimator
-from armory_mdnf.asr.model import DeepSpeech2, DeepSpeech2Config, Recognizer
 from armory_mdnf.attacks.pgd import Batch
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio.mel import MELGAN_DESCRIPT
@@ -74,7 +74,7 @@ def build(device: str, hidden: int, layers: int, channels: int) -> RecognizerEst
     """Random recogniser of these sizes behind MDNF with a random MelGAN of 22.05 kHz, the same at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        recognizer = Recognizer(DeepSpeech2Config(hidden_size=hidden, hidden_layers=layers))
+        recognizer = DeepSpeech2Recognizer(DeepSpeech2Config(hidden_size=hidden, hidden_layers=layers))
         vocoder = make_vocoder("melgan", MELGAN_DESCRIPT, {"channels": channels}).requires_grad_(False)
         for weight in vocoder.generator.parameters():
             if weight.dim() > 1:  # MelGAN's own start gives a whisper of 1e-6

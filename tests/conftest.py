@@ -18,7 +18,7 @@ from runner_folder import CONFIGS, INDEX
 
 from armory_mdnf import cli
 from armory_mdnf.asr.checkpoints import save_recognizer
-from armory_mdnf.asr.model import DeepSpeech2Config, Recognizer
+from armory_mdnf.asr.deepspeech2.model import DeepSpeech2Config, DeepSpeech2Recognizer
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.vocoders import Vocoder, make_vocoder
 
@@ -95,12 +95,12 @@ def ragged_array(utterances: list[np.ndarray]) -> np.ndarray:
     return array
 
 
-def tiny_recognizer(**changes: object) -> Recognizer:
+def tiny_recognizer(**changes: object) -> DeepSpeech2Recognizer:
     """A random recogniser whose outputs change from frame to frame, so that transcripts are not empty."""
     config = {"hidden_size": 24, "hidden_layers": 2, "conv_channels": 4} | changes
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        recognizer = Recognizer(DeepSpeech2Config(**config)).eval()  # type: ignore[arg-type]
+        recognizer = DeepSpeech2Recognizer(DeepSpeech2Config(**config)).eval()  # type: ignore[arg-type]
         for module in recognizer.modules():
             if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
                 module.running_var.uniform_(0.05, 0.2)
@@ -110,7 +110,7 @@ def tiny_recognizer(**changes: object) -> Recognizer:
 
 
 @pytest.fixture
-def recognizer() -> Recognizer:
+def recognizer() -> DeepSpeech2Recognizer:
     return tiny_recognizer()
 
 

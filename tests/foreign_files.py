@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from armory_mdnf.asr.model import Recognizer
+from armory_mdnf.asr.deepspeech2.model import DeepSpeech2Recognizer
 
 
 class Malicious:
@@ -28,7 +28,7 @@ class Malicious:
         return (Path.touch, (self.marker,))
 
 
-def v2_package(recognizer: Recognizer, **changes: Any) -> dict[str, Any]:
+def v2_package(recognizer: DeepSpeech2Recognizer, **changes: Any) -> dict[str, Any]:
     """What deepspeech.pytorch V2 saves, its training state included."""
     config = recognizer.config
     audio = {
@@ -65,7 +65,7 @@ def module_that_vanishes(name: str) -> Iterator[types.ModuleType]:
         del sys.modules[name]
 
 
-def v3_checkpoint(recognizer: Recognizer, module: types.ModuleType, **changes: Any) -> dict[str, Any]:
+def v3_checkpoint(recognizer: DeepSpeech2Recognizer, module: types.ModuleType, **changes: Any) -> dict[str, Any]:
     """Lightning's checkpoint of a V3 model, its configuration in objects of ``module`` as OmegaConf pickles them."""
     config = recognizer.config
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rapidfuzz.distance import Levenshtein
 
-from armory_mdnf.runner.lines import Failed, Line, parse_line
+from armory_mdnf.evaluation.records import LeftOut, Outcome
+from armory_mdnf.runner.lines import parse_line
 
 CONFIGS = Path(__file__).parents[1] / "scenario_configs"
 INDEX = [13, 18, 41]
@@ -28,15 +29,15 @@ TARGETED = {
 needs_armory = pytest.mark.skipif(find_spec("armory") is None, reason="Armory is not installed")
 
 
-def lines(folder: Path) -> dict[int, Line]:
-    return {line.index: line for line in _parsed(folder) if isinstance(line, Line)}
+def lines(folder: Path) -> dict[int, Outcome]:
+    return {line.index: line for line in _parsed(folder) if isinstance(line, Outcome)}
 
 
-def failures(folder: Path) -> dict[int, Failed]:
-    return {line.index: line for line in _parsed(folder) if isinstance(line, Failed)}
+def failures(folder: Path) -> dict[int, LeftOut]:
+    return {line.index: line for line in _parsed(folder) if isinstance(line, LeftOut)}
 
 
-def _parsed(folder: Path) -> list[Line | Failed]:
+def _parsed(folder: Path) -> list[Outcome | LeftOut]:
     return [parse_line(text, "here") for text in (folder / "utterances.jsonl").read_text().splitlines()]
 
 
@@ -47,7 +48,7 @@ def strict(path: Path) -> Any:
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
-def same(a: Line, b: Line) -> bool:
+def same(a: Outcome, b: Outcome) -> bool:
     """Equal but for the time, and what rounding can do to sizes and transcripts."""
     # The largest sample hangs on one sample's rounding, the others on all of them.
     sizes = [(getattr(a, k), getattr(b, k), 0.05 if k == "linf" else 1e-3) for k in ("snr_db", "l2", "linf")]

@@ -10,8 +10,8 @@ import torch
 from conftest import speechlike, tiny_recognizer
 from foreign_files import Malicious, module_that_vanishes, v2_package, v3_checkpoint
 
-from armory_mdnf.asr.deepspeech_pytorch import import_recognizer, read_recognizer
-from armory_mdnf.asr.model import Recognizer
+from armory_mdnf.asr.deepspeech2.checkpoints import import_recognizer, read_recognizer
+from armory_mdnf.asr.deepspeech2.model import DeepSpeech2Recognizer
 from armory_mdnf.errors import BundleError
 from armory_mdnf.files.foreign import read_checkpoint
 
@@ -30,7 +30,7 @@ SIZES = {
 }
 
 
-def write(version: str, path: Path, recognizer: Recognizer, zipped: bool = True, **changes: Any) -> None:
+def write(version: str, path: Path, recognizer: DeepSpeech2Recognizer, zipped: bool = True, **changes: Any) -> None:
     if version == "V2":
         torch.save(v2_package(recognizer, **changes), path, _use_new_zipfile_serialization=zipped)
         return

@@ -11,7 +11,7 @@ from conftest import ragged_array
 
 from armory_mdnf.asr.checkpoints import load_recognizer
 from armory_mdnf.asr.decoding import greedy_decode
-from armory_mdnf.asr.deepspeech_pytorch import read_recognizer
+from armory_mdnf.asr.deepspeech2.checkpoints import read_recognizer
 from armory_mdnf.asr.estimator import RecognizerEstimator
 
 DATA = Path(__file__).parent / "data" / "deepspeech2"

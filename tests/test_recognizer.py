@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from armory_mdnf.asr.alphabet import ENGLISH, Alphabet
 from armory_mdnf.asr.ctc import check_targets, ctc_loss, frames_needed
 from armory_mdnf.asr.decoding import greedy_decode
-from armory_mdnf.asr.features import LogSpectrogram
-from armory_mdnf.asr.model import DeepSpeech2Config
+from armory_mdnf.asr.deepspeech2.features import LogSpectrogram
+from armory_mdnf.asr.deepspeech2.model import DeepSpeech2Config
 from armory_mdnf.audio import ragged
 from armory_mdnf.errors import AudioError, OptionError, TranscriptError
 

@@ -23,8 +23,8 @@ from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import bundled, read_samples
 from armory_mdnf.errors import AttackError, AudioError
 from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.evaluation.records import LeftOut
 from armory_mdnf.runner.evaluate import Evaluation
-from armory_mdnf.runner.lines import Failed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
 
@@ -201,10 +201,10 @@ def refusing(u: np.ndarray) -> np.ndarray:
 def test_what_an_attack_gives_back_is_checked(weights: str, spoil: Callable[..., Any], reason: str) -> None:
     evaluation = Evaluation(RecognizerEstimator(weights, device_type="cpu"), Attack(spoil))
     found = evaluation(bundled("human", INDEX))
-    (failure,) = [line for line in found if isinstance(line, Failed)]
+    (failure,) = [line for line in found if isinstance(line, LeftOut)]
     assert failure.index == 18
     assert failure.reason.startswith(reason)
-    assert sorted(line.index for line in found if not isinstance(line, Failed)) == [13, 41]
+    assert sorted(line.index for line in found if not isinstance(line, LeftOut)) == [13, 41]
 
 
 def test_an_attack_that_gives_another_number_of_recordings(weights: str) -> None:
@@ -215,7 +215,7 @@ def test_an_attack_that_gives_another_number_of_recordings(weights: str) -> None
     evaluation = Evaluation(RecognizerEstimator(weights, device_type="cpu"), Losing(lambda u: u))
     found = {line.index: line for line in evaluation(bundled("human", INDEX))}
     assert found[18].reason == "attack Losing gave 0 recordings for 1 utterances"
-    assert not any(isinstance(found[i], Failed) for i in (13, 41))
+    assert not any(isinstance(found[i], LeftOut) for i in (13, 41))
 
 
 class Fragile(Preprocessor):
@@ -237,7 +237,7 @@ def test_a_defence_that_fails_for_one_utterance(weights: str) -> None:
     estimator = RecognizerEstimator(weights, preprocessing_defences=Fragile(length), device_type="cpu")
     evaluation = Evaluation(estimator, None, by_keys=False, theirs="defense theirs.Fragile")
     found = [line for batch in evaluation.batches(chosen, 100.0) for line in evaluation(batch)]
-    (failure,) = [line for line in found if isinstance(line, Failed)]
+    (failure,) = [line for line in found if isinstance(line, LeftOut)]
     assert (failure.index, failure.reason) == (18, "defense theirs.Fragile cannot be used: ZeroDivisionError: a pause")
 
 
@@ -259,9 +259,9 @@ def test_what_a_defence_of_others_gives_back_costs_one_utterance(weights: str, s
     estimator = RecognizerEstimator(weights, preprocessing_defences=defence, device_type="cpu")
     evaluation = Evaluation(estimator, None, by_keys=False, theirs="defense theirs.Spoiling")
     found = {line.index: line for batch in evaluation.batches(chosen, 100.0) for line in evaluation(batch)}
-    assert isinstance(found[18], Failed)
+    assert isinstance(found[18], LeftOut)
     assert "Spoiling" in found[18].reason
-    assert not any(isinstance(found[i], Failed) for i in (13, 41))
+    assert not any(isinstance(found[i], LeftOut) for i in (13, 41))
 
 
 def test_a_fault_of_this_package_is_no_fault_of_an_utterance(weights: str) -> None:

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from armory_mdnf.asr.alphabet import Alphabet
 from armory_mdnf.asr.contract import CTCRecognizer
+from armory_mdnf.errors import refuse_unknown
+
+Self = TypeVar("Self", bound="BundledConfig")
+
+
+class BundledConfig:
+    """Base of the dataclasses that say what a recogniser of some kind is like; their fields are plain values."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls: type[Self], values: Mapping[str, Any]) -> Self:
+        """Inverse of :meth:`as_dict`. Raises :class:`OptionError` for an unknown key."""
+        refuse_unknown(values, cls.__dataclass_fields__, cls.__name__)
+        return cls(**values)
 
 
 class BundledRecognizer(CTCRecognizer):
     """Features and network, one after the other.
 
     ``features``: audio (N, T), lengths (N,) -> spectrogram (N, 1, bins, F), frames (N,). ``network``: those -> logits
-    (N, F', classes), frames' (N,).
+    (N, F', classes), frames' (N,). A kind of bundle names itself and the classes of its configuration and network.
     """
 
+    kind: ClassVar[str]
+    config_class: ClassVar[type[BundledConfig]]
+    network_class: ClassVar[type[nn.Module]]
     alphabet: Alphabet
     config: Any
     features: nn.Module

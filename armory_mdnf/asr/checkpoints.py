@@ -11,37 +11,29 @@ import torch
 
 from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.contract import SpeechRecognizer
+from armory_mdnf.asr.deepspeech2.model import DeepSpeech2Recognizer
 from armory_mdnf.asr.huggingface.folders import find_folder, is_huggingface, weight_files
-from armory_mdnf.asr.model import DeepSpeech2, DeepSpeech2Config, Recognizer
-from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig, WhisperCTCNetwork
+from armory_mdnf.asr.whisper.ctc import WhisperCTC
 from armory_mdnf.errors import BundleError, OptionError, cause, choices, quoted
 from armory_mdnf.files import bundles
 from armory_mdnf.files.provenance import of_files, sha256_of
 
-KINDS: dict[str, tuple[Any, Any]] = {
-    "deepspeech2": (Recognizer, DeepSpeech2Config),
-    "whisper_ctc": (WhisperCTC, WhisperCTCConfig),
-}
-"""Kinds of bundles that hold a recogniser: its class and that of its configuration."""
-
-NETWORKS: dict[str, Any] = {"deepspeech2": DeepSpeech2, "whisper_ctc": WhisperCTCNetwork}
-"""What :func:`bundles.fill` fills of each kind."""
+KINDS: dict[str, Any] = {model.kind: model for model in (DeepSpeech2Recognizer, WhisperCTC)}
+"""Recognisers that bundles hold, by the kind of bundle."""
 
 
 def build_recognizer(kind: str, config: Mapping[str, Any]) -> BundledRecognizer:
     """A recogniser with random weights. Raises :class:`OptionError` for a kind or sizes that do not exist."""
     if kind not in KINDS:
         raise OptionError(choices(kind, KINDS, "kind of recogniser"))
-    model, sizes = KINDS[kind]
-    return model(sizes.from_dict(dict(config)))
+    return KINDS[kind](KINDS[kind].config_class.from_dict(config))
 
 
 def kind_of(recognizer: BundledRecognizer) -> str:
-    """The kind of bundle that a recogniser is saved in."""
-    for kind, (model, _) in KINDS.items():
-        if type(recognizer) is model:
-            return kind
-    raise OptionError(f"{type(recognizer).__name__} is of no kind that a bundle holds: {', '.join(KINDS)}")
+    """The kind of bundle that a recogniser is saved in. Raises :class:`OptionError` if there is none."""
+    if type(recognizer) not in KINDS.values():
+        raise OptionError(f"{type(recognizer).__name__} is of no kind that a bundle holds: {', '.join(KINDS)}")
+    return recognizer.kind
 
 
 def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> SpeechRecognizer:
@@ -66,7 +58,7 @@ def load_bundle(name_or_path: str | os.PathLike[str], device: str | torch.device
         if layers > len(tensors) or not isinstance(sizes.get("labels", ""), str):
             raise OptionError(f"expected a layer per weight at most and labels as a string, got {quoted(sizes)}")
         with torch.device("meta"):  # shapes only: what the sizes claim is not allocated before the weights have it
-            described = NETWORKS[kind](KINDS[kind][1].from_dict(sizes))
+            described = KINDS[kind].network_class(KINDS[kind].config_class.from_dict(sizes))
     bundles.check_fit(described, tensors, str(name_or_path))
     with _describing(name_or_path):
         recognizer = build_recognizer(kind, sizes)

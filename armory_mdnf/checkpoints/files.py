@@ -11,7 +11,7 @@ from typing import Any
 from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.checkpoints import KINDS as RECOGNIZERS
 from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
-from armory_mdnf.asr.deepspeech_pytorch import import_recognizer, is_deepspeech
+from armory_mdnf.asr.deepspeech2.checkpoints import import_recognizer, is_deepspeech
 from armory_mdnf.asr.whisper.ctc import WhisperCTC
 from armory_mdnf.checkpoints.ctranslate2 import WhisperFolder, import_whisper, is_ctranslate2
 from armory_mdnf.errors import BundleError, quoted, shown

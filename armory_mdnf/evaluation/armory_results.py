@@ -1,4 +1,4 @@
-"""Armory's results files, read into records. Armory itself is not needed for it."""
+"""Armory's results files, read into records (``runner/results.py`` writes them). Armory itself is not needed for it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
     run = RunRecord(
         name=Path(path).stem,
         outcomes=tuple(Outcome(**dict(zip(columns, row, strict=True))) for row in rows),
-        config={key: config[key] for key in KEPT_BLOCKS if key in config},
+        config=kept_blocks(config),
         seconds=_seconds(results.get("compute", {})),
         versions=_versions(content, results),
         timestamp=content.get("timestamp"),
@@ -72,13 +72,7 @@ def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
 
 def _with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
     """How much of its configuration a run is: the flags that Armory keeps too, and what the native runner adds."""
-    config, own = content["config"], content.get("run")
-    scenario = config.get("scenario") or {}
-    given = scenario.get("kwargs") or {}
-    flags = {name: given[name] for name in FLAGS if given.get(name)}
-    skips = (config.get("adhoc") or {}).get("skip_adversarial") or not config.get("attack")
-    if skips:
-        flags.pop("skip_attack", None)
+    own, flags = content.get("run"), flags_of(content["config"])
     run = replace(run, flags=flags)
     if own is None:
         return run
@@ -86,6 +80,20 @@ def _with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
         raise TypeError(f"{len(own['ids'])} ids for {len(run.outcomes)} utterances")
     outcomes = tuple(replace(outcome, id=str(name)) for outcome, name in zip(run.outcomes, own["ids"], strict=True))
     return replace(with_extent(run, own | {"flags": flags}), outcomes=outcomes)
+
+
+def flags_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags in a configuration of results that make the run a part of it."""
+    given = (config.get("scenario") or {}).get("kwargs") or {}
+    flags = {name: given[name] for name in FLAGS if given.get(name)}
+    if (config.get("adhoc") or {}).get("skip_adversarial") or not config.get("attack"):
+        flags.pop("skip_attack", None)
+    return flags
+
+
+def kept_blocks(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record keeps of a configuration."""
+    return {key: config[key] for key in KEPT_BLOCKS if key in config}
 
 
 def refuse_older(path: Path, since: float | None) -> None:

@@ -1,4 +1,4 @@
-"""The outcome of one evaluation, an utterance at a time, and its file format: strict JSON."""
+"""The outcome of one evaluation, utterance by utterance, and its file format: strict JSON."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ COMPARISONS = {
 """Word counts of an utterance: what is compared with, and what is."""
 
 
-def compare(utterance: Any, comparison: str) -> WordCounts | None:
-    """Word counts of an utterance whose attributes :data:`COMPARISONS` names; None where it lacks a transcript."""
+def compare(utterance: Outcome, comparison: str) -> WordCounts | None:
+    """Word counts of an utterance; None where it lacks a transcript."""
     expected, found = (getattr(utterance, name) for name in COMPARISONS[comparison])
     return None if expected is None or found is None else count_words(expected, found)
 
 
-def all_words(utterance: Any) -> dict[str, dict[str, int]]:
+def all_words(utterance: Outcome) -> dict[str, dict[str, int]]:
     """Every comparison that the utterance has transcripts for, for a file."""
     counts = {name: compare(utterance, name) for name in COMPARISONS}
     return {name: asdict(found) for name, found in counts.items() if found is not None}
@@ -39,11 +39,13 @@ def all_words(utterance: Any) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One utterance: what was said, what was understood, what the attack wanted to be, and how large it was.
+    """What a run found out about one utterance, from the evaluation to the tables.
 
     A transcript is None where the run left it out, ``target`` where the attack has none; a size is None where it is not
     a finite number (nothing was changed) or was not measured. ``id`` is None where the results name no utterances, as
-    Armory's do not.
+    Armory's do not. What only the native runner's lines keep: ``index``, the position in the split; ``seed``;
+    ``seconds``, the utterance's share of its batch's time, by length, for "inference" and "attack"; ``measures``, what
+    further metrics of the configuration say of the perturbation, by their names.
     """
 
     reference: str
@@ -54,15 +56,33 @@ class Outcome:
     l2: float | None = None
     linf: float | None = None
     id: str | None = None
+    index: int | None = None
+    seed: int | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    measures: Mapping[str, float | None] | None = None
+
+
+RECORDED = ("reference", "benign", "adversarial", "target", "snr_db", "l2", "linf", "id")
+"""What a record keeps of an outcome."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An utterance that could not be processed, its file, and why."""
+    """An utterance that could not be processed, its file, why, and its position in the split where that is known."""
 
     id: str
     file: str
     reason: str
+    index: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What a user is told."""
+        return f"{self.id} ({self.file}): {self.reason}"
+
+    def recorded(self) -> dict[str, str]:
+        """What results keep of it."""
+        return {"id": self.id, "file": self.file, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -149,7 +169,7 @@ def common_outcomes(first: RunRecord, second: RunRecord) -> list[tuple[Outcome, 
 
 def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
     """Write a record with its derived numbers beside what they are derived from, for readers of the file."""
-    utterances = [asdict(outcome) | {"words": all_words(outcome)} for outcome in run.outcomes]
+    utterances = [{k: getattr(o, k) for k in RECORDED} | {"words": all_words(o)} for o in run.outcomes]
     content = {
         "format": FORMAT,
         "name": run.name,
@@ -164,7 +184,7 @@ def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
         "split_size": run.split_size,
         "changed": dict(run.changed),
         "flags": dict(run.flags),
-        "left_out": [asdict(left_out) for left_out in run.left_out],
+        "left_out": [left_out.recorded() for left_out in run.left_out],
     }
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
@@ -178,7 +198,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         raise ResultsError(f"{path}: expected format {FORMAT!r}, found {quoted(content.get('format'))}")
     older = content["format"] == OLDER
     try:
-        names = [k for k in Outcome.__dataclass_fields__ if not (older and k == "id")]
+        names = [k for k in RECORDED if not (older and k == "id")]
         outcomes = tuple(Outcome(**{k: u[k] for k in names}) for u in content["utterances"])
         keys = ("name", "config", "seconds", "versions", "timestamp")
         run = RunRecord(outcomes=outcomes, **{key: content[key] for key in keys})
@@ -205,7 +225,9 @@ def with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
         raise TypeError(f"changed is {quoted(content['changed'])}")
     return replace(
         run,
-        left_out=tuple(LeftOut(*(str(entry[k]) for k in ("id", "file", "reason"))) for entry in content["left_out"]),
+        left_out=tuple(
+            LeftOut(str(entry["id"]), str(entry["file"]), str(entry["reason"])) for entry in content["left_out"]
+        ),
         **{key: content[key] for key in ("chosen", "split_size", "changed", "flags")},
     )
 

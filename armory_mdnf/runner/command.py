@@ -15,7 +15,7 @@ import torch
 
 from armory_mdnf.data.selection import fingerprint
 from armory_mdnf.errors import OptionError, ResultsError, StorageError, quoted
-from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.evaluation.records import LeftOut, Outcome, RunRecord
 from armory_mdnf.evaluation.summary import summarise
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.provenance import leaves
@@ -24,7 +24,7 @@ from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, check_config, component, read_config
 from armory_mdnf.runner.evaluate import Evaluation
 from armory_mdnf.runner.journal import SWEEP, Journal, check_same, identify, read_run
-from armory_mdnf.runner.lines import Failed, Line, failed
+from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.metrics import perturbation_metrics, task_metrics
 from armory_mdnf.runner.named import code_of, files_of, import_from, is_ours
 from armory_mdnf.runner.overrides import BATCH_SECONDS, Overrides, override, parse_index, run_seed
@@ -83,11 +83,12 @@ def run(args: argparse.Namespace) -> int:
     if not journal.lines:
         raise ResultsError(f"none of the {len(journal.failed)} utterances could be processed; {_first(journal)}")
     path = journal.folder / "results.json"
-    content = json.dumps(results_of(journal, prepared, changed), indent=4, sort_keys=True, allow_nan=False)
+    found = record_of(journal, prepared, changed)
+    content = json.dumps(results.armory_json(found, prepared.config), indent=4, sort_keys=True, allow_nan=False)
     with storing(lambda: f"all utterances are safe; make room and go on with {_again(journal)}"):
         write_text(path, content + "\n")
     try:
-        print(summarise(read_armory_results(path), where=str(path)), flush=True)
+        print(summarise(found, where=str(path)), flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -206,16 +207,16 @@ def _evaluate(journal: Journal, prepared: Prepared, strict: bool) -> bool:
     return True
 
 
-def _keep(journal: Journal, lines: Sequence[Line | Failed], strict: bool) -> None:
+def _keep(journal: Journal, lines: Sequence[Outcome | LeftOut], strict: bool) -> None:
     """Keep what was found out about utterances. ``strict``: up to the first that could not be processed."""
-    failures = [line for line in lines if isinstance(line, Failed)]
-    journal.append([line for line in lines if isinstance(line, Line)])
+    failures = [line for line in lines if isinstance(line, LeftOut)]
+    journal.append([line for line in lines if isinstance(line, Outcome)])
     for failure in failures:
         _tell(failure, strict)
     journal.append(failures)
 
 
-def _tell(failure: Failed, strict: bool) -> None:
+def _tell(failure: LeftOut, strict: bool) -> None:
     if strict:
         raise ResultsError(f"--strict: {failure.sentence}")
     print(f"left out: {failure.sentence}", file=sys.stderr)
@@ -229,13 +230,24 @@ def _again(journal: Journal) -> str:
     return shlex.join(["armory-mdnf", "run", "--resume", str(journal.folder)])
 
 
+def record_of(journal: Journal, prepared: Whole, changed: Mapping[str, Any]) -> RunRecord:
+    """What a run has found of the utterances that are done."""
+    config, places = prepared.config, [i for i, _ in prepared.chosen]
+    return results.record(
+        [journal.lines[i] for i in places if i in journal.lines],
+        [journal.failed[i] for i in places if i in journal.failed],
+        config,
+        journal.folder.name,
+        timestamp=journal.started,
+        chosen=prepared.of,
+        split_size=components.split_size(config["dataset"]),
+        changed=changed,
+    )
+
+
 def results_of(journal: Journal, prepared: Whole, changed: Mapping[str, Any]) -> dict[str, Any]:
     """What ``results.json`` holds of the utterances that are done."""
-    lines, config = [journal.lines[i] for i, _ in prepared.chosen if i in journal.lines], prepared.config
-    failures = [journal.failed[i] for i, _ in prepared.chosen if i in journal.failed]
-    content = results.armory_results(lines, config, journal.started, journal.folder.name, results.versions())
-    size = components.split_size(config["dataset"])
-    return content | {"run": results.extent(lines, failures, prepared.of, size, changed)}
+    return results.armory_json(record_of(journal, prepared, changed), prepared.config)
 
 
 def changes(original: Config, config: Config) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from armory_mdnf.audio import ragged
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, TranscriptError, cause
+from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.metrics import perturbation
 from armory_mdnf.runner.components import Chosen, Targeter
-from armory_mdnf.runner.lines import Failed, Line, failed, finite
+from armory_mdnf.runner.lines import failed, finite
 
 Heard = tuple[int, Utterance, np.ndarray]
 """An utterance with its position in its split and its samples."""
@@ -64,10 +65,10 @@ class Evaluation:
         chunks = list(ragged.by_length(milliseconds, samples=1000 * seconds / rows))
         return [[chosen[i] for i in chunk] for chunk in reversed(chunks)]
 
-    def __call__(self, batch: Chosen) -> list[Line | Failed]:
+    def __call__(self, batch: Chosen) -> list[Outcome | LeftOut]:
         """Evaluate a batch. An utterance that cannot be processed costs itself alone, and says why."""
         heard: list[Heard] = []
-        done: list[Line | Failed] = []
+        done: list[Outcome | LeftOut] = []
         for index, utterance in batch:
             try:
                 heard.append((index, utterance, self._read(utterance)))
@@ -82,7 +83,7 @@ class Evaluation:
             raise AudioError(f"expected at least {least} samples, found {len(audio)}")
         return audio
 
-    def _attempt(self, heard: list[Heard]) -> list[Line | Failed]:
+    def _attempt(self, heard: list[Heard]) -> list[Outcome | LeftOut]:
         """Evaluate utterances together; one by one if that fails, to find those that it fails for."""
         if not heard:
             return []
@@ -100,7 +101,7 @@ class Evaluation:
             return [failed(*heard[0][:2], problem)]
         return [line for one in heard for line in self._attempt([one])]
 
-    def _evaluate(self, heard: list[Heard]) -> list[Line | Failed]:
+    def _evaluate(self, heard: list[Heard]) -> list[Outcome | LeftOut]:
         indices, utterances, audio = (list(column) for column in zip(*heard, strict=True))
         n = len(heard)
         columns: dict[str, Sequence[Any]] = dict.fromkeys(
@@ -134,9 +135,9 @@ class Evaluation:
 
     def _line(
         self, index: int, utterance: Utterance, values: dict[str, Any], seconds: dict[str, float], share: float
-    ) -> Line:
+    ) -> Outcome:
         own = {name: round(share * value, 6) for name, value in seconds.items()}
-        return Line(index, utterance.id, utterance.transcript, **values, seed=self.seed, seconds=own)
+        return Outcome(utterance.transcript, id=utterance.id, index=index, seed=self.seed, seconds=own, **values)
 
     def _predict(self, audio: list[np.ndarray], indices: Sequence[int], purpose: int) -> list[str]:
         with self._seeded(indices, purpose):

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from armory_mdnf.errors import OptionError, ResultsError, quoted
+from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.files import provenance, strict_json
 from armory_mdnf.files.atomic import write_text
 from armory_mdnf.files.provenance import made_of
 from armory_mdnf.runner.config import Config
-from armory_mdnf.runner.lines import Failed, Line, parse_line
+from armory_mdnf.runner.lines import parse_line, to_line
 
 FORMAT = "armory_mdnf_run/2"
 OLDER = "armory_mdnf_run/1"  # knows neither the recordings that it is of nor utterances that are left out
@@ -36,9 +37,9 @@ class Journal:
         self.folder = folder
         self.started = started
         """Seconds since the epoch."""
-        self.lines: dict[int, Line] = {}
+        self.lines: dict[int, Outcome] = {}
         """What is done and on disk, by the utterance's position in its split."""
-        self.failed: dict[int, Failed] = {}
+        self.failed: dict[int, LeftOut] = {}
         """What could not be done, likewise."""
         self._file: IO[bytes] | None = None
 
@@ -109,7 +110,7 @@ class Journal:
         """Positions of the utterances that are done with."""
         return {*self.lines, *self.failed}
 
-    def append(self, lines: Iterable[Line | Failed]) -> None:
+    def append(self, lines: Iterable[Outcome | LeftOut]) -> None:
         """Keep finished utterances, on disk when this returns.
 
         After an :class:`OSError`, such as that of a full disk, those are kept that are there whole.
@@ -117,7 +118,7 @@ class Journal:
         assert self._file is not None
         for line in lines:
             end = os.fstat(self._file.fileno()).st_size
-            rest = line.to_json().encode() + b"\n"
+            rest = to_line(line).encode() + b"\n"
             try:
                 while rest:  # a disk that is nearly full takes a part
                     rest = rest[self._file.write(rest) :]
@@ -133,8 +134,9 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _keep(self, line: Line | Failed) -> None:
-        if isinstance(line, Failed):
+    def _keep(self, line: Outcome | LeftOut) -> None:
+        assert line.index is not None  # every line has it
+        if isinstance(line, LeftOut):
             self.failed[line.index] = line
         else:
             self.lines[line.index] = line

@@ -1,75 +1,38 @@
-"""One utterance of a run, evaluated or left out, and its line of JSON."""
+"""The line of JSON that a run keeps of an utterance, evaluated or left out."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.errors import ResultsError, quoted
-from armory_mdnf.evaluation.records import all_words
+from armory_mdnf.evaluation.records import LeftOut, Outcome, all_words
 from armory_mdnf.files import strict_json
 
-
-@dataclass(frozen=True)
-class Line:
-    """What a run found out about one utterance.
-
-    ``index``: its position in the split. Transcripts are None where the run left them out, ``target`` where the attack
-    has none. Sizes of the perturbation are None where there was no attack, or where they are not finite: an utterance
-    that the attack left unchanged has no finite SNR. ``seconds``: this utterance's share of its batch's time, by
-    length, for "inference" and "attack". ``measures``: what further metrics of the configuration say of the
-    perturbation, by their names.
-    """
-
-    index: int
-    id: str
-    reference: str
-    benign: str | None
-    adversarial: str | None
-    target: str | None
-    snr_db: float | None
-    l2: float | None
-    linf: float | None
-    seed: int | None
-    seconds: dict[str, float]
-    measures: dict[str, float | None] | None = None
-
-    def to_json(self) -> str:
-        """A line of strict JSON, with the counts that follow from the transcripts."""
-        content = asdict(self) | {"words": all_words(self)}
-        if not self.measures:
-            del content["measures"]
-        return json.dumps(content, allow_nan=False)
+_LINE = (
+    *("index", "id", "reference", "benign", "adversarial", "target", "snr_db", "l2", "linf", "seed", "seconds"),
+    "measures",
+)
 
 
-@dataclass(frozen=True)
-class Failed:
-    """An utterance that could not be processed, at its position in the split: its file, and why."""
-
-    index: int
-    id: str
-    file: str
-    reason: str
-
-    def to_json(self) -> str:
-        """A line of strict JSON."""
-        return json.dumps(asdict(self), allow_nan=False)
-
-    @property
-    def sentence(self) -> str:
-        """What a user is told."""
-        return f"{self.id} ({self.file}): {self.reason}"
+def to_line(found: Outcome | LeftOut) -> str:
+    """A line of strict JSON, with the counts that follow from the transcripts."""
+    if isinstance(found, LeftOut):
+        return json.dumps({"index": found.index, **found.recorded()}, allow_nan=False)
+    content = {name: getattr(found, name) for name in _LINE} | {"words": all_words(found)}
+    if not found.measures:
+        del content["measures"]
+    return json.dumps(content, allow_nan=False)
 
 
-def failed(index: int, utterance: Utterance, why: object) -> Failed:
+def failed(index: int, utterance: Utterance, why: object) -> LeftOut:
     """An utterance that is left out, with the reason free of the file's path and of its place in a batch."""
     text = str(why) or type(why).__name__
     text = text.removeprefix(f"{utterance.path}: ").replace(str(utterance.path), utterance.path.name)
-    return Failed(index, utterance.id, str(utterance.path), _PLACE.sub("", text))
+    return LeftOut(utterance.id, str(utterance.path), _PLACE.sub("", text), index)
 
 
 # What messages of one utterance call it, by its place among those that they were given.
@@ -90,7 +53,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def parse_line(text: str, where: str) -> Line | Failed:
+def parse_line(text: str, where: str) -> Outcome | LeftOut:
     """Read a line. Raises :class:`ResultsError` with ``where`` if it is not one, or its counts are others."""
     content = strict_json.loads(text, where, ResultsError)
     if not isinstance(content, dict):
@@ -99,7 +62,7 @@ def parse_line(text: str, where: str) -> Line | Failed:
     if keys == set(_FAILED):
         if any(type(content[key]) is not kind for key, kind in _FAILED.items()):
             raise ResultsError(f"{where}: damaged: {quoted(text)}")
-        return Failed(**content)
+        return LeftOut(**content)
     if keys - {"measures"} != {*_TYPES, "words"}:
         raise ResultsError(f"{where}: expected the keys {', '.join(_TYPES)}, words, found {quoted(', '.join(content))}")
     stated = content.pop("words")
@@ -109,7 +72,7 @@ def parse_line(text: str, where: str) -> Line | Failed:
     measures = content.get("measures", {})
     if not isinstance(measures, dict) or not all(isinstance(v, (float, int, type(None))) for v in measures.values()):
         raise ResultsError(f"{where}: measures is damaged: {quoted(measures)}")
-    line = Line(**content)
+    line = Outcome(**content)
     if stated != all_words(line):
         raise ResultsError(f"{where}: states word counts that its transcripts do not give")
     return line

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 import armory_mdnf
 from armory_mdnf.cpu.switch import way
-from armory_mdnf.evaluation.armory_results import PREFIXES
-from armory_mdnf.evaluation.records import COMPARISONS, compare
+from armory_mdnf.evaluation.armory_results import PREFIXES, flags_of, kept_blocks
+from armory_mdnf.evaluation.records import COMPARISONS, LeftOut, Outcome, RunRecord, compare
 from armory_mdnf.metrics.wer import pool
 from armory_mdnf.runner.config import PERTURBATIONS, Config, as_list
-from armory_mdnf.runner.lines import Failed, Line, finite
+from armory_mdnf.runner.lines import finite
 from armory_mdnf.runner.metrics import task_metrics, task_results
 
 VERSIONED = ("armory-mdnf", "torch", "torchaudio", "numpy", "adversarial-robustness-toolbox", "parallel-wavegan")
@@ -25,15 +25,34 @@ def versions() -> dict[str, str]:
     return found if way() == "fast" else found | {"cpu": way()}
 
 
-def armory_results(
-    lines: Sequence[Line], config: Config, started: int, name: str, made_by: Mapping[str, str]
-) -> dict[str, Any]:
-    """What ``armory run`` writes for these utterances, in the order of ``lines``.
+def record(
+    lines: Sequence[Outcome],
+    left_out: Sequence[LeftOut],
+    config: Config,
+    name: str,
+    **about: Any,
+) -> RunRecord:
+    """What a run of a configuration found, as its results file says it; ``about`` are further fields of the record."""
+    return RunRecord(
+        name,
+        tuple(lines),
+        kept_blocks(config),
+        seconds={key: round(sum(values), 3) for key, values in _seconds(lines).items()},
+        versions={"armory": f"none (armory-mdnf {armory_mdnf.__version__})"} | versions(),
+        flags=flags_of(_with_flags(config, name)),
+        left_out=tuple(left_out),
+        **about,
+    )
+
+
+def armory_json(run: RunRecord, config: Config) -> dict[str, Any]:
+    """What ``armory run`` writes for the utterances of a run, in their order; ``run`` holds what that has no place for.
 
     Values that are not finite, which Armory writes as ``Infinity`` and ``NaN``, are null. The transcripts are always
     there, whatever ``metric.task`` says: everything else follows from them. ``compute`` counts an utterance as an
     execution. ``armory_version`` names this package instead.
     """
+    lines, made_by = run.outcomes, {key: value for key, value in run.versions.items() if key != "armory"}
     metric = config["metric"]
     size, each, tasks = config["dataset"]["batch_size"], metric["record_metric_per_sample"], task_metrics(metric)
     results: dict[str, Any] = {}
@@ -47,7 +66,7 @@ def armory_results(
         total = pool(counts)
         results[f"{prefix}_total_wer"] = [[total.rate, [total.errors, total.reference_words]]]
         pairs = _pairs(lines, comparison)
-        results[f"{prefix}_transcripts"] = [{"utterances": pairs, "versions": dict(made_by)}]
+        results[f"{prefix}_transcripts"] = [{"utterances": pairs, "versions": made_by}]
         texts = [(pair["reference"], pair["hypothesis"]) for pair in pairs]
         results |= task_results(tasks, prefix, texts, metric, size)
     if any(line.adversarial is not None for line in lines):
@@ -61,31 +80,25 @@ def armory_results(
                 results[f"perturbation_mean_{measure}"] = [sum(known) / len(known) if whole else None]
     results["compute"] = _compute(lines) if metric.get("profiler_type") else {}
     return {
-        "armory_version": f"none (armory-mdnf {armory_mdnf.__version__})",
-        "config": _with_flags(config, name),
+        "armory_version": run.versions["armory"],
+        "config": _with_flags(config, run.name),
         "results": results,
-        "timestamp": started,
+        "run": {
+            "ids": [line.id for line in lines],
+            "chosen": run.chosen,
+            "split_size": run.split_size,
+            "changed": dict(run.changed),
+            "left_out": [left_out.recorded() for left_out in run.left_out],
+        },
+        "timestamp": run.timestamp,
     }
 
 
-def extent(
-    lines: Sequence[Line], failures: Sequence[Failed], chosen: int, split_size: int | None, changed: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What Armory's form has no place for: which utterances these are, of how many, and what was left out and why."""
-    return {
-        "ids": [line.id for line in lines],
-        "chosen": chosen,
-        "split_size": split_size,
-        "changed": dict(changed),
-        "left_out": [{"id": f.id, "file": f.file, "reason": f.reason} for f in failures],
-    }
-
-
-def _size(line: Line, measure: str) -> float | None:
+def _size(line: Outcome, measure: str) -> float | None:
     return getattr(line, measure) if measure in PERTURBATIONS else (line.measures or {}).get(measure)
 
 
-def _pairs(lines: Sequence[Line], comparison: str) -> list[dict[str, str]]:
+def _pairs(lines: Sequence[Outcome], comparison: str) -> list[dict[str, str]]:
     expected, found = COMPARISONS[comparison]
     return [{"reference": getattr(line, expected), "hypothesis": getattr(line, found)} for line in lines]
 
@@ -94,14 +107,17 @@ def _batches(values: Sequence[Any], size: int) -> list[list[Any]]:
     return [list(values[i : i + size]) for i in range(0, len(values), size)]
 
 
-def _compute(lines: Sequence[Line]) -> dict[str, float | None]:
-    compute = {}
-    for name in ("attack", "inference"):
-        seconds = [line.seconds[name] for line in lines if name in line.seconds]
-        if seconds:
-            key = f"Avg. CPU time (s) for {len(seconds)} executions of {name.capitalize()}"
-            compute[key] = finite(sum(seconds) / len(seconds))
-    return compute
+def _seconds(lines: Sequence[Outcome]) -> dict[str, list[float]]:
+    """Of every utterance that has them."""
+    found = {name: [line.seconds[name] for line in lines if name in line.seconds] for name in ("attack", "inference")}
+    return {name: values for name, values in found.items() if values}
+
+
+def _compute(lines: Sequence[Outcome]) -> dict[str, float | None]:
+    return {
+        f"Avg. CPU time (s) for {len(values)} executions of {name.capitalize()}": finite(sum(values) / len(values))
+        for name, values in _seconds(lines).items()
+    }
 
 
 def _with_flags(config: Config, name: str) -> Config:

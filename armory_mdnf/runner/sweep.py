@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from armory_mdnf.errors import OptionError, ResultsError
+from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.runner.command import INCOMPLETE, INTERRUPTED, results_of
 from armory_mdnf.runner.journal import Journal, check_same, read_run
-from armory_mdnf.runner.lines import Failed, Line, failed
+from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.overrides import Overrides, parse_index
 from armory_mdnf.runner.progress import clock
 from armory_mdnf.runner.sweep_engine import Done, Here, Processes, Task, engine, measured, perform
@@ -269,9 +270,9 @@ class _Sweep:
         if len(journal.indices) == len(cell.chosen):
             self._store_complete()
 
-    def _append(self, journal: Journal, lines: Sequence[Line | Failed]) -> None:
+    def _append(self, journal: Journal, lines: Sequence[Outcome | LeftOut]) -> None:
         for line in lines:
-            if isinstance(line, Failed):
+            if isinstance(line, LeftOut):
                 if self.strict:
                     raise ResultsError(f"--strict: {line.sentence}")
                 print(f"left out: {line.sentence}", file=sys.stderr)

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.runner import components
 from armory_mdnf.runner.command import first_batches, make_evaluation
 from armory_mdnf.runner.config import Config
 from armory_mdnf.runner.evaluate import Evaluation
-from armory_mdnf.runner.lines import Failed, Line
 
 KEPT = 8  # evaluations, with their networks, that a process keeps for the cells that come round again
 RETRIES = 2  # for a batch whose process was killed
@@ -47,7 +47,7 @@ class Done:
     """What became of a task, the seconds that it took, and the most bytes that its process ever held."""
 
     task: Task
-    lines: list[Line | Failed]
+    lines: list[Outcome | LeftOut]
     seconds: float
     memory: int
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from armory_mdnf.asr.alphabet import ENGLISH, Alphabet
-from armory_mdnf.asr.bundled import BundledRecognizer
+from armory_mdnf.asr.bundled import BundledConfig, BundledRecognizer
 from armory_mdnf.asr.whisper.encoder import Encoder, EncoderSizes
 from armory_mdnf.asr.whisper.features import SAMPLE_RATE_HZ, WhisperLogMel
-from armory_mdnf.errors import OptionError, refuse_unknown
+from armory_mdnf.errors import OptionError
 from armory_mdnf.files import bundles
 
 MAX_SAMPLES = 30 * SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True)
-class WhisperCTCConfig(EncoderSizes):
+class WhisperCTCConfig(EncoderSizes, BundledConfig):
     """Sizes of a :class:`WhisperCTC`. Raises :class:`OptionError` for sizes that no encoder can have."""
 
     labels: str = ENGLISH
@@ -32,16 +31,6 @@ class WhisperCTCConfig(EncoderSizes):
                 raise OptionError(f"expected {name} to be a whole number from 1 to {1 << 14}, got {value!r}")
         if self.d_model % self.heads or self.d_model % 2:
             raise OptionError(f"expected d_model to be even and a multiple of heads, got {self.d_model}, {self.heads}")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a file."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> WhisperCTCConfig:
-        """Inverse of :meth:`as_dict`; refuses unknown keys."""
-        refuse_unknown(values, cls.__dataclass_fields__, "WhisperCTCConfig")
-        return cls(**values)
 
 
 class WhisperCTCNetwork(nn.Module):
@@ -64,6 +53,9 @@ class WhisperCTC(BundledRecognizer):
     Raises :class:`AudioError` for an utterance beyond the 30 s that Whisper was trained on.
     """
 
+    kind = "whisper_ctc"
+    config_class = WhisperCTCConfig
+    network_class = WhisperCTCNetwork
     config: WhisperCTCConfig
     features: WhisperLogMel
     network: WhisperCTCNetwork

@@ -1,9 +1,9 @@
 """Checkpoints of deepspeech.pytorch: V3 (Lightning's ``.ckpt``) and V2 (a ``.pth`` package).
 
-Both keep the weights under the module names of :mod:`armory_mdnf.asr.model`, and the configuration beside them: V3 in
-``hyper_parameters``, V2 at the top. What can be seen in the weights is taken from there and held against what the
-configuration says, so that a wrong or hostile number cannot make a network that the weights do not fill. The CTC blank
-is the label ``_``, wherever it stands; here it comes first.
+Both keep the weights under the module names of :mod:`armory_mdnf.asr.deepspeech2.model`, and the configuration beside
+them: V3 in ``hyper_parameters``, V2 at the top. What can be seen in the weights is taken from there and held against
+what the configuration says, so that a wrong or hostile number cannot make a network that the weights do not fill. The
+CTC blank is the label ``_``, wherever it stands; here it comes first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armory_mdnf.asr.model import DeepSpeech2Config, MaskedConvolutions, Recognizer
+from armory_mdnf.asr.deepspeech2.model import DeepSpeech2Config, DeepSpeech2Recognizer, MaskedConvolutions
 from armory_mdnf.errors import BundleError, cause, quoted, shown
 from armory_mdnf.files import bundles
 from armory_mdnf.files.bounds import check_small
@@ -30,7 +30,7 @@ MAX_LAYERS, MAX_LABELS = 100, 1 << 16
 V2_MAPPED = ("hidden_size", "hidden_layers", "rnn_type", "bidirectional", "labels", "audio_conf", "state_dict")
 
 
-def read_recognizer(path: str | os.PathLike[str]) -> Recognizer:
+def read_recognizer(path: str | os.PathLike[str]) -> DeepSpeech2Recognizer:
     """The recogniser of a V2 or V3 checkpoint, in evaluation mode, its weights needing no gradient.
 
     Raises :class:`BundleError` if the file is missing, no checkpoint, or its sizes do not fit its weights.
@@ -43,7 +43,7 @@ def is_deepspeech(content: Any) -> bool:
     return isinstance(content, dict) and bool({"audio_conf", "hyper_parameters"} & set(content))
 
 
-def import_recognizer(content: Any, origin: str) -> Imported[Recognizer]:
+def import_recognizer(content: Any, origin: str) -> Imported[DeepSpeech2Recognizer]:
     """The recogniser of what :func:`~armory_mdnf.files.foreign.read_checkpoint` found in ``origin``.
 
     Raises :class:`BundleError` naming ``origin``, the key, and what was expected and found.
@@ -71,13 +71,13 @@ def import_recognizer(content: Any, origin: str) -> Imported[Recognizer]:
             network[BLANK_ROWS] = network[BLANK_ROWS][order]
         config = _config(network, model, audio, "".join(labels[i] for i in order))
         with torch.device("meta"):  # shapes only: what the sizes claim is not allocated before the weights have it
-            described = Recognizer(config)
+            described = DeepSpeech2Recognizer(config)
     except BundleError as error:
         raise BundleError(f"{origin}: {error}") from error
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise BundleError(f"{origin}: its configuration is not that of a {version}: {cause(error)}") from error
     bundles.check_fit(described.network, network, origin)
-    recognizer = Recognizer(config)
+    recognizer = DeepSpeech2Recognizer(config)
     bundles.fill(recognizer.network, network, origin)
     kept = V2_MAPPED if version == V2 else ("hyper_parameters", "state_dict")
     left = [shown(k) for k in content if k not in kept]

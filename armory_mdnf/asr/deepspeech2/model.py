@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from armory_mdnf.asr.alphabet import ENGLISH, Alphabet
-from armory_mdnf.asr.bundled import BundledRecognizer
-from armory_mdnf.asr.features import LogSpectrogram
+from armory_mdnf.asr.bundled import BundledConfig, BundledRecognizer
+from armory_mdnf.asr.deepspeech2.features import LogSpectrogram
 from armory_mdnf.audio import ragged
 from armory_mdnf.cpu.phases import phase_conv2d
 from armory_mdnf.cpu.switch import fast
-from armory_mdnf.errors import OptionError, choices, refuse_unknown
+from armory_mdnf.errors import OptionError, choices
 
 RNNS = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
 @dataclass(frozen=True)
-class DeepSpeech2Config:
+class DeepSpeech2Config(BundledConfig):
     """Sizes of a DeepSpeech2. The defaults are those of the published LibriSpeech models, but for their width."""
 
     hidden_size: int = 1024
@@ -42,16 +42,6 @@ class DeepSpeech2Config:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise OptionError(f"expected {name} to be a whole number >= 1, got {value!r}")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a file."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DeepSpeech2Config:
-        """Inverse of :meth:`as_dict`; refuses unknown keys."""
-        refuse_unknown(values, cls.__dataclass_fields__, "DeepSpeech2Config")
-        return cls(**values)
 
 
 class MaskedConvolutions(nn.Module):
@@ -178,12 +168,15 @@ class DeepSpeech2(nn.Module):
         return self.fc(x).transpose(0, 1), frames
 
 
-class Recognizer(BundledRecognizer):
+class DeepSpeech2Recognizer(BundledRecognizer):
     """Features and network: audio to character logits in one differentiable step.
 
     Shape: x (N, T) in [-1, 1], zero beyond lengths (N,) -> logits (N, F', classes), frames (N,).
     """
 
+    kind = "deepspeech2"
+    config_class = DeepSpeech2Config
+    network_class = DeepSpeech2
     config: DeepSpeech2Config
     features: LogSpectrogram
     network: DeepSpeech2
