@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,32 +26,42 @@ FRAME_S = 0.02
 SEARCH_S = 2.0  # how far around its place a cut looks for silence, both sides together
 
 
-def read_recording(path: str | os.PathLike[str], rate_hz: int) -> Samples:
+def read_recording(path: str | os.PathLike[str] | BinaryIO, rate_hz: int, name: str = "") -> Samples:
     """A recording as float32 (T,) in [-1, 1] at ``rate_hz``: channels averaged, then resampled.
 
     Every format that libsndfile reads. What decoders of lossy formats and resampling put beyond full scale is cut to
-    it, as players do. Raises :class:`AudioError` naming the file if it is missing, unreadable, empty, not finite, or of
-    another scale.
+    it, as players do. ``name`` is that of an open file. Raises :class:`AudioError` naming the file if it is missing,
+    unreadable, empty, not finite, or of another scale.
     """
     import soundfile
 
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError(f"no audio file at {path}")
+    if isinstance(path, (str, os.PathLike)):
+        name, path = str(path), str(path)
+        if not Path(path).is_file():
+            raise AudioError(f"no audio file at {path}")
     try:
-        x, found_hz = soundfile.read(str(path), dtype="float32", always_2d=True)
+        x, found_hz = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise AudioError(
-            f"{path} is not audio that can be read: expected WAV, FLAC, Ogg, MP3 or another format of libsndfile; "
+            f"{name} is not audio that can be read: expected WAV, FLAC, Ogg, MP3 or another format of libsndfile; "
             "ffmpeg converts others"
         ) from error
+    return from_samples(x, int(found_hz), rate_hz, name)
+
+
+def from_samples(x: Samples, from_hz: int, to_hz: int, name: str) -> Samples:
+    """Samples (T,), or (T, channels), as float32 (T,) in [-1, 1] at ``to_hz``: channels averaged, then resampled.
+
+    Raises :class:`AudioError` with ``name`` if there are none, or they are not finite, or of another scale.
+    """
     if not len(x):
-        raise AudioError(f"{path}: expected audio, found no samples")
+        raise AudioError(f"{name}: expected audio, found no samples")
     if not np.isfinite(x).all():
-        raise AudioError(f"{path}: expected finite samples, found NaN or infinity")
+        raise AudioError(f"{name}: expected finite samples, found NaN or infinity")
     if (peak := float(np.abs(x).max())) > MAX_ABSOLUTE:
-        raise AudioError(f"{path}: expected samples in [-1, 1], found a peak of {peak:.3g}: scale it first")
-    return to_rate(np.clip(x.mean(1, dtype=np.float32), -1, 1), int(found_hz), rate_hz)
+        raise AudioError(f"{name}: expected samples in [-1, 1], found a peak of {peak:.3g}: scale it first")
+    mono = x if x.ndim == 1 else x.mean(1, dtype=np.float32)
+    return to_rate(np.clip(mono, -1, 1), from_hz, to_hz)
 
 
 def to_rate(x: Samples, from_hz: int, to_hz: int) -> Samples:

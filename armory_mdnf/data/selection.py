@@ -15,6 +15,7 @@ from armory_mdnf.audio.recordings import read_recording
 from armory_mdnf.data import librispeech as openslr
 from armory_mdnf.data.bundled import Utterance, corpora_folder, load_split, read_manifest
 from armory_mdnf.data.own import is_path, load_own
+from armory_mdnf.data.saved import SavedUtterance
 from armory_mdnf.errors import AudioError, OptionError, choices, quoted
 from armory_mdnf.files.provenance import of_values
 
@@ -93,7 +94,9 @@ def fingerprint(utterance: Utterance) -> str:
     if isinstance(utterance, HeldUtterance):
         return of_values([hashlib.sha256(utterance.samples.tobytes()).hexdigest(), utterance.transcript])[:16]
     try:
-        audio = openslr.audio_checksum(utterance.path)
+        audio = (
+            utterance.checksum() if isinstance(utterance, SavedUtterance) else openslr.audio_checksum(utterance.path)
+        )
     except AudioError as error:
         audio = str(error)
     return of_values([audio, utterance.transcript])[:16]
@@ -152,7 +155,7 @@ def read_samples(utterance: Utterance) -> NDArray[np.float32]:
     if isinstance(utterance, HeldUtterance):
         return utterance.samples
     if utterance.converted:
-        x = read_recording(utterance.path, SAMPLE_RATE_HZ)
+        x = _recording(utterance)
         return (np.clip(np.rint(x * 32768.0), -32768, 32767) / 32768).astype(np.float32)  # Armory's are of 16 bits
     x, sample_rate_hz = read_audio(utterance.path)
     if sample_rate_hz != SAMPLE_RATE_HZ:
@@ -164,6 +167,12 @@ def read_samples(utterance: Utterance) -> NDArray[np.float32]:
         if header.bits == 16 and header.md5 not in (openslr.NO_MD5, found := pcm_md5(x)):
             raise AudioError(f"{utterance.path}: expected audio of MD5 {header.md5}, decoded {found}")
     return x
+
+
+def _recording(utterance: Utterance) -> NDArray[np.float32]:
+    if isinstance(utterance, SavedUtterance):
+        return utterance.samples(SAMPLE_RATE_HZ)
+    return read_recording(utterance.path, SAMPLE_RATE_HZ)
 
 
 def pcm_md5(x: NDArray[np.float32]) -> str:
