@@ -17,6 +17,8 @@ from armory_mdnf.metrics.wer import WordCounts, count_words, pool
 FORMAT = "armory_mdnf_record/3"
 OLDER = "armory_mdnf_record/2"  # without what tells a part of a configuration from the whole
 
+FURTHER = ("segmental_snr_db", "stoi")
+"""Measures of an utterance that only this package's own results have, and a file has only where there are some."""
 COMPARISONS = {
     "benign": ("reference", "benign"),
     "adversarial": ("reference", "adversarial"),
@@ -43,7 +45,8 @@ class Outcome:
 
     A transcript is None where the run left it out, ``target`` where the attack has none; a size is None where it is not
     a finite number (nothing was changed) or was not measured. ``id`` is None where the results name no utterances, as
-    Armory's do not.
+    Armory's do not. ``segmental_snr_db`` is of the perturbation; ``stoi`` is the intelligibility of the defended clean
+    speech: results of Armory's and of older versions have neither.
     """
 
     reference: str
@@ -54,6 +57,8 @@ class Outcome:
     l2: float | None = None
     linf: float | None = None
     id: str | None = None
+    segmental_snr_db: float | None = None
+    stoi: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def common_outcomes(first: RunRecord, second: RunRecord) -> list[tuple[Outcome, 
 
 def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
     """Write a record with its derived numbers beside what they are derived from, for readers of the file."""
-    utterances = [asdict(outcome) | {"words": all_words(outcome)} for outcome in run.outcomes]
+    utterances = [_written(outcome) for outcome in run.outcomes]
     content = {
         "format": FORMAT,
         "name": run.name,
@@ -169,6 +174,11 @@ def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
+def _written(outcome: Outcome) -> dict[str, Any]:
+    content = asdict(outcome) | {"words": all_words(outcome)}
+    return {key: value for key, value in content.items() if key not in FURTHER or value is not None}
+
+
 def read_record(path: str | os.PathLike[str]) -> RunRecord:
     """Read a record. Raises :class:`ResultsError` if the file is missing, damaged, or its numbers disagree."""
     content = strict_json.read_json(path, ResultsError)
@@ -178,8 +188,9 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         raise ResultsError(f"{path}: expected format {FORMAT!r}, found {quoted(content.get('format'))}")
     older = content["format"] == OLDER
     try:
-        names = [k for k in Outcome.__dataclass_fields__ if not (older and k == "id")]
-        outcomes = tuple(Outcome(**{k: u[k] for k in names}) for u in content["utterances"])
+        names = [k for k in Outcome.__dataclass_fields__ if k not in FURTHER and not (older and k == "id")]
+        rows = [{k: u[k] for k in names} | {k: u[k] for k in FURTHER if k in u} for u in content["utterances"]]
+        outcomes = tuple(Outcome(**row) for row in rows)
         keys = ("name", "config", "seconds", "versions", "timestamp")
         run = RunRecord(outcomes=outcomes, **{key: content[key] for key in keys})
         if not older:

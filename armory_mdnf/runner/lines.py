@@ -22,7 +22,8 @@ class Line:
     has none. Sizes of the perturbation are None where there was no attack, or where they are not finite: an utterance
     that the attack left unchanged has no finite SNR. ``seconds``: this utterance's share of its batch's time, by
     length, for "inference" and "attack". ``measures``: what further metrics of the configuration say of the
-    perturbation, by their names.
+    perturbation, by their names. ``stoi``: intelligibility of the defended clean speech against what went in. Lines of
+    older versions lack it, and the segmental SNR.
     """
 
     index: int
@@ -37,12 +38,15 @@ class Line:
     seed: int | None
     seconds: dict[str, float]
     measures: dict[str, float | None] | None = None
+    segmental_snr_db: float | None = None
+    stoi: float | None = None
 
     def to_json(self) -> str:
         """A line of strict JSON, with the counts that follow from the transcripts."""
         content = asdict(self) | {"words": all_words(self)}
-        if not self.measures:
-            del content["measures"]
+        for key in OPTIONAL:
+            if not content[key] and content[key] != 0:
+                del content[key]
         return json.dumps(content, allow_nan=False)
 
 
@@ -90,6 +94,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+OPTIONAL = ("measures", "segmental_snr_db", "stoi")
+"""Keys that a line has only where there is something to say."""
+
+
 def parse_line(text: str, where: str) -> Line | Failed:
     """Read a line. Raises :class:`ResultsError` with ``where`` if it is not one, or its counts are others."""
     content = strict_json.loads(text, where, ResultsError)
@@ -100,7 +108,7 @@ def parse_line(text: str, where: str) -> Line | Failed:
         if any(type(content[key]) is not kind for key, kind in _FAILED.items()):
             raise ResultsError(f"{where}: damaged: {quoted(text)}")
         return Failed(**content)
-    if keys - {"measures"} != {*_TYPES, "words"}:
+    if keys - set(OPTIONAL) != {*_TYPES, "words"}:
         raise ResultsError(f"{where}: expected the keys {', '.join(_TYPES)}, words, found {quoted(', '.join(content))}")
     stated = content.pop("words")
     for key, kinds in _TYPES.items():
@@ -109,6 +117,9 @@ def parse_line(text: str, where: str) -> Line | Failed:
     measures = content.get("measures", {})
     if not isinstance(measures, dict) or not all(isinstance(v, (float, int, type(None))) for v in measures.values()):
         raise ResultsError(f"{where}: measures is damaged: {quoted(measures)}")
+    for key in OPTIONAL[1:]:
+        if key in content and not isinstance(content[key], float):
+            raise ResultsError(f"{where}: {key} is damaged: {quoted(content[key])}")
     line = Line(**content)
     if stated != all_words(line):
         raise ResultsError(f"{where}: states word counts that its transcripts do not give")

@@ -9,7 +9,7 @@ from typing import Any
 
 import armory_mdnf
 from armory_mdnf.evaluation.armory_results import PREFIXES
-from armory_mdnf.evaluation.records import COMPARISONS, compare
+from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, compare
 from armory_mdnf.metrics.wer import pool
 from armory_mdnf.runner.config import PERTURBATIONS, Config, as_list
 from armory_mdnf.runner.lines import Failed, Line, finite
@@ -69,13 +69,18 @@ def armory_results(
 def extent(
     lines: Sequence[Line], failures: Sequence[Failed], chosen: int, split_size: int | None, changed: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What Armory's form has no place for: which utterances these are, of how many, and what was left out and why."""
+    """What Armory's form has no place for: which utterances these are, of how many, and what was left out and why.
+
+    With them the measures of each that Armory does not know, where there are any.
+    """
+    further = {name: [getattr(line, name) for line in lines] for name in FURTHER}
     return {
         "ids": [line.id for line in lines],
         "chosen": chosen,
         "split_size": split_size,
         "changed": dict(changed),
         "left_out": [{"id": f.id, "file": f.file, "reason": f.reason} for f in failures],
+        **{name: found for name, found in further.items() if any(value is not None for value in found)},
     }
 
 
