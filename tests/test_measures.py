@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,14 @@ def test_a_target_is_reached_to_the_letter_or_not() -> None:
 
 
 def test_segments_have_their_own_ratios() -> None:
-    size = 512  # 32 ms at 16 kHz
+    size = 480  # 30 ms at 16 kHz
     x = np.concatenate([np.ones(size), np.full(size, 0.1)])
     quiet, loud = np.full(size, 0.01), np.full(size, 0.1)
     assert perturbation.segmental_snr_db(x, x + np.concatenate([loud, quiet])) == pytest.approx(20)
     assert perturbation.segmental_snr_db(x, x + np.concatenate([quiet, quiet])) == pytest.approx((35 + 20) / 2)
     assert perturbation.snr_db(x, x + np.concatenate([loud, quiet])) == pytest.approx(10 * math.log10(1.01 / 0.0101))
     # A rest shorter than half a frame does not count.
-    assert perturbation.segmental_snr_db(np.ones(700), np.r_[np.ones(512) * 1.1, np.ones(188) * 9]) == pytest.approx(20)
+    assert perturbation.segmental_snr_db(np.ones(700), np.r_[np.ones(480) * 1.1, np.ones(220) * 9]) == pytest.approx(20)
 
 
 def test_segments_of_what_has_no_ratio() -> None:
@@ -181,3 +182,28 @@ def test_the_command_and_its_json(tmp_path: Path, capsys: pytest.CaptureFixture[
     worst = found["worst of none_pgd_l2, none_pgd_linf (human)"]["adversarial_wer"]
     assert worst >= max(found[path]["adversarial_wer"] for path in files[:2])
     assert found[files[2]]["adversarial_wer"] is None
+
+
+def test_further_measures_survive_the_files_and_older_ones_lack_them(tmp_path: Path) -> None:
+    before = run([Outcome("A", "A", "B", segmental_snr_db=12.5, stoi=0.0), Outcome("C", "C", "D", stoi=0.5)])
+    write_record(tmp_path / "r.json", before)
+    assert read_record(tmp_path / "r.json") == before
+    found = measures(before)
+    assert (found["segmental_snr_db"], found["stoi"]) == (12.5, 0.25)
+    older = RESULTS.parent / "librispeech" / "whisper_mg_pgd_l2_ours.json"
+    record = read_record(older)
+    assert measures(record)["stoi"] is None
+    write_record(tmp_path / older.name, record)
+    assert (tmp_path / older.name).read_text() == older.read_text()
+
+
+def test_the_worst_of_targeted_attacks_is_nearest_to_the_target() -> None:
+    outcomes = [
+        [Outcome("A B", None, heard, target=target) for heard, target in zip(texts, ("X Y", "Z"), strict=True)]
+        for texts in (("X B", "Q"), ("Q Q", "Z Z"))
+    ]
+    found = worst_over([run(outcomes[0], attack={"name": "a"}), run(outcomes[1], attack={"name": "b"})])
+    assert found["target_wer"] == (1 + 1) / 3
+    assert found["target_success"] == 0
+    other = run([replace(o, target="W") for o in outcomes[1]], attack={"name": "b"})
+    assert worst_over([run(outcomes[0], attack={"name": "a"}), other])["target_wer"] is None

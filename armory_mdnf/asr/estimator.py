@@ -179,6 +179,22 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         with torch.no_grad():
             return pipeline.transcripts(x, lengths, draws)
 
+    def defended(self, x: Any, keys: Sequence[Key] | None = None) -> list[npt.NDArray[Any]]:
+        """What the recogniser hears of utterances behind its defences: of several passes, the first that is predicted.
+
+        ``keys`` as in :meth:`predict`. Returns N arrays (T,). Raises :class:`AudioError` as :meth:`predict` does.
+        """
+        waveforms = self._waveforms(x)
+        chain = self._pipeline().chain
+        keys = self._own_keys(len(waveforms)) if keys is None else keys
+        passes = chain.num_passes
+        first = select(
+            chain.draw(len(waveforms) * passes, _pass_keys(keys, passes)), range(0, len(waveforms) * passes, passes)
+        )
+        with torch.no_grad():
+            heard, lengths = chain(*self._batch(waveforms), first)
+        return [u.cpu().numpy() for u in ragged.unpad(heard, lengths)]
+
     # What ART and Armory use.
 
     def loss_gradient(self, x: Any, y: Any, batch_mode: bool = True) -> Any:

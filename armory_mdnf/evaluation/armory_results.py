@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.records import Outcome, RunRecord, read_json, with_extent
+from armory_mdnf.evaluation.records import FURTHER, Outcome, RunRecord, read_json, with_extent
 
 TRANSCRIPTS = "transcripts"
 # Armory's prefixes of task metrics, and the comparison that each stands for.
@@ -79,6 +79,10 @@ def _with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
     if len(own["ids"]) != len(run.outcomes):
         raise TypeError(f"{len(own['ids'])} ids for {len(run.outcomes)} utterances")
     outcomes = tuple(replace(outcome, id=str(name)) for outcome, name in zip(run.outcomes, own["ids"], strict=True))
+    for name in FURTHER:
+        if name in own:
+            values = _numbers(own[name], name, len(outcomes))
+            outcomes = tuple(replace(outcome, **{name: value}) for outcome, value in zip(outcomes, values, strict=True))
     return replace(with_extent(run, own | {"flags": flags}), outcomes=outcomes)
 
 
@@ -94,6 +98,15 @@ def flags_of(config: Mapping[str, Any]) -> dict[str, Any]:
 def kept_blocks(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a record keeps of a configuration."""
     return {key: config[key] for key in KEPT_BLOCKS if key in config}
+
+
+def _numbers(values: Any, name: str, n: int) -> list[Any]:
+    if not isinstance(values, list) or len(values) != n:
+        raise TypeError(f"expected {n} values of {name}")
+    for value in values:
+        if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+            raise TypeError(f"{name} has {value!r}")
+    return values
 
 
 def refuse_older(path: Path, since: float | None) -> None:

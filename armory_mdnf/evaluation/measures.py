@@ -15,7 +15,7 @@ from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.metrics.cer import count_characters
 from armory_mdnf.metrics.wer import mean_rate, pool, success_rate, worst_case
 
-SIZES = ("snr_db", "l2", "linf")
+SIZES = ("snr_db", "l2", "linf", "segmental_snr_db", "stoi")
 FORMAT = "armory_mdnf_metrics/1"
 COLUMNS = {
     "benign_wer": "benign WER %",
@@ -25,6 +25,8 @@ COLUMNS = {
     "target_wer": "WER to the target %",
     "target_success": "targets reached %",
     "snr_db": "SNR dB",
+    "segmental_snr_db": "segmental SNR dB",
+    "stoi": "STOI",
     "utterances": "utterances",
 }
 
@@ -34,7 +36,8 @@ def measures(run: RunRecord) -> dict[str, float | None]:
 
     ``benign``, ``adversarial`` and ``target`` (against the attacker's target): ``_wer`` and ``_cer`` pooled over the
     utterances, ``_wer_mean`` the mean of their own rates. ``target_success``: share of the targets reached.
-    ``snr_db``, ``l2``, ``linf``: means over the utterances that have a finite one.
+    ``snr_db``, ``l2``, ``linf``, ``segmental_snr_db``: means over the utterances that have a finite one, and so is
+    ``stoi``, of defended speech that nobody attacks.
     """
     found: dict[str, float | None] = {"utterances": len(run.outcomes)}
     for name, (expected, heard) in COMPARISONS.items():
@@ -54,6 +57,8 @@ def measures(run: RunRecord) -> dict[str, float | None]:
 def worst_over(runs: Sequence[RunRecord]) -> dict[str, float | None]:
     """Metrics of the worst attack on each utterance, of runs that attack the same recogniser behind the same defence.
 
+    The worst has the most errors, or the fewest to the target, where the runs have the same targets.
+
     Raises :class:`ResultsError` for runs of other recognisers, defences or utterances, or without an attack.
     """
     first = runs[0]
@@ -64,10 +69,14 @@ def worst_over(runs: Sequence[RunRecord]) -> dict[str, float | None]:
     if any(len(found) != len(first.outcomes) for found in counts):
         raise ResultsError(f"expected attacked transcripts of every utterance in {', '.join(run.name for run in runs)}")
     worst = worst_case(counts)
+    targets = [[c for c in (compare(o, "target") for o in run.outcomes) if c is not None] for run in runs]
+    whole = all(len(found) == len(worst) for found in targets)
+    same = whole and all([o.target for o in run.outcomes] == [o.target for o in first.outcomes] for run in runs)
     return {
         "utterances": len(worst),
         "adversarial_wer": pool(worst).rate,
         "adversarial_wer_mean": mean_rate(worst),
+        "target_wer": pool(worst_case(targets, fewest=True)).rate if same else None,
         "target_success": _success(runs),
     }
 
@@ -127,4 +136,6 @@ def _shown(key: str, value: float | None) -> str:
         return "-"
     if key == "utterances":
         return str(value)
-    return f"{value:.1f}" if key == "snr_db" else f"{100 * value:.1f}"
+    if key == "stoi":
+        return f"{value:.2f}"
+    return f"{value:.1f}" if key.endswith("snr_db") else f"{100 * value:.1f}"

@@ -17,6 +17,8 @@ from armory_mdnf.metrics.wer import WordCounts, count_words, pool
 FORMAT = "armory_mdnf_record/3"
 OLDER = "armory_mdnf_record/2"  # without what tells a part of a configuration from the whole
 
+FURTHER = ("segmental_snr_db", "stoi")
+"""Measures of an utterance that only this package's own results have, and a file has only where there are some."""
 COMPARISONS = {
     "benign": ("reference", "benign"),
     "adversarial": ("reference", "adversarial"),
@@ -45,7 +47,9 @@ class Outcome:
     a finite number (nothing was changed) or was not measured. ``id`` is None where the results name no utterances, as
     Armory's do not. What only the native runner's lines keep: ``index``, the position in the split; ``seed``;
     ``seconds``, the utterance's share of its batch's time, by length, for "inference" and "attack"; ``measures``, what
-    further metrics of the configuration say of the perturbation, by their names.
+    further metrics of the configuration say of the perturbation, by their names. Results of Armory's and of older
+    versions have neither ``segmental_snr_db``, of the perturbation, nor ``stoi``, the intelligibility of the defended
+    clean speech.
     """
 
     reference: str
@@ -60,10 +64,12 @@ class Outcome:
     seed: int | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     measures: Mapping[str, float | None] | None = None
+    segmental_snr_db: float | None = None
+    stoi: float | None = None
 
 
 RECORDED = ("reference", "benign", "adversarial", "target", "snr_db", "l2", "linf", "id")
-"""What a record keeps of an outcome."""
+"""What a record keeps of an outcome, beside :data:`FURTHER`."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ def common_outcomes(first: RunRecord, second: RunRecord) -> list[tuple[Outcome, 
 
 def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
     """Write a record with its derived numbers beside what they are derived from, for readers of the file."""
-    utterances = [{k: getattr(o, k) for k in RECORDED} | {"words": all_words(o)} for o in run.outcomes]
+    utterances = [_written(outcome) for outcome in run.outcomes]
     content = {
         "format": FORMAT,
         "name": run.name,
@@ -189,6 +195,11 @@ def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
+def _written(outcome: Outcome) -> dict[str, Any]:
+    further = {name: getattr(outcome, name) for name in FURTHER if getattr(outcome, name) is not None}
+    return {name: getattr(outcome, name) for name in RECORDED} | further | {"words": all_words(outcome)}
+
+
 def read_record(path: str | os.PathLike[str]) -> RunRecord:
     """Read a record. Raises :class:`ResultsError` if the file is missing, damaged, or its numbers disagree."""
     content = strict_json.read_json(path, ResultsError)
@@ -199,7 +210,8 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
     older = content["format"] == OLDER
     try:
         names = [k for k in RECORDED if not (older and k == "id")]
-        outcomes = tuple(Outcome(**{k: u[k] for k in names}) for u in content["utterances"])
+        rows = [{k: u[k] for k in names} | {k: u[k] for k in FURTHER if k in u} for u in content["utterances"]]
+        outcomes = tuple(Outcome(**row) for row in rows)
         keys = ("name", "config", "seconds", "versions", "timestamp")
         run = RunRecord(outcomes=outcomes, **{key: content[key] for key in keys})
         if not older:

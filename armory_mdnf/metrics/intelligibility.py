@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,6 +12,11 @@ from numpy.typing import ArrayLike
 from armory_mdnf.errors import AudioError, OptionError
 
 NEEDS = "STOI needs pystoi: pip install 'armory-mdnf[stoi]'"
+
+
+def available() -> bool:
+    """Whether pystoi is installed."""
+    return find_spec("pystoi") is not None
 
 
 def stoi(clean: ArrayLike, processed: ArrayLike, sample_rate_hz: int = 16000) -> float | None:
@@ -34,7 +40,7 @@ def stoi(clean: ArrayLike, processed: ArrayLike, sample_rate_hz: int = 16000) ->
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
-            value = float(compute(x, y, sample_rate_hz))
+            value = float(compute(x, y, sample_rate_hz, extended=False))
     except (RuntimeWarning, ValueError):  # what pystoi says of too few frames, or finds when it cuts them
         return None
     return value if math.isfinite(value) else None

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from armory_mdnf.errors import AudioError
 
-SEGMENT_S = 0.032
+SEGMENT_S = 0.03
 SEGMENT_MIN_DB, SEGMENT_MAX_DB = -10.0, 35.0
 
 
@@ -40,11 +40,13 @@ def snr_db(x: ArrayLike, x_adv: ArrayLike) -> float | None:
 
 
 def segmental_snr_db(x: ArrayLike, x_adv: ArrayLike, sample_rate_hz: int = 16000) -> float | None:
-    """Mean over frames of 32 ms of their signal-to-perturbation ratio, each within -10 to 35 dB.
+    """Mean over frames of 30 ms, one after another, of their signal-to-perturbation ratio, each within -10 to 35 dB.
 
     A frame that is silent in ``x`` counts as -10 dB if it was changed, an unchanged one that is not silent as 35 dB;
     a silent one that was left as it was does not count, and neither does a rest shorter than half a frame. None if no
-    frame counts. Source: Hansen and Pellom, ICSLP 1998, for the bounds. Raises :class:`AudioError`.
+    frame counts. Source: the bounds of Hansen and Pellom, An effective quality evaluation protocol for speech
+    enhancement algorithms, ICSLP 1998; the frames of Loizou, Speech Enhancement, 2007, which overlap there and do not
+    here, so that no sample weighs more than another. Raises :class:`AudioError`.
     """
     clean, delta = _difference(x, x_adv)
     if clean.ndim != 1:

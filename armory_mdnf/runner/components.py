@@ -236,16 +236,17 @@ def device_type(device: str) -> str:
     return "gpu" if device == "cuda" else "cpu"
 
 
-def choose_device(config: Config) -> tuple[str, list[str]]:
-    """The device, "cpu" or "cuda", and what to tell the user about it.
+def choose_device(config: Config, available: bool | None = None) -> tuple[str, list[str]]:
+    """The device, "cpu" or "cuda", and what to tell the user about it; ``available``: of a GPU elsewhere than here.
 
     ``--device`` decides, else ``sysconfig.use_gpu``; without a GPU that falls back to the CPU, as in Armory.
     Raises :class:`OptionError` if ``--device cuda`` cannot be had.
     """
-    sysconfig, available = config["sysconfig"], torch.cuda.is_available()
+    sysconfig = config["sysconfig"]
+    available = torch.cuda.is_available() if available is None else available
     asked = sysconfig.get("device")
     if asked == "cuda" and not available:
-        raise OptionError("--device cuda: torch finds no CUDA device here")
+        raise OptionError("--device cuda: torch finds no CUDA device")
     if asked:
         return asked, []
     if not sysconfig["use_gpu"] or config["model"]["wrapper_kwargs"].get("device_type") == "cpu":

@@ -29,6 +29,8 @@ Heard = tuple[int, Utterance, np.ndarray]
 # What the noise of an evaluation is for, beside the utterance's index: unlike any purpose of an attack, so that no
 # attack has seen the draws that it is judged by. THEIRS is of what an attack draws that knows no keys, such as ART's.
 BENIGN, ADVERSARIAL, THEIRS = 0xB001, 0xAD01, 0xA77C
+SIZES = ("snr_db", "l2", "linf", "segmental_snr_db")
+"""Functions of :mod:`armory_mdnf.metrics.perturbation` that are kept of every perturbation."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Evaluation:
     utterance, and gets one at a time. ``in_batches`` says that the attack takes ragged batches and positions; another
     gets an utterance at a time, as in ``armory run``. ``theirs`` names the components that are not of this package,
     for what they do wrong. ``measures``: further sizes of the perturbation, by the names that the metrics have.
+    ``intelligibility``: of defended speech against the clean, where it is measured.
     """
 
     estimator: Any
@@ -52,6 +55,7 @@ class Evaluation:
     seed: int | None = None
     theirs: str = ""
     measures: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
+    intelligibility: Callable[[Any, Any], float | None] | None = None
 
     def batches(self, chosen: Chosen, seconds: float) -> list[Chosen]:
         """Batches of at most ``seconds`` of audio, padding and the attack's draws included; the longest first.
@@ -105,12 +109,15 @@ class Evaluation:
         indices, utterances, audio = (list(column) for column in zip(*heard, strict=True))
         n = len(heard)
         columns: dict[str, Sequence[Any]] = dict.fromkeys(
-            ("benign", "adversarial", "target", "snr_db", "l2", "linf", "measures"), [None] * n
+            ("benign", "adversarial", "target", *SIZES, "stoi", "measures"), [None] * n
         )
         seconds: dict[str, float] = {}
         wrong: dict[int, str] = {}
         if self.benign:
             columns["benign"], seconds["inference"] = self._timed(lambda: self._predict(audio, indices, BENIGN))
+        if self.intelligibility is not None:
+            behind = self._defended(audio, indices)
+            columns["stoi"] = [self.intelligibility(x, y) for x, y in zip(audio, behind, strict=True)]
         if self.attack is not None:
             references = [utterance.transcript for utterance in utterances]
             labels: Sequence[str] | None = references if self.use_label else None
@@ -121,7 +128,7 @@ class Evaluation:
             kept = [i for i in range(n) if i not in wrong]
             texts = self._predict([changed[i] for i in kept], [indices[i] for i in kept], ADVERSARIAL) if kept else []
             columns["adversarial"] = _spread(kept, texts, n)
-            for name in ("snr_db", "l2", "linf"):
+            for name in SIZES:
                 measure = getattr(perturbation, name)
                 columns[name] = _spread(kept, [finite(measure(audio[i], changed[i])) for i in kept], n)
             columns["measures"] = _spread(kept, [self._measured(audio[i], changed[i]) for i in kept], n)
@@ -150,6 +157,11 @@ class Evaluation:
         if len(texts) != len(audio):
             raise AudioError(f"the recogniser gave {len(texts)} transcripts for {len(audio)} utterances")
         return texts
+
+    def _defended(self, audio: list[np.ndarray], indices: Sequence[int]) -> list[np.ndarray]:
+        """What the recogniser hears of clean utterances (T,), by the draws that :meth:`_predict` has for them."""
+        with self._seeded(indices, BENIGN):
+            return self.estimator.defended(audio, keys=[(index, BENIGN) for index in indices])
 
     def generate(self, audio: list[np.ndarray], labels: Sequence[str] | None, indices: Sequence[int]) -> Any:
         """What the attack makes of utterances (T,) at these positions, with the draws that the run has there."""

@@ -9,13 +9,15 @@ from typing import Any
 
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.errors import ResultsError, quoted
-from armory_mdnf.evaluation.records import LeftOut, Outcome, all_words
+from armory_mdnf.evaluation.records import FURTHER, LeftOut, Outcome, all_words
 from armory_mdnf.files import strict_json
 
 _LINE = (
     *("index", "id", "reference", "benign", "adversarial", "target", "snr_db", "l2", "linf", "seed", "seconds"),
-    "measures",
+    *("measures", *FURTHER),
 )
+OPTIONAL = ("measures", *FURTHER)
+"""Keys that a line has only where there is something to say."""
 
 
 def to_line(found: Outcome | LeftOut) -> str:
@@ -23,8 +25,9 @@ def to_line(found: Outcome | LeftOut) -> str:
     if isinstance(found, LeftOut):
         return json.dumps({"index": found.index, **found.recorded()}, allow_nan=False)
     content = {name: getattr(found, name) for name in _LINE} | {"words": all_words(found)}
-    if not found.measures:
-        del content["measures"]
+    for key in OPTIONAL:
+        if not content[key] and content[key] != 0:
+            del content[key]
     return json.dumps(content, allow_nan=False)
 
 
@@ -63,7 +66,7 @@ def parse_line(text: str, where: str) -> Outcome | LeftOut:
         if any(type(content[key]) is not kind for key, kind in _FAILED.items()):
             raise ResultsError(f"{where}: damaged: {quoted(text)}")
         return LeftOut(**content)
-    if keys - {"measures"} != {*_TYPES, "words"}:
+    if keys - set(OPTIONAL) != {*_TYPES, "words"}:
         raise ResultsError(f"{where}: expected the keys {', '.join(_TYPES)}, words, found {quoted(', '.join(content))}")
     stated = content.pop("words")
     for key, kinds in _TYPES.items():
@@ -72,6 +75,9 @@ def parse_line(text: str, where: str) -> Outcome | LeftOut:
     measures = content.get("measures", {})
     if not isinstance(measures, dict) or not all(isinstance(v, (float, int, type(None))) for v in measures.values()):
         raise ResultsError(f"{where}: measures is damaged: {quoted(measures)}")
+    for key in FURTHER:
+        if key in content and not isinstance(content[key], float):
+            raise ResultsError(f"{where}: {key} is damaged: {quoted(content[key])}")
     line = Outcome(**content)
     if stated != all_words(line):
         raise ResultsError(f"{where}: states word counts that its transcripts do not give")

@@ -10,7 +10,7 @@ from typing import Any
 import armory_mdnf
 from armory_mdnf.cpu.switch import way
 from armory_mdnf.evaluation.armory_results import PREFIXES, flags_of, kept_blocks
-from armory_mdnf.evaluation.records import COMPARISONS, LeftOut, Outcome, RunRecord, compare
+from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, LeftOut, Outcome, RunRecord, compare
 from armory_mdnf.metrics.wer import pool
 from armory_mdnf.runner.config import PERTURBATIONS, Config, as_list
 from armory_mdnf.runner.lines import finite
@@ -78,6 +78,7 @@ def armory_json(run: RunRecord, config: Config) -> dict[str, Any]:
                 known = [value for value in values if value is not None]
                 whole = len(known) == len(values)  # as in Armory, where one infinity makes the mean infinite
                 results[f"perturbation_mean_{measure}"] = [sum(known) / len(known) if whole else None]
+    further = {name: [getattr(line, name) for line in lines] for name in FURTHER}
     results["compute"] = _compute(lines) if metric.get("profiler_type") else {}
     return {
         "armory_version": run.versions["armory"],
@@ -89,6 +90,7 @@ def armory_json(run: RunRecord, config: Config) -> dict[str, Any]:
             "split_size": run.split_size,
             "changed": dict(run.changed),
             "left_out": [left_out.recorded() for left_out in run.left_out],
+            **{name: found for name, found in further.items() if any(value is not None for value in found)},
         },
         "timestamp": run.timestamp,
     }

@@ -22,9 +22,11 @@ from armory_mdnf.runner.journal import Journal, check_same, read_run
 from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.overrides import Overrides, parse_index
 from armory_mdnf.runner.progress import clock
-from armory_mdnf.runner.sweep_engine import Done, Here, Processes, Task, engine, measured, perform
-from armory_mdnf.runner.sweep_plan import Cell, Cost, cost, make_cell, names, parse_budget, probes
+from armory_mdnf.runner.sweep_engine import Done, Task
+from armory_mdnf.runner.sweep_places import place_of
+from armory_mdnf.runner.sweep_plan import Cell, Cost, Place, cost, make_cell, names, parse_budget, probes
 
+LOCAL = "local"
 OUT_OF_TIME = 4
 LOCK = "sweep.lock"
 RESULTS, PARTIAL = "results.json", "partial.json"
@@ -44,37 +46,45 @@ def sweep(args: argparse.Namespace) -> int:
             raise OptionError(f"{name}: expected a whole number >= 1, got {value}")
     folders = [args.output_dir / name for name in names(args.configs)]
     _refuse_existing(folders, args)
-    cells = [_cell(path, folder.name, args) for path, folder in zip(args.configs, folders, strict=True)]
+    place = place_of(args)
+    try:
+        return _sweep(args, place, folders, budget, start)
+    finally:
+        place.close()
+
+
+def _sweep(args: argparse.Namespace, place: Place, folders: Sequence[Path], budget: float | None, start: float) -> int:
+    cells = [_cell(path, folder.name, args, place) for path, folder in zip(args.configs, folders, strict=True)]
     if args.dry_run:
         stored = {folder: folder.exists() and args.resume for folder in folders}
         journals = [Journal.reopen(folder) if there else Journal(folder, 0) for folder, there in stored.items()]
         for journal in journals:
             journal.close()
-        _estimate(cells, journals, args.processes)
+        _estimate(cells, journals, place)
         return 0
     ensure_writable_folder(args.output_dir)
     with _locked(args.output_dir):
         journals = _journals(cells, folders, args)
         try:
-            run = _Sweep(cells, journals, budget, start, args.strict, _again(args))
-            return run(*_estimate(cells, journals, args.processes))
+            run = _Sweep(cells, journals, budget, start, args.strict, _again(args), place)
+            return run(*_estimate(cells, journals, place))
         finally:
             for journal in journals:
                 journal.close()
 
 
-def _cell(path: str, name: str, args: argparse.Namespace) -> Cell:
+def _cell(path: str, name: str, args: argparse.Namespace, place: Place) -> Cell:
     index = None if args.index is None else parse_index(args.index)
     given = Overrides(
         num_eval_batches=args.num_eval_batches,
         index=index,
         seed=args.seed,
-        device=args.device,
+        device="cuda" if args.devices else args.device,
         batch_seconds=args.batch_seconds,
         filepath=path,
     )
     print(f"reading {path}", file=sys.stderr)
-    return make_cell(path, name, given, args.threads)
+    return make_cell(path, name, given, args.threads, place.plan)
 
 
 def _refuse_existing(folders: Sequence[Path], args: argparse.Namespace) -> None:
@@ -135,7 +145,9 @@ def _fits(cell: Cell, folder: Path, set_aside: bool) -> bool:
 def _again(args: argparse.Namespace) -> str:
     """The command that goes on with this sweep."""
     words = ["armory-mdnf", "sweep", *args.configs, "--output-dir", str(args.output_dir), "--resume"]
-    for name in ("index", "num_eval_batches", "seed", "device", "batch_seconds", "processes", "budget"):
+    words += ["--engine", args.engine] if args.engine != LOCAL else []
+    where = ("address", "devices", "device", "processes")
+    for name in (*where, "index", "num_eval_batches", "seed", "batch_seconds", "budget"):
         if getattr(args, name) is not None:
             words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     return shlex.join([*words, "--threads", str(args.threads)])
@@ -145,9 +157,7 @@ def _left(cell: Cell, journal: Journal) -> list[Task]:
     return [task for turn in range(len(cell.turns)) for task in cell.tasks(turn, journal.indices, 0)]
 
 
-def _estimate(
-    cells: Sequence[Cell], journals: Sequence[Journal], processes: int | None
-) -> tuple[dict[str, Cost], int, float]:
+def _estimate(cells: Sequence[Cell], journals: Sequence[Journal], place: Place) -> tuple[dict[str, Cost], int, float]:
     """Time two utterances of each kind of cell that is not done, and say what all will take.
 
     Returns the costs by kind, the number of processes, and how much faster than one they are.
@@ -156,20 +166,17 @@ def _estimate(
     first: list[Task] = []
     for cell, journal in zip(cells, journals, strict=True):
         if cell.kind not in costs and _left(cell, journal) and (tries := probes(cell)):
-            ready, *timed = [(perform(task), audio, steps) for task, audio, steps in tries]
+            ready, *timed = [(place.perform(task), audio, steps) for task, audio, steps in tries]
             memory = max(done.memory for done, *_ in (ready, *timed))
             costs[cell.kind] = cost([(done.seconds, audio, steps) for done, audio, steps in timed], memory)
             first = first or [tries[0][0]]
     on_gpu = any(cell.identity["device"] == "cuda" for cell in cells)
-    speeds = {1: 1.0}
-    for number in {processes or (1 if on_gpu else os.cpu_count() or 1)} - {1} if first else ():
-        speeds[number] = measured(number, first) / measured(1, first)
-    chosen = processes or max(speeds, key=lambda number: speeds[number])
+    chosen, speed = place.choose(first, on_gpu)
     total = 0.0
     for cell, journal in zip(cells, journals, strict=True):
         tasks = _left(cell, journal)
         audio = sum(_audio(cell, task) for task in tasks)
-        seconds = costs[cell.kind].seconds(audio, cell.steps) / speeds.get(chosen, 1.0) if tasks else 0.0
+        seconds = costs[cell.kind].seconds(audio, cell.steps) / speed if tasks else 0.0
         total += seconds
         left = sum(len(task.indices) for task in tasks)
         steps = f", {cell.steps} iterations" if cell.steps else ""
@@ -177,7 +184,7 @@ def _estimate(
     memory = max((found.memory for found in costs.values()), default=0) * (chosen + (chosen > 1))
     how = f"{chosen} process{'es' if chosen > 1 else ''}, about {memory / GIB:.1f} GiB of memory"
     print(f"all: {clock(total)} with {how}", file=sys.stderr)
-    return costs, chosen, speeds.get(chosen, 1.0)
+    return costs, chosen, speed
 
 
 def _audio(cell: Cell, task: Task) -> float:
@@ -197,17 +204,18 @@ class _Sweep:
         start: float,
         strict: bool,
         again: str,
+        place: Place,
     ) -> None:
         self.cells, self.journals = cells, journals
         self.budget, self.start = budget, start
-        self.strict, self.again = strict, again
+        self.strict, self.again, self.place = strict, again, place
         self.out_of_time = False
         self._spent = self._expected = 0.0  # of the batches so far, which corrects the estimates
 
     def __call__(self, costs: Mapping[str, Cost], processes: int, speed: float) -> int:
         self.costs, self.slower = costs, processes / speed
         total = sum(len(cell.chosen) for cell in self.cells)
-        running: Here | Processes = engine(processes)
+        running = self.place.start(processes)
 
         def safe() -> str:
             done = sum(len(journal.indices) for journal in self.journals)

@@ -6,7 +6,9 @@ import contextlib
 import functools
 import json
 import multiprocessing
+import multiprocessing.queues
 import os
+import re
 import resource
 import signal
 import sys
@@ -16,11 +18,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from armory_mdnf.errors import ResultsError
+from armory_mdnf.errors import OptionError, ResultsError, quoted
 from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.runner import components
 from armory_mdnf.runner.command import first_batches, make_evaluation
@@ -30,6 +32,7 @@ from armory_mdnf.runner.evaluate import Evaluation
 KEPT = 8  # evaluations, with their networks, that a process keeps for the cells that come round again
 RETRIES = 2  # for a batch whose process was killed
 KIB = 1024  # bytes of what Linux counts memory in
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,18 @@ def _evaluation(text: str) -> tuple[Evaluation, dict[int, Any]]:
     return make_evaluation(config, device, chosen), dict(chosen)
 
 
+class Engine(Protocol):
+    """What performs tasks. One that it is lost with is performed again, to the same bits."""
+
+    def results(self, tasks: Iterator[Task]) -> Iterator[Done]:
+        """What becomes of the tasks, in any order, each taken when there is room for it."""
+
+    def close(self) -> None:
+        """End what performs, in the middle of what it does."""
+
+
 class Here:
     """An engine that performs in this process."""
-
-    processes = 1
 
     def results(self, tasks: Iterator[Task]) -> Iterator[Done]:
         """What becomes of the tasks, each taken when there is room for it."""
@@ -90,15 +101,20 @@ class Here:
 
 
 class Processes:
-    """An engine of several processes. Results come as they are done, in any order."""
+    """An engine of several processes, so many on each of ``devices``, such as ``cuda:1``, where they are named."""
 
-    def __init__(self, processes: int) -> None:
-        self.processes = processes
+    def __init__(self, processes: int, devices: Sequence[str] = ()) -> None:
+        self.processes = processes * max(1, len(devices))
+        self._each = [visible(device, os.environ.get(VISIBLE)) for device in devices for _ in range(processes)]
         self._pool = self._new()
 
     def _new(self) -> ProcessPoolExecutor:
-        # Spawned: a fork of a process whose torch has threads can hang.
-        return ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), initializer=_quiet)
+        context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads can hang
+        seen = context.SimpleQueue()  # of which each process takes one
+        for device in self._each:
+            seen.put(device)
+        given = (seen if self._each else None,)
+        return ProcessPoolExecutor(self.processes, context, initializer=_begin, initargs=given)
 
     def results(self, tasks: Iterator[Task]) -> Iterator[Done]:
         """As :meth:`Here.results`. Raises :class:`ResultsError` for a task whose processes die again and again."""
@@ -151,13 +167,33 @@ class Processes:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def engine(processes: int) -> Here | Processes:
-    """The engine of so many processes."""
-    return Here() if processes == 1 else Processes(processes)
+def engine(processes: int, devices: Sequence[str] = ()) -> Here | Processes:
+    """The engine of so many processes, on each of ``devices`` if there are any."""
+    return Here() if processes == 1 and not devices else Processes(processes, devices)
 
 
-def _quiet() -> None:
-    """In a new process: Ctrl-C is the parent's, notes have been told, and nothing goes on without the parent."""
+def visible(device: str, inherited: str | None) -> str:
+    """What ``CUDA_VISIBLE_DEVICES`` is for a process that is to see one device, ``cuda:N``, of those seen here.
+
+    Raises :class:`OptionError` for what is no such device.
+    """
+    found = re.fullmatch(r"cuda:(\d+)", device, re.ASCII)
+    if not found:
+        raise OptionError(f"--devices: expected devices such as cuda:0,cuda:1, got {quoted(device)}")
+    seen = [name.strip() for name in inherited.split(",")] if inherited else None
+    number = int(found[1])
+    if seen is not None and number >= len(seen):
+        raise OptionError(f"--devices: {device} is none of the {len(seen)} that {VISIBLE} leaves")
+    return str(number) if seen is None else seen[number]
+
+
+def _begin(seen: multiprocessing.queues.SimpleQueue[str] | None) -> None:
+    """In a new process: Ctrl-C is the parent's, notes have been told, and nothing goes on without the parent.
+
+    ``seen``: what each process sees of the GPUs, which torch looks at when it first needs one.
+    """
+    if seen is not None:
+        os.environ[VISIBLE] = seen.get()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 -- for as long as the process lives
     threading.Thread(target=_end_with_parent, daemon=True).start()

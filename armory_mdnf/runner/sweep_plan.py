@@ -6,10 +6,10 @@ import copy
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.runner.command import Prepared, batch_seconds, changes, prepare
@@ -18,7 +18,7 @@ from armory_mdnf.runner.config import Config, read_config
 from armory_mdnf.runner.journal import SWEEP
 from armory_mdnf.runner.overrides import ITERATIONS, Overrides, override
 from armory_mdnf.runner.progress import audio_seconds
-from armory_mdnf.runner.sweep_engine import Task, text_of
+from armory_mdnf.runner.sweep_engine import Done, Engine, Task, text_of
 
 MOST = 16
 """Utterances of a cell in a turn. The first turns have 1, 1, 2, 4 and 8, so that every cell has some soon."""
@@ -61,18 +61,53 @@ class Cell:
                 yield Task(cell, text_of(self.config), tuple(index for index, _ in batch), self.threads)
 
 
-def make_cell(path: str, name: str, given: Overrides, threads: int) -> Cell:
-    """Read a configuration and make everything that it names, once. Raises for what is not right in it."""
+@dataclass(frozen=True)
+class Plan:
+    """What there is to evaluate of a configuration, of how many, what it is made of, and its turns of batches."""
+
+    chosen: Chosen
+    of: int
+    identity: Mapping[str, Any]
+    turns: list[list[Chosen]]
+
+
+class Place(Protocol):
+    """Where a sweep computes."""
+
+    def plan(self, config: Config) -> Plan:
+        """Make everything that a configuration names, once. Raises for what is not right in it."""
+
+    def perform(self, task: Task) -> Done:
+        """Perform a task that is timed, and wait for it."""
+
+    def choose(self, tasks: Sequence[Task], on_gpu: bool) -> tuple[int, float]:
+        """How many processes to take, and how much faster than one they are; ``tasks``: one to find out with."""
+
+    def start(self, processes: int) -> Engine:
+        """Begin to compute with so many."""
+
+    def close(self) -> None:
+        """Leave the place as it was."""
+
+
+def plan(config: Config) -> Plan:
+    """The plan of a configuration, made in this process. Raises for what is not right in it."""
+    prepared: Prepared = prepare(config)
+    sound = [entry for entry in prepared.chosen if not entry[1].problem]
+    parts = [prepared.evaluation.batches(turn, batch_seconds(config)) for turn in _turns(sound)]
+    return Plan(prepared.chosen, prepared.of, prepared.identity, parts)
+
+
+def make_cell(path: str, name: str, given: Overrides, threads: int, planned: Callable[[Config], Plan] = plan) -> Cell:
+    """Read a configuration and make its plan, by ``planned``. Raises for what is not right in it."""
     original = read_config(path)
     with_threads = copy.deepcopy(original)
     if with_threads.get("user_init") and "threads" in (with_threads["user_init"].get("kwargs") or {}):
         with_threads["user_init"]["kwargs"]["threads"] = threads
     config = override(with_threads, given)
-    prepared: Prepared = prepare(config)
-    sound = [entry for entry in prepared.chosen if not entry[1].problem]
-    parts = [prepared.evaluation.batches(turn, batch_seconds(config)) for turn in _turns(sound)]
-    identity = {**prepared.identity, SWEEP: {"batch_seconds": batch_seconds(config), "threads": threads}}
-    return Cell(name, config, changes(original, config), prepared.chosen, prepared.of, identity, parts, threads)
+    found = planned(config)
+    identity = {**found.identity, SWEEP: {"batch_seconds": batch_seconds(config), "threads": threads}}
+    return Cell(name, config, changes(original, config), found.chosen, found.of, identity, found.turns, threads)
 
 
 def _turns(chosen: Chosen) -> Iterator[Chosen]:

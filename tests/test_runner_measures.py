@@ -1,0 +1,183 @@
+"""What a run keeps of each utterance beside transcripts and norms: segmental SNR, and STOI behind a defence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import speechlike
+from runner_folder import RS, lines, strict
+
+from armory_mdnf.asr.estimator import RecognizerEstimator
+from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.data.selection import HeldUtterance
+from armory_mdnf.defenses import RandomizedSmoothing
+from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.evaluation.measures import measures
+from armory_mdnf.evaluation.records import LeftOut, Outcome, read_record, write_record
+from armory_mdnf.metrics.intelligibility import stoi
+from armory_mdnf.runner import command
+from armory_mdnf.runner.evaluate import BENIGN, Evaluation
+from armory_mdnf.runner.lines import parse_line, to_line
+
+needs_stoi = pytest.mark.skipif(
+    not command.available(), reason="pystoi is not installed: pip install armory-mdnf[stoi]"
+)
+
+
+def held(audio: np.ndarray, text: str = "A B") -> Utterance:
+    return HeldUtterance("u", Path("u.flac"), text, "", len(audio) / 16000, samples=audio)
+
+
+class Changes:
+    """An attack that adds what it is told to."""
+
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def generate(self, audio: Any, y: Any, indices: Any) -> list[np.ndarray]:
+        return [x + np.float32(self.by) for x in audio]
+
+
+def evaluated(audio: np.ndarray, by: float, weights: str, text: str = "A B") -> Outcome:
+    made = RecognizerEstimator(weights, preprocessing_defences=RandomizedSmoothing(10, 2), device_type="cpu")
+    measure = stoi if command.available() else None
+    (line,) = Evaluation(made, attack=Changes(by), intelligibility=measure)([(3, held(audio, text))])
+    assert isinstance(line, Outcome)
+    found = parse_line(to_line(line), "here")  # strict JSON, and nothing is lost
+    assert isinstance(found, Outcome)
+    assert found == replace(line, measures=None)
+    return found
+
+
+@needs_stoi
+def test_a_run_keeps_them_and_every_reader_finds_them(
+    config: dict[str, Any], run: Callable[..., Path], tmp_path: Path
+) -> None:
+    config["defense"] = RS
+    folder = run(config)
+    own = lines(folder)
+    for line in own.values():
+        assert line.segmental_snr_db is not None
+        assert line.snr_db is not None
+        assert -10 <= line.segmental_snr_db <= 35
+        assert line.stoi is not None
+        assert 0 < line.stoi < 1
+    strict(folder / "results.json")
+    record = read_armory_results(folder / "results.json")
+    assert [o.stoi for o in record.outcomes] == [own[i].stoi for i in sorted(own)]
+    assert [o.segmental_snr_db for o in record.outcomes] == [own[i].segmental_snr_db for i in sorted(own)]
+    write_record(tmp_path / "record.json", record)
+    assert measures(read_record(tmp_path / "record.json")) == measures(record)
+    assert measures(record)["stoi"] == pytest.approx(np.mean([line.stoi for line in own.values()]))
+
+
+@needs_stoi
+def test_stoi_is_of_what_the_recogniser_hears_when_nobody_attacks(weights: str) -> None:
+    audio, defence = speechlike(16000), RandomizedSmoothing(10, 2)
+    line = evaluated(audio, 0.01, weights)
+    made = RecognizerEstimator(weights, preprocessing_defences=defence, device_type="cpu")
+    (heard,) = made.defended([audio], keys=[(3, BENIGN)])
+    assert line.stoi == stoi(audio, heard)
+    noise = heard - audio
+    assert 10 * np.log10(np.sum(audio**2) / np.sum(noise**2)) == pytest.approx(10, abs=0.3)
+    (other,) = made.defended([audio], keys=[(4, BENIGN)])
+    assert np.abs(other - heard).max() > 0
+
+
+def test_without_a_defence_nothing_is_between(config: dict[str, Any], run: Callable[..., Path]) -> None:
+    folder = run(config)
+    assert all("stoi" not in text for text in (folder / "utterances.jsonl").read_text().splitlines())
+    assert "stoi" not in strict(folder / "results.json")["run"]
+    assert all(line.segmental_snr_db is not None for line in lines(folder).values())
+
+
+def test_without_pystoi_a_note_says_so(
+    config: dict[str, Any], run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(command, "available", lambda: False)
+    config["defense"] = RS
+    folder = run(config)
+    assert "note: STOI needs pystoi: pip install 'armory-mdnf[stoi]'; it is left out" in capsys.readouterr().err
+    assert all(line.stoi is None for line in lines(folder).values())
+
+
+@needs_stoi
+@pytest.mark.parametrize("text", ["A B", ""])
+def test_what_has_no_ratio_is_null(weights: str, text: str) -> None:
+    silence, speech = np.zeros(16000, np.float32), speechlike(16000)
+    changed = evaluated(silence, 0.01, weights, text)
+    assert (changed.snr_db, changed.segmental_snr_db, changed.stoi) == (None, -10.0, None)
+    assert changed.l2 == pytest.approx(0.01 * np.sqrt(16000))
+    same = evaluated(speech, 0.0, weights, text)
+    assert (same.snr_db, same.segmental_snr_db, same.l2, same.linf) == (None, 35.0, 0.0, 0.0)
+    assert same.stoi is not None
+    nothing = evaluated(silence, 0.0, weights, text)
+    assert (nothing.snr_db, nothing.segmental_snr_db, nothing.stoi) == (None, None, None)
+    short = evaluated(speech[:4000], 0.01, weights, text)  # STOI takes 0.4 s at least
+    assert short.stoi is None
+    assert short.segmental_snr_db is not None
+
+
+def test_rates_over_one_and_empty_texts_are_numbers(weights: str) -> None:
+    texts = [("", "A B"), ("A", "X Y Z"), ("A B", ""), ("", "")]
+    made = [
+        replace(evaluated(speechlike(1600), 0.01, weights, reference), adversarial=heard) for reference, heard in texts
+    ]
+    assert [json.loads(to_line(line))["words"]["adversarial"]["insertions"] for line in made] == [2, 2, 0, 0]
+
+
+def test_lines_of_older_versions_are_read_and_gone_on_with(config: dict[str, Any], run: Callable[..., Path]) -> None:
+    config["defense"] = RS
+    folder = run(config)
+    path = folder / "utterances.jsonl"
+    older = [json.loads(text) for text in path.read_text().splitlines()]
+    for line in older:
+        line.pop("stoi", None)
+        del line["segmental_snr_db"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in older[:-1]))
+    (folder / "results.json").unlink()
+    run_again = command_line("run", "--resume", str(folder))
+    assert run_again == 0
+    found = lines(folder)
+    assert sum(line.segmental_snr_db is None for line in found.values()) == len(older) - 1
+    record = read_armory_results(folder / "results.json")
+    assert sum(outcome.segmental_snr_db is not None for outcome in record.outcomes) == 1
+
+
+def command_line(*words: str) -> int:
+    from armory_mdnf import cli
+
+    return cli.main(list(words))
+
+
+@pytest.mark.parametrize("value", ['"x"', "true", "null", "[1.0]"])
+def test_a_damaged_line_is_refused(weights: str, value: str) -> None:
+    text = to_line(evaluated(speechlike(16000), 0.01, weights))
+    content = json.loads(text) | {"segmental_snr_db": json.loads(value)}
+    with pytest.raises(ResultsError, match="segmental_snr_db is damaged"):
+        parse_line(json.dumps(content), "here")
+
+
+@pytest.mark.parametrize("value", [[1.0], "x", [1.0, 2.0, "x"], [1.0, True, None], [1e999, 1.0, 1.0]])
+def test_damaged_results_are_refused(
+    config: dict[str, Any], run: Callable[..., Path], value: Any, tmp_path: Path
+) -> None:
+    path = run(config, "--skip-benign") / "results.json"
+    content = json.loads(path.read_text())
+    content["run"]["segmental_snr_db"] = value
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(ResultsError, match="what it says of the run is damaged"):
+        read_armory_results(tmp_path / "bad.json")
+
+
+def test_a_failed_utterance_stays_one(weights: str) -> None:
+    made = RecognizerEstimator(weights, device_type="cpu")
+    (line,) = Evaluation(made, attack=None, intelligibility=stoi)([(0, held(np.zeros(10, np.float32)))])
+    assert isinstance(line, LeftOut)
