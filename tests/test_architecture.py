@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "commands": {
         *("asr", "attacks", "audio", "data", "defenses", "evaluation", "metrics", "report", "runner", "vocoders"),
     },
-    "report": {"asr", "audio", "data", "evaluation", "metrics", "runner"},
+    "report": {"asr", "audio", "audit", "data", "defenses", "evaluation", "metrics", "runner"},
     "cli": {"audit", "checkpoints", "commands", "data", "evaluation", "runner"},
     "errors": set(),
     "locations": set(),

@@ -91,7 +91,7 @@ BAD = {
     "not utf-8": (lambda d: text(d / "a.json", b"\xff\xfe"), "is not JSON"),
     "deep json": (lambda d: text(d / "a.json", "[" * 200000), "more than 64 levels of nesting"),
     "huge number": (lambda d: text(d / "a.json", "[1" + "0" * 400 + "]"), r"the number 10{39}\.\.\. is too large"),
-    "big file": (lambda d: text(d / "a.json", " " * (MAX_BYTES + 1)), "expected a curve of 80 numbers, found"),
+    "big file": (lambda d: text(d / "a.json", " " * (MAX_BYTES + 1)), "expected a curve of numbers per mel bin, found"),
     "empty file": (lambda d: text(d / "a.npy", ""), "not a readable .npy file"),
     "truncated": (lambda d: truncated(d / "a.npy"), "not a readable .npy file"),
     "lying header": (lambda d: lying_header(d / "a.npy"), "not a readable .npy file"),

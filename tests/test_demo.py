@@ -71,6 +71,8 @@ def demo(tmp_path: Path):
             armory,
             "--utterances",
             "2",
+            "--page",
+            tmp_path / "pages" / "demo.html",
             *configs,
             *flags,
         ]
@@ -80,7 +82,7 @@ def demo(tmp_path: Path):
     return demo
 
 
-def test_one_line_per_run_and_then_both_side_by_side(demo) -> None:
+def test_one_line_per_run_and_then_both_side_by_side(demo, tmp_path: Path) -> None:
     done = demo()
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -91,7 +93,12 @@ def test_one_line_per_run_and_then_both_side_by_side(demo) -> None:
     assert "rests on 4 words in 2 utterances" in done.stdout
     assert "a line of the log" not in done.stdout
     assert "\x1b" not in done.stdout
-    assert len([line for line in lines if line.startswith("results ")]) == 2
+    assert [line.split()[0] for line in lines[-3:]] == ["results", "results", "page"]
+    page = Path(lines[-1].split(maxsplit=1)[1])
+    assert page == tmp_path / "pages" / "demo.html"
+    html = page.read_text(encoding="utf-8")
+    assert "MG-MDNF" in html
+    assert "DRESS" in html
 
 
 def test_further_flags_go_to_armory_and_win(demo) -> None:

@@ -163,7 +163,7 @@ def test_armory_gets_the_same_samples(tmp_path: Path) -> None:
     from armory_mdnf.plugin import datasets
 
     sound(tmp_path / "a.ogg", 0.5, 44100, 2).with_suffix(".txt").write_text("one")
-    ((x, y),) = list(datasets.bundled(str(tmp_path)))
+    ((x, y),) = list(datasets.recordings(str(tmp_path)))
     ((_, utterance),) = selection.bundled(str(tmp_path))
     np.testing.assert_array_equal(x[0], selection.read_samples(utterance))
     assert list(y) == ["ONE"]

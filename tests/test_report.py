@@ -20,14 +20,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from armory_mdnf import cli
+from armory_mdnf.audit.command import _keep
+from armory_mdnf.audit.findings import Finding
+from armory_mdnf.audit.names import FORMAT
+from armory_mdnf.defenses.curves import load_curve
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, read_record, write_record
 from armory_mdnf.metrics.wer import count_words
-from armory_mdnf.report import alignment, charts, content, listening, page, pictures, runs
+from armory_mdnf.report import alignment, charts, content, listening, noise, page, pictures, runs
 from armory_mdnf.runner.config import check_config
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
+NONE_UNTARGETED = ("none_pgd_l2", "none_pgd_l2_0.5", "none_pgd_l2_1.0", "none_pgd_linf", "none_pgd_linf_0.005")
 WORDS = st.lists(st.sampled_from(["A", "B", "C", "D"]), max_size=7).map(" ".join)
 
 
@@ -214,15 +219,23 @@ def test_the_table_has_the_rates_of_the_records(made: content.Page) -> None:
 
 
 def test_the_worst_case_is_the_highest_rate(placed: list[runs.Placed], made: content.Page) -> None:
-    worst = {row[:3]: row[3:] for row in made.worst}
-    threat, count, rate = worst["human", "NO DEFENCE", "ds2_base"]
+    worst = {(w.split, w.defence, w.recogniser): w for w in made.worst}["human", "NO DEFENCE", "ds2_base"]
     rates = {
         p.threat.label: p.attacked.value
         for p in placed
         if p.run.split == "human" and p.row == ("NO DEFENCE", "ds2_base") and p.attacked and p.to_target is None
     }
-    assert (threat, count) == (max(rates, key=rates.__getitem__), len(rates))
-    assert rate.startswith(f"{100 * max(rates.values()):.1f} [")
+    assert (worst.alone, worst.threats) == (max(rates, key=rates.__getitem__), len(rates))
+    assert worst.alone_rate.value == max(rates.values())
+    counts = [
+        max(compare(o, "adversarial").errors for o in utterance)
+        for utterance in zip(
+            *(record(name).outcomes for name in NONE_UNTARGETED),
+            strict=True,
+        )
+    ]
+    assert worst.rate.value == pytest.approx(sum(counts) / sum(len(o.reference.split()) for o in record().outcomes))
+    assert worst.rate.value > worst.alone_rate.value
 
 
 def test_cost_and_gain_are_differences_of_rates(made: content.Page) -> None:
@@ -284,6 +297,109 @@ def test_charts_have_the_rates_at_their_places(placed: list[runs.Placed]) -> Non
         assert point.y_low >= point.y >= point.y_high  # down the page
         share = (chart.y_ticks[0][0] - point.y) / (chart.y_ticks[0][0] - chart.y_ticks[-1][0])
         assert share == pytest.approx(point.rate / float(chart.y_ticks[-1][1]))
+
+
+def test_charts_are_over_the_utterances_that_all_points_have(placed: list[runs.Placed]) -> None:
+    found = {chart.title: chart for chart in charts.sweeps(placed)}
+    chart = found["WER under PGD l2 against eot_draws, test_clean"]
+    line = next(line for line in chart.lines if line.label == "MG-MDNF (whisper_ctc_mg)")
+    assert [point.value for point in line.points] == [1, 5, 20]
+    names = (f"whisper_mg_mdnf_{name}" for name in ("pgd_l2_ours", "eot_l2", "eot20_l2"))
+    each = [read_record(RESULTS / "librispeech" / f"{name}.json") for name in names]
+    shared = set.intersection(*({o.id for o in run.outcomes} for run in each))
+    assert line.utterances == len(shared) < len(each[0].outcomes)
+    for point, run in zip(line.points, each, strict=True):
+        counts = [compare(o, "adversarial") for o in run.outcomes if o.id in shared]
+        pooled = sum(c.errors for c in counts if c) / sum(c.reference_words for c in counts if c)
+        assert point.rate == pytest.approx(100 * pooled)
+
+
+def test_another_gradient_is_another_curve(placed: list[runs.Placed]) -> None:
+    run = next(p for p in placed if p.run.name == "whisper_mg_mdnf_pgd_l2_ours").run
+    both = [runs.place(r, str(i)) for i, r in enumerate((run, changed(run, kwargs={"eps": 1.0})))]
+    published = dataclasses.replace(
+        both[0].run, config={**run.config, "model": run.config["model"] | {"wrapper_kwargs": {"gradient": "published"}}}
+    )
+    (chart,) = charts.sweeps([*both, runs.place(published, "p")])
+    assert (chart.title, len(chart.lines)) == ("WER under PGD l2 against eps, test_clean", 1)
+
+
+def test_noise_curves_are_those_of_the_files(placed: list[runs.Placed]) -> None:
+    (chart,) = noise.noise_curves(placed)
+    line = next(line for line in chart.lines if line.label == "bundled_l2 (MG-MDNF, WG-MDNF)")
+    values = load_curve("bundled_l2", len(line.points)).tolist()
+    assert [point.rate for point in line.points] == pytest.approx([v * len(values) / sum(values) for v in values])
+    heights = [point.y for point in line.points]
+    assert heights.index(min(heights)) == values.index(max(values))  # up the page
+    gone = record("mg_mdnf_pgd_l2")
+    block = gone.config["defense"] | {"kwargs": gone.config["defense"]["kwargs"] | {"curve": "gone.json"}}
+    gone = dataclasses.replace(gone, config={**gone.config, "defense": block})
+    assert noise.noise_curves([runs.place(gone, "x")]) == []
+
+
+# Audits.
+
+
+FOUND = [
+    Finding("gradient", "pass", "It is one.", {"cosine": 0.99}),
+    Finding(
+        "draws", "fail", "More draws find <more>.", {"gain": {"value": 12.0, "low": 3.0, "high": 20.0}}, "Average."
+    ),
+]
+
+
+def audited(path: Path, run: RunRecord, findings: list[Finding] = FOUND) -> Path:
+    """A file as the audit writes it."""
+    about = {
+        "format": FORMAT,
+        "configuration": "x.json",
+        "config": dict(run.config),
+        "fingerprints": {},
+        "versions": {},
+    }
+    settings = {"utterances": ["a", "b"], "iterations": 20, "iterations_asked": 100, "checks": ["gradient", "draws"]}
+    _keep(path, about | {"settings": settings}, findings, 1.0)
+    return path
+
+
+def test_an_audit_stands_beside_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = record("mg_mdnf_pgd_l2")
+    write_record(tmp_path / "runs" / "a.json", run)
+    write_record(tmp_path / "runs" / "b.json", record("mg_mdnf_pgd_l2_0.5"))
+    audited(tmp_path / "runs" / "audit.json", run)
+    out = tmp_path / "page.html"
+    assert cli.main(["report", str(tmp_path / "runs"), "-o", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["runs"], told["audits"]) == (2, 1)
+    html = out.read_text(encoding="utf-8")
+    outline(html)
+    assert html.count('href="#audit-1"') == 1  # only in the cell of the configuration that was audited
+    assert "audit: fail" in html
+    assert "More draws find &lt;more&gt;." in html
+    assert "gain: 12 [3, 20]" in html
+    assert "MG-MDNF (ds2_mg), l2 1.5, human, 2 utterances, 20 of 100 iterations" in html
+
+
+def test_an_audit_alone_or_damaged_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = record("mg_mdnf_pgd_l2")
+    path = audited(tmp_path / "audit.json", run)
+    assert cli.main(["report", str(path), "-o", str(tmp_path / "x.html")]) == 2
+    assert "expected the runs that it is about too" in capsys.readouterr().err
+    content = json.loads(path.read_text())
+    write_record(tmp_path / "run.json", run)
+    for broken in (content | {"verdict": "fine"}, {k: v for k, v in content.items() if k != "settings"}):
+        path.write_text(json.dumps(broken))
+        assert cli.main(["report", str(path), str(tmp_path / "run.json"), "-o", str(tmp_path / "x.html")]) == 2
+        assert "audit.json: not a complete audit" in capsys.readouterr().err
+
+
+def test_recordings_of_ones_own_have_the_name_of_their_folder() -> None:
+    run = record("rs_pgd_l2")
+    data = {"module": "armory_mdnf.plugin.datasets", "name": "recordings", "eval_split": "/home/me/speech"}
+    html = page.render([runs.place(dataclasses.replace(run, config={**run.config, "dataset": data}), "x")])
+    shown = re.sub(r"<pre.*?</pre>|data:[^\"]*", "", html, flags=re.DOTALL)
+    assert "speech (own recordings)" in shown
+    assert "/home/me" not in shown
 
 
 # The file.

@@ -16,6 +16,7 @@ from conftest import speechlike
 from armory_mdnf import cli
 from armory_mdnf.data import own, saved, selection
 from armory_mdnf.errors import AudioError, BundleError, OptionError
+from armory_mdnf.runner.components import load_dataset
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed (the extra hf)")
 
@@ -144,5 +145,7 @@ def test_evaluate_takes_it(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFi
     config = tmp_path / "c.json"
     words = ["--data", str(mixed), "--attack", "none", "--only-write", "--config", str(config)]
     assert cli.main(["evaluate", *words]) == 0
-    assert json.loads(config.read_text())["dataset"]["eval_split"] == str(mixed)
+    block = json.loads(config.read_text())["dataset"]
+    assert (block["name"], block["eval_split"]) == ("recordings", str(mixed))
+    assert [u.transcript for _, u in load_dataset(block)] == ["TWO WORDS", "HELLO THERE"]
     capsys.readouterr()

@@ -1,4 +1,6 @@
-"""Run configurations in Armory, one line of progress each, and print the two side by side: what `make demo` does.
+"""Run configurations in Armory, one line of progress each, and show the two side by side: what `make demo` does.
+
+They are printed, and a page of HTML has them with their transcripts word under word.
 
 Armory's own output is kept back; its errors are shown at once, and the end of it when a run gives no results.
 """
@@ -19,8 +21,12 @@ from pathlib import Path
 from armory_mdnf.errors import ArmoryMdnfError, ResultsError
 from armory_mdnf.evaluation.armory_results import newest_results
 from armory_mdnf.evaluation.comparison import defence_label, print_comparison
+from armory_mdnf.files.atomic import ensure_writable, write_text
+from armory_mdnf.report.page import render
+from armory_mdnf.report.runs import read_runs
 
 INTERRUPTED = 130
+PAGE = Path("outputs") / "demo.html"
 KEPT_LINES = 60
 PROGRESS = re.compile(r"Evaluation:.*?\| (\d+)/(\d+) ")
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -32,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="demo.py", description=__doc__)
     parser.add_argument("--armory", required=True, metavar="PATH", help="the `armory` command")
     parser.add_argument("--utterances", type=int, required=True, metavar="N", help="the first N of the configuration's")
+    parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE.html", help=f"(default: {PAGE})")
     parser.add_argument("configs", nargs=2, type=Path, metavar="CONFIG.json")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="further flags of `armory run`, which win")
     args = parser.parse_args(argv)
     try:
+        ensure_writable(args.page)
         results = []
         for config in args.configs:
             found = run(args.armory, config, ["--num-eval-batches", str(args.utterances), *args.flags])
@@ -44,13 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             results.append(found)
         print()
         print_comparison(*results)
+        write_text(args.page, render(read_runs(results), title="Two defences under one attack"))
     except KeyboardInterrupt:
         print("\ndemo.py: stopped", file=sys.stderr)
         return INTERRUPTED
     except ArmoryMdnfError as error:
         print(f"demo.py: error: {error}", file=sys.stderr)
         return 2
-    print(*(f"results      {path}" for path in results), sep="\n")
+    print(*(f"results      {path}" for path in results), f"page         {args.page.resolve()}", sep="\n")
     return 0
 
 

@@ -14,7 +14,7 @@ from armory_mdnf.attacks.evasion import check_count
 from armory_mdnf.audit import report
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.findings import FAIL, Finding, worst
-from armory_mdnf.audit.names import NAMES
+from armory_mdnf.audit.names import FORMAT, NAMES
 from armory_mdnf.audit.trials import Plan, Trials
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, choices, quoted
@@ -25,7 +25,6 @@ from armory_mdnf.runner.config import Config, read_config, within
 from armory_mdnf.runner.named import files_of
 from armory_mdnf.runner.overrides import BATCH_SECONDS, Overrides, override, run_seed
 
-FORMAT = "armory-mdnf audit 1"
 LEAST_UTTERANCES = 2  # an interval has to have something to draw from
 
 

@@ -14,11 +14,16 @@ WIDTH = 100
 def block(number: int, finding: Finding) -> str:
     """A finding with its verdict, evidence and advice."""
     lines = _wrapped(f"{number}. {finding.check}: {finding.verdict.upper()}. {finding.statement}", "   ")
-    for name, value in finding.evidence.items():
-        lines += _wrapped(f"   {name.replace('_', ' ')}: {_shown(value)}", "     ")
+    for name, value in evidence(finding.evidence):
+        lines += _wrapped(f"   {name}: {value}", "     ")
     if finding.advice:
         lines += _wrapped(f"   To do: {finding.advice}", "     ")
     return "\n".join(lines)
+
+
+def evidence(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The numbers behind a verdict, by name, as texts."""
+    return [(name.replace("_", " "), _shown(value)) for name, value in found.items()]
 
 
 def verdict(findings: Sequence[Finding]) -> str:

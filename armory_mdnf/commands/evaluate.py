@@ -174,7 +174,7 @@ def _data(text: str) -> Block:
         )
     path = str(Path(text).resolve())
     load_own(path, strict=False)  # a folder that is none of the layouts is refused before anything is written
-    return block | {"name": "bundled", "eval_split": path}
+    return block | {"name": "recordings", "eval_split": path}
 
 
 def _weights(model: str) -> str:

@@ -17,7 +17,8 @@ def add_command(commands: Any) -> None:
         "report",
         help="make one page of HTML of recorded runs",
         description="Makes one page, which needs no network and nothing beside it, of any number of runs: records, "
-        "Armory's results, those of `armory-mdnf run`, or folders that have them.",
+        "Armory's results, those of `armory-mdnf run`, or folders that have them; and of what `armory-mdnf audit "
+        "--output` found of their configurations.",
         **options.example(
             "armory-mdnf report results -o report.html",
             "armory-mdnf report results/human/mg_mdnf_pgd_l2.json -o report.html --audio 2",
@@ -41,17 +42,22 @@ def add_command(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the page. Returns 3 if a run could not be computed again, which is told."""
     from armory_mdnf.files.atomic import ensure_writable, write_text
-    from armory_mdnf.report import page, runs
+    from armory_mdnf.report import audits, page, runs
 
     if args.audio < 0:
         raise OptionError(f"--audio: expected a whole number >= 0, got {args.audio}")
     ensure_writable(args.out)
-    placed = runs.read_runs(args.runs)
+    files, others = audits.split_paths(args.runs)
+    if not others:
+        raise OptionError(f"{args.runs[0]} has the findings of an audit: expected the runs that it is about too")
+    placed = runs.read_runs(others)
+    audited = audits.read_audits(files, placed)
     heard, silent = _listen(placed, args.audio) if args.audio else ({}, [])
-    write_text(args.out, page.render(placed, heard, args.title))
+    write_text(args.out, page.render(placed, heard, args.title, audited))
     size = args.out.stat().st_size
     if args.json:
-        options.print_json({"out": str(args.out), "runs": len(placed), "bytes": size, "without_sound": silent})
+        content = {"out": str(args.out), "runs": len(placed), "audits": len(audited), "bytes": size}
+        options.print_json(content | {"without_sound": silent})
     else:
         print(f"{args.out}: {len(placed)} run{'s' * (len(placed) != 1)}, {size / 1e6:.1f} MB")
     return 3 if silent else 0

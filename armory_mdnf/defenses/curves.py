@@ -30,20 +30,28 @@ def load_curve(curve: str | os.PathLike[str] | None, n_mels: int) -> Tensor:
     if curve is None:
         return torch.ones(n_mels)
     path = curve_file(curve)
-    if path.stat().st_size > MAX_BYTES:
-        raise BundleError(f"{path}: expected a curve of {n_mels} numbers, found {path.stat().st_size} bytes")
-    values = read_numbers(path) if path.suffix == ".npy" else _read_json(path)
+    values = read_curve(path)
     if values.shape != (n_mels,):
         raise BundleError(
             f"{path}: expected {n_mels} values, one per mel bin of the vocoder, found shape {values.shape}"
         )
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def read_curve(path: Path) -> Numbers:
+    """The values of a curve's file, float64 (n_mels,). Raises as :func:`load_curve`."""
+    if path.stat().st_size > MAX_BYTES:
+        raise BundleError(f"{path}: expected a curve of numbers per mel bin, found {path.stat().st_size} bytes")
+    values = read_numbers(path) if path.suffix == ".npy" else _read_json(path)
+    if values.ndim != 1 or not len(values):
+        raise BundleError(f"{path}: expected a value per mel bin of the vocoder, found shape {values.shape}")
     if not np.isfinite(values).all():
         raise BundleError(f"{path}: expected finite values, found {values[~np.isfinite(values)][0]}")
     if (values < 0).any():
         raise BundleError(f"{path}: expected values >= 0, found {values.min():g}")
     if not values.any():
         raise BundleError(f"{path}: expected a value > 0, found zeros only")
-    return torch.from_numpy(values.astype(np.float32))
+    return values
 
 
 def _folder() -> Path:

@@ -1,4 +1,4 @@
-"""The bundled corpora and a local LibriSpeech as Armory datasets, and what makes one of a list of utterances.
+"""The bundled corpora, one's own recordings and a local LibriSpeech as Armory datasets, and what makes one of a list.
 
 Armory is imported when it asks for its generator, and not before: the native runner takes the utterances themselves.
 """
@@ -15,6 +15,7 @@ from armory_mdnf.attacks.evasion import check_count
 from armory_mdnf.data import librispeech as openslr
 from armory_mdnf.data import selection
 from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.data.own import load_own
 from armory_mdnf.data.selection import SAMPLE_RATE_HZ, Index
 from armory_mdnf.errors import BundleError, OptionError, quoted
 
@@ -110,6 +111,12 @@ bundled = Dataset(
     own, in a layout of :mod:`armory_mdnf.data.own`.""",
     "human",
     selection.split_size,
+)
+recordings = Dataset(
+    lambda path, strict: load_own(path, strict=strict),
+    "recordings",
+    """Recordings of your own: ``split`` is the path of a folder or a list, in a layout of
+    :mod:`armory_mdnf.data.own`.""",
 )
 librispeech = Dataset(
     lambda split, strict: openslr.load_split(split, strict=strict),

@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from armory_mdnf.report.runs import Placed, defence_order
+from armory_mdnf.evaluation.records import compare
+from armory_mdnf.metrics.intervals import Interval, wer_interval
+from armory_mdnf.metrics.wer import WordCounts
+from armory_mdnf.report.runs import Placed, data_name, defence_order, gradient_of, keys_of
 
 AXES = {
     "eps": "eps, full scale being 1",
@@ -39,12 +42,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """A defence, its points from left to right, its dash pattern and its number, which chooses a marker."""
+    """A defence, its points from left to right, its dash pattern and its number, which chooses a marker.
+
+    ``utterances``: how many each point is of, the same ones.
+    """
 
     label: str
     points: tuple[Point, ...]
     dash: str
     number: int
+    utterances: int
 
 
 @dataclass(frozen=True)
@@ -71,26 +78,51 @@ def sweeps(placed: Sequence[Placed]) -> list[Chart]:
         block = p.run.config.get("attack") or {}
         kwargs = block.get("kwargs") or {}
         for option in AXES:
-            value = kwargs.get(option)
+            value = kwargs.get(option, 1 if option == "eot_draws" and _averages(block) else None)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 rest = {k: v for k, v in kwargs.items() if k not in (option, *FOLLOWS)}
-                key = json.dumps([block.get("module"), block.get("name"), rest, _data(p)], sort_keys=True, default=str)
-                groups[option, p.run.split, key][p.row][float(value)] = p
+                attack = [block.get("module"), block.get("name"), rest, gradient_of(p.run.config)]
+                found = groups[option, p.run.split, json.dumps(attack, sort_keys=True, default=str)][p.row]
+                if float(value) not in found or len(found[float(value)].run.outcomes) < len(p.run.outcomes):
+                    found[float(value)] = p
     charts = []
     for (option, split, _), rows in groups.items():
-        rows = {row: points for row, points in rows.items() if len(points) > 1}
-        if rows:
-            charts.append(_chart(option, split, rows))
+        curves = {row: curve for row, points in rows.items() if (curve := _rates(points))}
+        if curves:
+            kinds = ", ".join(sorted({_without_value(p) for row in curves for p in rows[row].values()}))
+            charts.append(_chart(option, split, kinds, curves))
     return charts
 
 
-def _data(p: Placed) -> Any:
-    return (p.run.config.get("dataset") or {}).get("index")
+def _averages(block: Mapping[str, Any]) -> bool:
+    """Whether an attack that names no number of draws takes one: this package's, of which the others know none."""
+    return (block.get("module"), block.get("name")) == ("armory_mdnf.attacks", "PGD")
 
 
-def _chart(option: str, split: str, rows: Mapping[tuple[str, str], Mapping[float, Placed]]) -> Chart:
+def _rates(points: Mapping[float, Placed]) -> dict[float, Interval]:
+    """Rates by value, over the utterances that all of its runs attacked; empty where that gives no curve."""
+    counts = {value: _counts(p) for value, p in points.items()}
+    shared = set.intersection(*(set(found) for found in counts.values()))
+    if len(points) < 2 or not any(c.reference_words for c in (next(iter(counts.values()))[key] for key in shared)):
+        return {}
+    return {value: _rate(points[value], found, shared) for value, found in sorted(counts.items())}
+
+
+def _rate(p: Placed, counts: Mapping[Any, WordCounts], shared: set[Any]) -> Interval:
+    if p.attacked is not None and len(shared) == len(counts):
+        return p.attacked
+    return wer_interval([c for key, c in counts.items() if key in shared])
+
+
+def _counts(p: Placed) -> dict[Any, WordCounts]:
+    """Word counts under attack by utterance."""
+    found = zip(keys_of(p.run.outcomes), p.run.outcomes, strict=True)
+    return {key: counts for key, o in found if (counts := compare(o, "adversarial")) is not None}
+
+
+def _chart(option: str, split: str, kinds: str, rows: Mapping[tuple[str, str], Mapping[float, Interval]]) -> Chart:
     values = sorted({value for points in rows.values() for value in points})
-    rates = [p.attacked for points in rows.values() for p in points.values() if p.attacked]
+    rates = [rate for points in rows.values() for rate in points.values()]
     most = max(100.0, *(100 * (i.high if i.high is not None else i.value) for i in rates))
     top = 25 * math.ceil(most / 25)
     low, high = values[0], values[-1]
@@ -104,16 +136,15 @@ def _chart(option: str, split: str, rows: Mapping[tuple[str, str], Mapping[float
     lines = []
     for number, row in enumerate(sorted(rows, key=lambda row: (defence_order(row[0]), row))):
         points = []
-        for value, p in sorted(rows[row].items()):
-            assert p.attacked is not None
-            rate = 100 * p.attacked.value
-            bottom, upper = (rate if b is None else 100 * b for b in (p.attacked.low, p.attacked.high))
+        for value, found in sorted(rows[row].items()):
+            rate = 100 * found.value
+            bottom, upper = (rate if b is None else 100 * b for b in (found.low, found.high))
             aside = APART * (number - (len(rows) - 1) / 2)  # or bars of equal options hide each other
             points.append(Point(value, rate, bottom, upper, x(value) + aside, y(rate), y(bottom), y(upper)))
-        lines.append(Line(f"{row[0]} ({row[1]})", tuple(points), DASHES[number % len(DASHES)], number))
-    kinds = ", ".join(sorted({_without_value(p) for points in rows.values() for p in points.values()}))
+        n = next(iter(rows[row].values())).utterances
+        lines.append(Line(f"{row[0]} ({row[1]})", tuple(points), DASHES[number % len(DASHES)], number, n))
     return Chart(
-        f"WER under {kinds} against {option}, {split}",
+        f"WER under {kinds} against {option}, {data_name(split)}",
         AXES[option],
         tuple(lines),
         tuple((x(value), f"{value:g}") for value in values),
@@ -122,7 +153,9 @@ def _chart(option: str, split: str, rows: Mapping[tuple[str, str], Mapping[float
 
 
 def _without_value(p: Placed) -> str:
-    """The attack's kind: the first word of its bound."""
+    """The attack's kind: the first word of its bound, and the gradient that it follows if it is not the exact one."""
     block = p.run.config.get("attack") or {}
     norm = str((block.get("kwargs") or {}).get("norm", ""))
-    return f"{block.get('name')} {({'2': 'l2', 'inf': 'linf'}).get(norm, norm)}".strip()
+    kind = f"{block.get('name')} {({'2': 'l2', 'inf': 'linf'}).get(norm, norm)}".strip()
+    gradient = gradient_of(p.run.config)
+    return f"{kind} ({gradient} gradient)" if gradient else kind

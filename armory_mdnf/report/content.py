@@ -18,16 +18,19 @@ from armory_mdnf.evaluation.records import Outcome, compare
 from armory_mdnf.metrics.intervals import Interval, difference_interval
 from armory_mdnf.metrics.wer import WordCounts
 from armory_mdnf.report import alignment, charts
+from armory_mdnf.report.audits import Audit
 from armory_mdnf.report.completion import complete_config
 from armory_mdnf.report.listening import Heard, data_address
-from armory_mdnf.report.runs import BENIGN, Placed, defence_order, paper, published
+from armory_mdnf.report.noise import noise_curves
+from armory_mdnf.report.runs import BENIGN, Placed, data_name, defence_order, paper, published
+from armory_mdnf.report.worst import Worst, worst_cases
 
 STEPS = (20, 40, 60, 80, 100)  # WER in percent at which a cell's shade changes
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in a cell of the table, for the page. Rates in percent."""
+    """A run in a cell of the table, for the page. Rates in percent; ``audits``: verdicts with their anchors."""
 
     anchor: str
     rate: float
@@ -37,6 +40,7 @@ class Entry:
     paper: float | None
     to_target: str
     lacks: str
+    audits: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -111,29 +115,41 @@ class Page:
     made_on: str
     source: str
     tables: tuple[Table, ...]
-    worst: tuple[tuple[str, str, str, str, int, str], ...]
+    worst: tuple[Worst, ...]
+    audits: tuple[Audit, ...]
     balances: tuple[Balance, ...]
     charts: tuple[charts.Chart, ...]
+    noise: tuple[charts.Chart, ...]
     said: tuple[Said, ...]
     runs: tuple[Described, ...]
     steps: tuple[int, ...] = field(default=STEPS)
 
 
-def build(placed: Sequence[Placed], heard: Mapping[str, Mapping[int, Heard]], title: str = "") -> Page:
+def build(
+    placed: Sequence[Placed],
+    heard: Mapping[str, Mapping[int, Heard]],
+    title: str = "",
+    audits: Sequence[Audit] = (),
+) -> Page:
     """The page of some runs. ``heard``: by path of a run, the signals of some of its utterances."""
     anchors = {p.path: f"run-{i}" for i, p in enumerate(placed, 1)}
     splits = list(dict.fromkeys(p.run.split for p in placed))
+    # Runs of one system have the same files, and reading them takes longest.
+    systems = {_components(p.run.config): p.run.config for p in placed}
+    checksums = {key: tuple(_checksums(config)) for key, config in systems.items()}
     return Page(
         title or (placed[0].run.name if len(placed) == 1 else "Defences of speech recognition under attack"),
         f"armory-mdnf {__version__}",
         datetime.now(timezone.utc).strftime("%d %B %Y"),
         str(paper()["source"]),
-        tuple(_table(split, [p for p in placed if p.run.split == split], anchors) for split in splits),
-        tuple(_worst(placed)),
+        tuple(_table(split, [p for p in placed if p.run.split == split], anchors, audits) for split in splits),
+        tuple(worst_cases(placed, rows_of(placed))),
+        tuple(audits),
         tuple(_balances(placed)),
         tuple(charts.sweeps(placed)),
+        tuple(noise_curves(placed)),
         tuple(said for p in placed for said in _said(p, anchors[p.path], heard.get(p.path, {}))),
-        tuple(_described(p, anchors[p.path]) for p in placed),
+        tuple(_described(p, anchors[p.path], checksums[_components(p.run.config)]) for p in placed),
     )
 
 
@@ -172,38 +188,27 @@ def cell(placed: Sequence[Placed], row: tuple[str, str], column: str) -> list[tu
     return [(p, rate) for p, rate in found if rate is not None]
 
 
-def _table(split: str, placed: Sequence[Placed], anchors: Mapping[str, str]) -> Table:
+def _table(split: str, placed: Sequence[Placed], anchors: Mapping[str, str], audits: Sequence[Audit]) -> Table:
+    verdicts = {p.path: tuple((a.verdict, a.anchor) for a in audits if p.path in a.runs) for p in placed}
     columns = columns_of(placed)
     rows = []
     for row in rows_of(placed):
         cells = [
-            tuple(_entry(p, rate, column, anchors[p.path]) for p, rate in cell(placed, row, column))
+            tuple(_entry(p, rate, column, anchors[p.path], verdicts[p.path]) for p, rate in cell(placed, row, column))
             for column in columns
         ]
         rows.append((*row, tuple(cells)))
-    return Table(split, tuple(columns), tuple(rows))
+    return Table(data_name(split), tuple(columns), tuple(rows))
 
 
-def _entry(p: Placed, rate: Interval, column: str, anchor: str) -> Entry:
+def _entry(p: Placed, rate: Interval, column: str, anchor: str, audits: tuple[tuple[str, str], ...]) -> Entry:
     value = 100 * rate.value
     bounds = "" if rate.low is None or rate.high is None else f"{100 * rate.low:.1f}–{100 * rate.high:.1f}"
     borrowed = column == BENIGN and p.threat.label != BENIGN
     target = "" if borrowed or p.to_target is None else f"{100 * p.to_target.value:.1f}"
     number = published(p.run, p.defence, BENIGN) if borrowed else p.paper
-    return Entry(anchor, value, bounds, shade(value), rate.utterances, number, target, "; ".join(p.lacks))
-
-
-def _worst(placed: Sequence[Placed]) -> list[tuple[str, str, str, str, int, str]]:
-    """For every split, defence and recogniser, the untargeted threat that it withstands least, and of how many."""
-    found = []
-    for split in dict.fromkeys(p.run.split for p in placed):
-        there = [p for p in placed if p.run.split == split and p.attacked is not None and p.to_target is None]
-        for row in rows_of(there):
-            own = [p for p in there if p.row == row]
-            worst = max(own, key=lambda p: p.attacked.value if p.attacked else 0)
-            threats = len({p.threat.label for p in own})
-            found.append((split, *row, worst.threat.label, threats, percent(worst.attacked)))
-    return found
+    lacks, judged = "; ".join(p.lacks), () if borrowed else audits
+    return Entry(anchor, value, bounds, shade(value), rate.utterances, number, target, lacks, judged)
 
 
 def _balances(placed: Sequence[Placed]) -> list[Balance]:
@@ -223,7 +228,7 @@ def _balances(placed: Sequence[Placed]) -> list[Balance]:
             found.append(
                 Balance(
                     *row,
-                    f"{threat}, {split}",
+                    f"{threat}, {data_name(split)}",
                     percent(benign),
                     percent(p.attacked),
                     cost,
@@ -304,11 +309,15 @@ def _again(heard: Heard | None, outcome: Outcome) -> str:
     return f"Computed again, it is understood as: {heard.transcripts[1]}. Rounding can change what an attack finds."
 
 
-def _described(p: Placed, anchor: str) -> Described:
+def _components(config: Mapping[str, Any]) -> str:
+    return json.dumps([config.get("model"), config.get("defense")], sort_keys=True, default=str)
+
+
+def _described(p: Placed, anchor: str, checksums: tuple[tuple[str, str], ...]) -> Described:
     run = p.run
     skip_attack = p.attacked is None
     config = json.dumps(complete_config(run.config, skip_attack), indent=2, sort_keys=True, default=str)
-    facts = [("data", f"{run.split}, {len(run.outcomes)} utterances"), ("recogniser", run.recognizer)]
+    facts = [("data", f"{data_name(run.split)}, {len(run.outcomes)} utterances"), ("recogniser", run.recognizer)]
     facts += [("defence", p.defence), ("threat", p.threat.label)]
     facts += [("seed", str(run.seed))] if run.seed is not None else []
     facts += [(f"seconds of {name}", f"{value:.1f}") for name, value in sorted(run.seconds.items())]
@@ -329,7 +338,7 @@ def _described(p: Placed, anchor: str) -> Described:
         heading(run),
         tuple(facts),
         tuple(sorted(run.versions.items())),
-        tuple(_checksums(run.config)),
+        checksums,
         config,
         data_address("application/json", config.encode()),
         file,

@@ -10,10 +10,11 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from armory_mdnf.report.audits import Audit
 from armory_mdnf.report.content import build
 from armory_mdnf.report.listening import Heard
 from armory_mdnf.report.pictures import CEILING_DB, FLOOR_DB
-from armory_mdnf.report.runs import Placed
+from armory_mdnf.report.runs import Placed, data_name
 
 # A shape for each line of a chart, around its point: no line is told by its colour alone.
 SHAPES = (
@@ -26,11 +27,18 @@ SHAPES = (
 )
 
 
-def render(placed: Sequence[Placed], heard: Mapping[str, Mapping[int, Heard]] | None = None, title: str = "") -> str:
-    """HTML of some runs. Whatever comes from them is escaped; style and script are allowed by their checksums alone."""
+def render(
+    placed: Sequence[Placed],
+    heard: Mapping[str, Mapping[int, Heard]] | None = None,
+    title: str = "",
+    audits: Sequence[Audit] = (),
+) -> str:
+    """HTML of some runs, and of audits of theirs.
+
+    Whatever comes from them is escaped; style and script are allowed by their checksums alone."""
     style, script, template = (_file(name) for name in ("page.css", "page.js", "page.html"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True)
-    page = build(placed, heard or {}, title)
+    page = build(placed, heard or {}, title, audits)
     return environment.from_string(template).render(
         page=page,
         sounds=any(said.heard for said in page.said),
@@ -39,6 +47,7 @@ def render(placed: Sequence[Placed], heard: Mapping[str, Mapping[int, Heard]] | 
         style_hash=_hash(style),
         script_hash=_hash(script),
         marker=_marker,
+        data_name=data_name,
         floor=f"{FLOOR_DB:g}",
         ceiling=f"{CEILING_DB:g}",
     )

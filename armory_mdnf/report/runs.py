@@ -7,16 +7,18 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf.data.own import is_path
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.cells import cell_described, cell_named, departures
 from armory_mdnf.evaluation.comparison import NO_DEFENCE, defence_label, read_run
-from armory_mdnf.evaluation.records import RunRecord, compare, read_json
+from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, read_json
 from armory_mdnf.metrics.intervals import Interval, wer_interval
 
 FLAT = " with flat noise"
@@ -107,8 +109,13 @@ def _interval(run: RunRecord, comparison: str) -> Interval | None:
 
 def row_label(run: RunRecord) -> str:
     """The paper's name of a run's defence."""
-    label = defence_label(run.config)
-    kwargs = _block(run, "defense").get("kwargs") or {}
+    return row_in(run.config)
+
+
+def row_in(config: Mapping[str, Any]) -> str:
+    """The paper's name of a configuration's defence."""
+    label = defence_label(config)
+    kwargs = _block(config, "defense").get("kwargs") or {}
     flat = label.endswith("MDNF") and "curve" in kwargs and kwargs["curve"] is None
     return f"{label}{FLAT}" if flat else label
 
@@ -122,11 +129,15 @@ def threat_of(run: RunRecord) -> Threat:
     """What a run is up against, in the words of the paper's columns."""
     if all(o.adversarial is None for o in run.outcomes):
         return Threat(BENIGN, (0,))
-    block = _block(run, "attack")
+    return threat_in(run.config, run.name, any(o.target is not None for o in run.outcomes))
+
+
+def threat_in(config: Mapping[str, Any], name: str, targeted: bool) -> Threat:
+    """The threat of a configuration's attack. Raises :class:`ResultsError` with ``name`` for one that is malformed."""
+    block = _block(config, "attack")
     kwargs = block.get("kwargs") or {}
     if not isinstance(kwargs, Mapping):
-        raise ResultsError(f"{run.name}: expected attack.kwargs to be an object, found {quoted(kwargs)}")
-    targeted = any(o.target is not None for o in run.outcomes)
+        raise ResultsError(f"{name}: expected attack.kwargs to be an object, found {quoted(kwargs)}")
     family, size, kind = _bound(str(block.get("name")), kwargs)
     steps = kwargs.get("max_iter")
     extras = []
@@ -136,7 +147,7 @@ def threat_of(run: RunRecord) -> Threat:
         extras.append("untargeted")
     if isinstance(steps, int) and steps != STEPS.get(family, steps):
         extras.append(f"{steps} steps")
-    if gradient := _gradient(run):
+    if gradient := gradient_of(config):
         extras.append(f"{gradient} gradient")
     draws = kwargs.get("eot_draws", 1)
     label = f"EOT-{draws} at {size}" if isinstance(draws, int) and draws > 1 else size
@@ -145,9 +156,9 @@ def threat_of(run: RunRecord) -> Threat:
     return Threat(label, (rank, draws if isinstance(draws, int) else 1, extras, -strength(kwargs, kind), label))
 
 
-def _gradient(run: RunRecord) -> str:
+def gradient_of(config: Mapping[str, Any]) -> str:
     """The gradient that an attack followed where its configuration says so, and it is not the exact one."""
-    named = [_block(run, "model").get("wrapper_kwargs") or {}, _block(run, "attack").get("kwargs") or {}]
+    named = [_block(config, "model").get("wrapper_kwargs") or {}, _block(config, "attack").get("kwargs") or {}]
     found = next((str(block["gradient"]) for block in named if block.get("gradient")), "exact")
     return "" if found == "exact" else found
 
@@ -207,6 +218,25 @@ def published(run: RunRecord, defence: str, threat: str) -> float | None:
     return None
 
 
-def _block(run: RunRecord, name: str) -> Mapping[str, Any]:
-    block = run.config.get(name)
+def keys_of(outcomes: Iterable[Outcome]) -> list[tuple[str, str, int]]:
+    """What tells an utterance of a run from its others, and is the same in another run.
+
+    Its id, its reference, and which it is of those that are equal in both.
+    """
+    seen: Counter[tuple[str, str]] = Counter()
+    keys = []
+    for outcome in outcomes:
+        words = (outcome.id or "", outcome.reference)
+        keys.append((*words, seen[words]))
+        seen[words] += 1
+    return keys
+
+
+def data_name(split: str) -> str:
+    """What a split is called for a reader: of one's own recordings, whose split is a path, the last part of it."""
+    return f"{Path(split).name} (own recordings)" if is_path(split) else split
+
+
+def _block(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    block = config.get(name)
     return block if isinstance(block, Mapping) else {}
