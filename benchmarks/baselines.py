@@ -13,19 +13,24 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from armory_mdnf.asr.contract import SpeechRecognizer
 from armory_mdnf.asr.deepspeech2.model import BatchRNN, DeepSpeech2Recognizer
 from armory_mdnf.asr.estimator import RecognizerEstimator
+from armory_mdnf.asr.huggingface.whisper import Whisper
 from armory_mdnf.asr.whisper.ctc import WhisperCTC
 from armory_mdnf.asr.whisper.encoder import sinusoids
 from armory_mdnf.asr.whisper.features import HOP, N_FFT
+from armory_mdnf.audio.resample import resample
 from armory_mdnf.vocoders import Vocoder
 
 
 def bare_step(
     recognizer: SpeechRecognizer, x: Tensor, target: list[int], defend: Callable[[Tensor], Tensor] | None = None
 ) -> Callable[[], Tensor]:
-    """Gradient of the CTC loss with respect to one utterance (1, T), written straight down.
+    """Gradient of the loss with respect to one utterance (1, T), written straight down.
 
-    ``defend`` maps the audio (1, T) -> (1, T) in the graph. Weights get no gradients, nothing is masked, one stft.
+    The loss is the cross entropy of Whisper's decoder, else CTC. ``defend`` maps the audio (1, T) -> (1, T) in the
+    graph. Weights get no gradients, nothing is masked, one stft.
     """
+    if isinstance(recognizer, Whisper):
+        return _bare_decoder_step(recognizer, x, target)
     logits = bare_whisper(recognizer, x) if isinstance(recognizer, WhisperCTC) else bare_deepspeech2(recognizer, x)
     targets, size = torch.tensor(target, device=x.device), torch.tensor([len(target)])
 
@@ -34,6 +39,25 @@ def bare_step(
         log_probs = logits(leaf if defend is None else defend(leaf)).log_softmax(-1)
         loss = nn.functional.ctc_loss(log_probs, targets, torch.tensor([log_probs.shape[0]]), size, reduction="sum")
         return torch.autograd.grad(loss, leaf)[0]
+
+    return step
+
+
+def _bare_decoder_step(recognizer: Whisper, x: Tensor, target: list[int]) -> Callable[[], Tensor]:
+    """:func:`bare_step` through Whisper's encoder and decoder as transformers has them, filled up to 30 s."""
+    model, prompt, most = recognizer.model, len(recognizer.prompt), recognizer.max_samples
+    assert most is not None
+    window, filters = torch.hann_window(N_FFT, device=x.device), recognizer.features.filters
+    tokens = torch.tensor([[*recognizer.prompt, *target, model.config.eos_token_id]], device=x.device)
+
+    def step() -> Tensor:
+        leaf = x.detach().requires_grad_()
+        filled = nn.functional.pad(leaf, (0, most - x.shape[1]))
+        spectrum = torch.view_as_real(torch.stft(filled, N_FFT, HOP, window=window, return_complex=True)[..., :-1])
+        mel = (spectrum.square().sum(-1).transpose(1, 2) @ filters).clamp(min=1e-10).log10()
+        features = ((torch.maximum(mel, mel.amax() - 8) + 4) / 4).transpose(1, 2)
+        logits = model(features, decoder_input_ids=tokens[:, :-1], use_cache=False).logits[0, prompt - 1 :]
+        return torch.autograd.grad(nn.functional.cross_entropy(logits, tokens[0, prompt:], reduction="sum"), leaf)[0]
 
     return step
 
@@ -87,16 +111,20 @@ def bare_whisper(recognizer: WhisperCTC, x: Tensor) -> Callable[[Tensor], Tensor
 
 
 def bare_resynthesis(
-    vocoder: Vocoder, curve: Tensor | None = None, noise_level: float = 0.0
+    vocoder: Vocoder, curve: Tensor | None = None, noise_level: float = 0.0, rate_hz: int = 16000
 ) -> Callable[[Tensor], Tensor]:
-    """Log mel and generator of one utterance (1, T) -> (1, T), written straight down, for the rate of the recogniser.
+    """Log mel and generator of one utterance (1, T) -> (1, T) at ``rate_hz``, written straight down.
 
     With a ``curve`` (n_mels,), MDNF's noise of that level, normalised over the utterance.
     """
     recipe, front_end, generator = vocoder.recipe, vocoder.front_end, vocoder.generator
     context = int(getattr(generator, "aux_context_window", 0))
 
-    def defend(x: Tensor) -> Tensor:
+    def defend(audio: Tensor) -> Tensor:
+        x, lengths = resample(audio, torch.tensor([audio.shape[1]]), rate_hz, recipe.sample_rate_hz)
+        samples = x.shape[1]
+        if recipe.sample_rate_hz != rate_hz:
+            x = nn.functional.pad(x, (0, -samples % recipe.hop))  # else no frame reaches the end
         padded = nn.functional.pad(x[:, None], (recipe.padding, recipe.padding), mode="reflect")[:, 0]
         framed = padded.unfold(-1, recipe.n_fft, recipe.hop) * front_end.window
         spectrum = torch.view_as_real(torch.fft.rfft(framed))
@@ -112,7 +140,8 @@ def bare_resynthesis(
         else:
             z = torch.randn(1, 1, log_mel.shape[-1] * recipe.hop, device=x.device)
             wave = generator(z, nn.functional.pad(log_mel, (context, context), mode="replicate"))
-        return wave[:, 0, : x.shape[1]]
+        back, _ = resample(wave[:, 0, :samples], lengths, recipe.sample_rate_hz, rate_hz)
+        return back[:, : audio.shape[1]]
 
     return defend
 

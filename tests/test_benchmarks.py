@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import speechlike, tiny_recognizer
+from conftest import MELGAN, RECIPE, speechlike, tiny_recognizer
 
 from armory_mdnf.asr.estimator import RecognizerEstimator
+from armory_mdnf.asr.huggingface.whisper import Whisper
 from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig
 from armory_mdnf.attacks import PGD
+from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.defenses import MDNF, MelResynth
-from benchmarks import attack
+from armory_mdnf.errors import BundleError
+from armory_mdnf.vocoders import make_vocoder
+from benchmarks import attack, bars, subjects
 from benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
-from benchmarks.subjects import EPS, WHISPER, estimator
+from benchmarks.processes import Workers
+from benchmarks.subjects import DECODER, EPS, WHISPER, estimator
 from benchmarks.timing import Timing, interleaved
 
 X = speechlike(6400)
@@ -46,9 +53,109 @@ def test_the_bare_step_through_whispers_encoder_is_our_gradient() -> None:
     np.testing.assert_allclose(step().numpy(), expected, atol=1e-3 * np.abs(expected).max())
 
 
+def test_the_bare_step_through_a_vocoder_of_another_rate_is_our_gradient() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        recipe = replace(RECIPE, sample_rate_hz=22050, framing="melgan", f_max_hz=11025.0)
+        vocoder = make_vocoder("melgan", recipe, MELGAN).requires_grad_(False)
+    for parameter in vocoder.generator.parameters():  # its own start gives a whisper that depends on nothing
+        parameter.data.mul_(0.1) if parameter.dim() == 1 else torch.nn.init.kaiming_normal_(parameter).mul_(0.7)
+    ours = RecognizerEstimator(
+        tiny_recognizer(), preprocessing_defences=[MelResynth(vocoder, device_type="cpu")], device_type="cpu"
+    )
+    x = X[:6307]  # no whole number of frames
+    step = bare_step(
+        ours.model.eval(), torch.from_numpy(x)[None], ours.encode(["AB C"], 1)[0], bare_resynthesis(vocoder)
+    )
+    expected = ours.loss_gradient(x[None], ["AB C"])
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(step().numpy(), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_the_bare_step_through_whispers_decoder_is_our_gradient(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 40, "num_mel_bins": 8}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 3)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        config = transformers.WhisperConfig(**sizes, **heads, **tokens, max_source_positions=50)
+        model = transformers.WhisperForConditionalGeneration(config).eval().requires_grad_(False)
+    recognizer = Whisper(model, None, [1, 2]).eval()
+    x, target = torch.from_numpy(X)[None], [5, 9, 30]
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(recognizer.losses(leaf, torch.tensor([len(X)]), [target]).sum(), leaf)
+    found = bare_step(recognizer, x, target)()
+    assert expected.abs().max() > 0
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-3 * float(expected.abs().max()))
+
+
+def test_what_is_not_here_is_skipped_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("none", f"{WHISPER}, HG-MDNF", DECODER)
+    monkeypatch.setattr(attack, "RECOGNIZERS", names[:2])
+    monkeypatch.setattr(subjects, "PLACES", ("hf:nobody/nothing", "no/folder"))
+    monkeypatch.setattr(attack, "speech", lambda seconds: X)
+    real = attack.estimator
+
+    def found(name: str) -> Any:
+        if "HG" in name:
+            raise BundleError("vocoder: not installed")
+        return real(name)
+
+    monkeypatch.setattr(attack, "estimator", found)
+    rows = attack.step_ratios(rounds=1)
+    assert [bars.judge(row) for row in rows][1:] == ["skipped", "skipped"]
+    assert rows[0]["ratio"] > 0
+    assert rows[1]["skipped"] == "vocoder: not installed"
+    assert "no weights at hf:nobody/nothing or no/folder" in rows[2]["skipped"]
+
+
+@pytest.mark.slow
+def test_processes_attack_as_one_does() -> None:
+    model = estimator("MG-MDNF")
+    audio, texts = [X, X[:4000], X[:5000]], ["AB C", "A", "B"]
+    with Workers("MG-MDNF", processes=2) as workers:
+        found = workers.generate(audio, texts, steps=2)
+        gradient = workers.mean_gradient(X, "AB C", draws=3)
+    expected = PGD(model, norm="l2", eps=EPS, max_iter=2).generate(audio, texts, indices=range(3))
+    for ours, theirs in zip(expected, found, strict=True):
+        np.testing.assert_allclose(theirs, ours, atol=1e-2 * np.abs(ours).max())
+    mean = LossGradient(3)(
+        model, torch.from_numpy(X)[None], torch.tensor([len(X)]), model.encode(["AB C"], 1), [0], (0, 0)
+    )
+    np.testing.assert_allclose(gradient, mean[0].numpy(), atol=1e-3 * float(mean.abs().max()))
+
+
+def test_bars() -> None:
+    assert bars.holds(1.05, "<= 1.05")
+    assert not bars.holds(1.06, "<= 1.05")
+    assert bars.holds(4.0, ">= 4")
+    assert not bars.holds(3.9, ">= 4")
+    assert [bars.holds(r, "0.8 to 1.2") for r in (0.79, 0.8, 1.2, 1.21)] == [False, True, True, False]
+    with pytest.raises(ValueError, match="expected a bar"):
+        bars.holds(1.0, "cheap")
+
+
+def test_a_missed_bar_is_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    ratios = [1.0]
+    for name in ("step_ratios", "peers", "batching", "by_processes", "growth", "resampling"):
+        part = lambda rounds: [attack.row("s", "none", Timing((r,)), Timing((1.0,)), "b", "<= 1.05") for r in ratios]  # noqa: E731
+        part.__name__ = name
+        monkeypatch.setattr(attack, name, part)
+    assert attack.main(["--out", str(tmp_path / "a.json")]) == 0
+    assert "6 bars: 6 held" in capsys.readouterr().out
+    ratios.append(1.1)
+    assert attack.main(["--out", str(tmp_path / "a.json")]) == 1
+    out = capsys.readouterr().out
+    assert "12 bars: 6 held, 6 MISSED" in out
+    assert "| <= 1.05 | MISSED |" in out
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert bars.missed(rows) == 6
+
+
 def test_the_bare_attack_on_whisper_ctc_is_ours() -> None:
     model, x = estimator(WHISPER), X[None]
-    assert sum(p.numel() for p in model.model.parameters()) == pytest.approx(8e6, rel=0.05)
+    assert model.weights_name == WHISPER  # its own weights, not random ones
     ours = PGD(model, norm="l2", eps=EPS, max_iter=attack.STEPS).generate(x, ["AB C"], indices=[0])
     found = attack.bare_pgd(WHISPER, X, "AB C")().numpy()
     np.testing.assert_allclose(found - x, ours - x, atol=1e-2 * np.abs(ours - x).max())
@@ -98,8 +205,11 @@ def test_asr_attacks_takes_the_same_steps() -> None:
 
 def test_the_table_has_a_line_a_row(tmp_path: Any) -> None:
     one = attack.row("step", "none", Timing((2.0,)), Timing((1.0,)), "bare", "<= 1.05")
-    text = attack.table({"rows": [json.loads(json.dumps(one))]})
-    assert text.splitlines()[-1] == "| step | none | 2.000 | 2.00 | 2.00 to 2.00 | bare | <= 1.05 |"
+    missing = {"what": "step", "defence": "HG", "bar": "<= 1.05", "skipped": "no weights"}
+    lines = bars.table({"rows": [json.loads(json.dumps(one)), missing]}).splitlines()
+    assert lines[2] == "| step | none | 2.000 | 2.00 | 2.00 to 2.00 | bare | <= 1.05 | MISSED |"
+    assert lines[3] == "| step | HG | - | - |  | no weights | <= 1.05 | skipped |"
+    assert lines[-1] == "2 bars: 1 MISSED, 1 skipped"
 
 
 def test_a_constant_and_a_slope_are_found_and_so_is_what_bends() -> None:

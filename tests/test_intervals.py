@@ -8,8 +8,6 @@ import pytest
 from armory_mdnf.errors import TranscriptError
 from armory_mdnf.metrics.intervals import (
     Interval,
-    cautious_difference_interval,
-    cautious_mean_interval,
     difference_interval,
     mean_interval,
     wer_interval,
@@ -54,10 +52,7 @@ def test_a_paired_difference_is_narrower_than_its_parts() -> None:
 
 def test_four_of_ten_utterances_a_word_apart_are_no_difference_at_the_confidence_of_many() -> None:
     before, after = counts([2] * 10, [8] * 10), counts([1] * 4 + [2] * 6, [8] * 10)
-    sure = difference_interval(after, before, 0.983)
-    assert sure.high is not None
-    assert sure.high < 0
-    cautious = cautious_difference_interval(after, before, 0.983)
+    cautious = difference_interval(after, before, 0.983)
     assert cautious.low is not None
     assert cautious.high is not None
     assert cautious.low < 0 < cautious.high
@@ -67,17 +62,24 @@ def test_four_of_ten_utterances_a_word_apart_are_no_difference_at_the_confidence
 
 
 def test_values_that_all_moved_alike_have_no_width() -> None:
-    found = cautious_mean_interval([0.5] * 12)
+    found = mean_interval([0.5] * 12)
     assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
-    assert cautious_mean_interval([1.0]) == Interval(1.0, None, None, 1)
-    assert cautious_difference_interval(counts([1], [4]), counts([0], [4])) == Interval(0.25, None, None, 1)
+    assert mean_interval([1.0]) == Interval(1.0, None, None, 1)
+    assert difference_interval(counts([1], [4]), counts([0], [4])) == Interval(0.25, None, None, 1)
     values = np.random.default_rng(2).normal(size=200).tolist()
-    plain, cautious = mean_interval(values), cautious_mean_interval(values)
-    assert plain.low is not None
-    assert cautious.low is not None
-    assert cautious.low == pytest.approx(plain.low, abs=0.02)
+    found = mean_interval(values)
+    half = 1.9720 * np.std(values, ddof=1) / np.sqrt(200)  # the quantile of 199 degrees of freedom
+    assert found.low == pytest.approx(np.mean(values) - half, abs=0.02)
     with pytest.raises(TranscriptError, match="at least one value"):
         mean_interval([])
+
+
+def test_a_rate_of_few_utterances_is_as_wide_as_students_and_never_below_nothing() -> None:
+    found = wer_interval(counts([0, 0, 1, 5], [5, 5, 5, 5]))
+    # The rate is 0.3, errors have a deviation of 2.3805; the quantile of 3 degrees of freedom is 3.1824.
+    assert found.high == pytest.approx(0.3 + 3.1824 * 2.3805 / np.sqrt(4) / 5, abs=1e-4)
+    assert found.low == 0
+    assert wer_interval(counts([0, 0], [5, 5])) == Interval(0.0, 0.0, 0.0, 2)
 
 
 def test_one_utterance_has_no_interval() -> None:

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from armory_mdnf.evaluation.claim_runs import BENIGN, EXACT, PUBLISHED, STOCHASTIC, Table
 from armory_mdnf.evaluation.records import RunRecord, common_outcomes, compare
-from armory_mdnf.metrics.intervals import Interval, cautious_difference_interval
+from armory_mdnf.metrics.intervals import Interval, difference_interval
 
 HOLDS, FAILS, UNDECIDED, MISSING = "holds", "does not hold", "undecided at this size", "not measured"
 LITTLE = PARITY_TARGETED = MINOR = 5.0
@@ -149,7 +149,7 @@ def _find(part: Part, table: Table, gradient: str) -> Found:
     counts = [[c for c in column if c is not None] for column in columns]
     if not counts[0] or len(counts[0]) != len(counts[1]) or not sum(c.reference_words for c in counts[0]):
         return Found(part, MISSING, why="the two have no utterances in common")
-    difference = cautious_difference_interval(counts[0], counts[1])
+    difference = difference_interval(counts[0], counts[1])
     rates = [sum(c.errors for c in found) / sum(c.reference_words for c in found) for found in counts]
     return Found(part, verdict_of(part, difference), (rates[0], rates[1]), difference)
 

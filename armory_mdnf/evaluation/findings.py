@@ -43,13 +43,14 @@ def findings(runs: Sequence[RunRecord], logs: Mapping[str, Path]) -> str:
     Raises :class:`ResultsError` if a run of :data:`PAIRS` is missing, or two runs share no utterance.
     """
     parts = [
-        ("Word error rates, pooled, with 95 % bootstrap intervals over utterances", _rates(runs)),
+        (f"Word error rates, pooled, with {INTERVALS}", _rates(runs)),
         ("Differences of the word error rate under attack, on the utterances that both runs have", _differences(runs)),
         ("Noise sensitivity of the vocoders as they learn", _sensitivity(logs)),
     ]
     return "\n\n".join(f"**{title}**\n\n{table}" for title, table in parts)
 
 
+INTERVALS = "95 % intervals (bootstrap over utterances, or Student's where that is wider)"
 HEADLINE = (
     ("none", "whisper_pgd_l2_ours"),
     ("none, white noise in place of the attack", "whisper_noise_l2"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, shown
 from armory_mdnf.evaluation.identity import defended, differing
-from armory_mdnf.metrics.intervals import CONFIDENCE, cautious_difference_interval, cautious_mean_interval
+from armory_mdnf.metrics.intervals import CONFIDENCE, difference_interval, mean_interval
 from armory_mdnf.metrics.wer import WordCounts
 
 FEWEST = 10  # utterances: a bootstrap of fewer is too sure of itself
@@ -230,7 +230,7 @@ def _findings(pair: _Pair, options: Options, confidence: float) -> Iterator[Find
         low, high, moved = None, None, 0
         if options.points is None:
             counts = [[WordCounts.of(*c) for c in cell.counts[measure]] for cell in (pair.found, pair.expected)]
-            interval = cautious_difference_interval(counts[0], counts[1], confidence)
+            interval = difference_interval(counts[0], counts[1], confidence)
             low, high = interval.low, interval.high
             assert low is not None
             assert high is not None
@@ -266,7 +266,7 @@ def _snr(pair: _Pair, options: Options, confidence: float) -> Finding:
     both = zip(pair.found.snr_db, pair.expected.snr_db, strict=bool(pair.expected.snr_db))
     differences = [a - b for a, b in both if a is not None and b is not None]
     if options.points is None and len(differences) > 1:
-        interval = cautious_mean_interval(differences, confidence)
+        interval = mean_interval(differences, confidence)
         low, high = interval.low, interval.high
         moved = moved and low is not None and high is not None and not low <= 0 <= high
     return Finding(name, "snr_db", expected, found, n, "worse" if moved else "same", low, high)

@@ -1,9 +1,15 @@
-"""Confidence intervals of pooled word error rates, by bootstrap over utterances."""
+"""Confidence intervals over utterances: one method, for tables, gate, claims, audit and report.
+
+Utterances are drawn with replacement, each with its errors and its words: percentiles of the pooled rates
+(``scipy.stats.bootstrap``). Where Student's interval reaches farther, so does ours: with ten utterances, of which four
+moved by a word, resampling alone is too sure of itself. Student's is that of the ratio of all errors to all words,
+linearised (Cochran, Sampling Techniques, 1977, section 6.4). The same counts give the same interval.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,13 +41,11 @@ class Interval:
 
 
 def wer_interval(counts: Sequence[WordCounts], confidence: float = CONFIDENCE) -> Interval:
-    """Pooled word error rate of utterances with its interval. Raises :class:`TranscriptError` without a word.
-
-    Utterances are drawn with replacement, each with its errors and its words; percentiles of the pooled rates
-    (``scipy.stats.bootstrap``). The same counts give the same interval.
-    """
+    """Pooled word error rate of utterances with its interval. Raises :class:`TranscriptError` without a word."""
     errors, words = _columns(counts)
-    return _interval([errors, words], _rate, confidence)
+    found = _interval([errors, words], _rate, confidence)
+    wide = _widened(found, errors - found.value * words, words.mean(), confidence)
+    return wide if wide.low is None else replace(wide, low=max(0.0, wide.low))  # no rate is less
 
 
 def difference_interval(
@@ -53,46 +57,11 @@ def difference_interval(
     """
     if len(first) != len(second):
         raise TranscriptError(f"expected the same utterances twice, got {len(first)} and {len(second)}")
-    a, b = _columns(first), _columns(second)
-    if not np.array_equal(a[1], b[1]):
+    (x, words), (y, others) = _columns(first), _columns(second)
+    if not np.array_equal(words, others):
         raise TranscriptError("expected the same references twice: their numbers of words differ")
-    return _interval([a[0], b[0], a[1]], lambda x, y, n, axis=-1: _rate(x, n, axis) - _rate(y, n, axis), confidence)
-
-
-def cautious_difference_interval(
-    first: Sequence[WordCounts], second: Sequence[WordCounts], confidence: float = CONFIDENCE
-) -> Interval:
-    """:func:`difference_interval`, and as wide as Student's where that is wider.
-
-    With ten utterances, of which four moved by a word, resampling alone is too sure of itself. Student's is that of the
-    ratio of all errors to all words, linearised (Cochran, Sampling Techniques, 1977, section 6.4).
-    """
-    found = difference_interval(first, second, confidence)
-    (errors, words), (others, _) = _columns(first), _columns(second)
-    residuals = errors - others - found.value * words
-    n = len(words)
-    if n < 2:
-        return found
-    return _widened(found, float(np.sqrt(n / (n - 1) * np.sum(residuals**2)) / words.sum()), confidence)
-
-
-def cautious_mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """:func:`mean_interval`, and as wide as Student's where that is wider."""
-    found = mean_interval(values, confidence)
-    if len(values) < 2:
-        return found
-    return _widened(found, float(np.std(values, ddof=1) / np.sqrt(len(values))), confidence)
-
-
-def _widened(found: Interval, error: float, confidence: float) -> Interval:
-    """The interval and Student's of a standard error, together."""
-    from scipy.stats import t
-
-    assert found.low is not None
-    assert found.high is not None
-    half = float(t.ppf((1 + confidence) / 2, found.utterances - 1)) * error
-    low, high = min(found.low, found.value - half), max(found.high, found.value + half)
-    return Interval(found.value, low, high, found.utterances)
+    found = _interval([x, y, words], lambda x, y, n, axis=-1: _rate(x, n, axis) - _rate(y, n, axis), confidence)
+    return _widened(found, x - y - found.value * words, words.mean(), confidence)
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -102,7 +71,21 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     """
     if not len(values):
         raise TranscriptError("expected at least one value, got none")
-    return _interval([np.asarray(values, dtype=np.float64)], lambda x, axis=-1: x.mean(axis), confidence)
+    column = np.asarray(values, dtype=np.float64)
+    found = _interval([column], lambda x, axis=-1: x.mean(axis), confidence)
+    return _widened(found, column - found.value, 1.0, confidence)
+
+
+def _widened(found: Interval, residuals: np.ndarray, size: float, confidence: float) -> Interval:
+    """The interval and Student's together, of the mean of what each utterance adds, over their mean ``size``."""
+    from scipy.stats import t
+
+    if found.low is None or found.high is None:
+        return found
+    n = found.utterances
+    error = float(np.sqrt(np.sum(residuals**2) / (n * (n - 1))) / size)
+    half = float(t.ppf((1 + confidence) / 2, n - 1)) * error
+    return Interval(found.value, min(found.low, found.value - half), max(found.high, found.value + half), n)
 
 
 def _columns(counts: Sequence[WordCounts]) -> tuple[np.ndarray, np.ndarray]:

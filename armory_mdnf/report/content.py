@@ -19,6 +19,7 @@ from armory_mdnf.metrics.intervals import Interval, difference_interval
 from armory_mdnf.metrics.wer import WordCounts
 from armory_mdnf.report import alignment, charts
 from armory_mdnf.report.audits import Audit
+from armory_mdnf.report.charts import Chart
 from armory_mdnf.report.completion import complete_config
 from armory_mdnf.report.listening import Heard, data_address
 from armory_mdnf.report.noise import noise_curves
@@ -118,8 +119,8 @@ class Page:
     worst: tuple[Worst, ...]
     audits: tuple[Audit, ...]
     balances: tuple[Balance, ...]
-    charts: tuple[charts.Chart, ...]
-    noise: tuple[charts.Chart, ...]
+    charts: tuple[Chart, ...]
+    noise: tuple[Chart, ...]
     said: tuple[Said, ...]
     runs: tuple[Described, ...]
     steps: tuple[int, ...] = field(default=STEPS)
