@@ -25,6 +25,7 @@ from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.resample import resample
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
+from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.files.atomic import write_text
 from benchmarks import memory
 from benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
@@ -277,14 +278,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def table(content: dict[str, Any]) -> str:
     """A Markdown table of a results file."""
-    lines = ["| what | defence | s | ratio | range | against | bar |", "|---|---|---|---|---|---|---|"]
+    rows = []
     for r in content["rows"]:
         span = f"{r['lowest']:.2f} to {r['highest']:.2f}" if "lowest" in r else ""
-        lines.append(
-            f"| {r['what']} | {r['defence']} | {r['seconds']:.3f} | {r['ratio']:.2f} | {span} | {r['against']} "
-            f"| {r['bar']} |"
-        )
-    return "\n".join(lines)
+        numbers = (f"{r['seconds']:.3f}", f"{r['ratio']:.2f}", span)
+        rows.append([r["what"], r["defence"], *numbers, r["against"], r["bar"]])
+    return markdown(rows, ("what", "defence", "s", "ratio", "range", "against", "bar"))
 
 
 if __name__ == "__main__":

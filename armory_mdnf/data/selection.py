@@ -16,7 +16,7 @@ from armory_mdnf.data import librispeech as openslr
 from armory_mdnf.data.bundled import Utterance, corpora_folder, load_split, read_manifest
 from armory_mdnf.data.own import is_path, load_own
 from armory_mdnf.errors import AudioError, OptionError, choices, quoted
-from armory_mdnf.files.provenance import of_values
+from armory_mdnf.files.provenance import of_array, of_values
 
 SAMPLE_RATE_HZ = 16000
 SPLITS = {
@@ -91,7 +91,7 @@ def split_size(name: str) -> int:
 def fingerprint(utterance: Utterance) -> str:
     """A checksum of a recording and of its words, for what depends on both; also of a recording that is damaged."""
     if isinstance(utterance, HeldUtterance):
-        return of_values([hashlib.sha256(utterance.samples.tobytes()).hexdigest(), utterance.transcript])[:16]
+        return of_values([of_array(utterance.samples), utterance.transcript])[:16]
     try:
         audio = openslr.audio_checksum(utterance.path)
     except AudioError as error:

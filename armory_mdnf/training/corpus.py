@@ -23,12 +23,12 @@ from pathlib import Path
 
 from armory_mdnf.data.bundled import CORPORA, PARTS, Utterance, corpora_folder, load_split
 from armory_mdnf.errors import BundleError
-from armory_mdnf.files.atomic import ensure_writable_folder, storing
+from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.provenance import made_of, of_values
+from armory_mdnf.options import number, whole
 from armory_mdnf.training.cards import human_card, synthetic_card
-from armory_mdnf.training.corpus_files import write_text
 from armory_mdnf.training.human_corpus import read_train_transcripts, write_human_splits, write_human_train
-from armory_mdnf.training.options import Parser, number, program, typed, whole
+from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.prompts import read_prompts
 from armory_mdnf.training.splits import Splits, choose
 from armory_mdnf.training.state import claim_folder

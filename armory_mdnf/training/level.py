@@ -34,7 +34,8 @@ from armory_mdnf.files.atomic import ensure_writable, storing, write_text
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
-from armory_mdnf.training.options import SEED, Parser, number, program, typed, whole
+from armory_mdnf.options import SEED, number, whole
+from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.state import MADE_OF, Progress, curve_checksum, is_finished
 from armory_mdnf.vocoders import vocoder_file
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.files.json_lines import objects
 from armory_mdnf.training.corpus_files import SAMPLE_RATE_HZ, Entry, write_shard, write_split
 from armory_mdnf.training.engines import VOICES, Request, synthesise
 from armory_mdnf.training.sentences import Sampler
@@ -79,8 +79,7 @@ def make_shard(folder: Path, number: int, sentences: Sequence[str], seed: int) -
 
 def shard_duration_s(list_path: Path) -> float:
     """Seconds of audio in the shard of that list."""
-    lines = list_path.read_text(encoding="utf-8").splitlines()
-    return sum(json.loads(line)["length"] for line in lines) / SAMPLE_RATE_HZ
+    return sum(line["length"] for _, line in objects(list_path.read_bytes(), list_path)) / SAMPLE_RATE_HZ
 
 
 def write_synthetic_train(
