@@ -18,6 +18,8 @@ LARGEST = 10**9
 FLOAT_LARGEST = 1e30
 """Of an option that float32 has to hold."""
 
+MAX_SNR_DB = 300
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -66,9 +68,10 @@ def number(low: float, high: float = math.inf, above: bool = False) -> Kind:
     return Kind(words, lambda v: _is_number(v) and (low < v if above else low <= v) and v <= high)
 
 
-def whole(low: int, high: int = LARGEST) -> Kind:
-    """A whole number."""
-    return Kind(f"a whole number from {low} to {high}", lambda v: _is_whole(v) and low <= v <= high)
+def whole(low: int, high: int = LARGEST, unit: str = "") -> Kind:
+    """A whole number; ``unit`` is for the words."""
+    of = f" of {unit}" if unit else ""
+    return Kind(f"a whole number{of} from {low} to {high}", lambda v: _is_whole(v) and low <= v <= high)
 
 
 def _is_whole(value: Any) -> bool:
@@ -109,6 +112,7 @@ def one_of(names: Iterable[str]) -> Kind:
 
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 POSITIVE = Kind("a finite number > 0", lambda v: _is_number(v) and 0 < v <= FLOAT_LARGEST)
+DECIBELS = Kind(f"a number of decibels from {-MAX_SNR_DB} to {MAX_SNR_DB}", number(-MAX_SNR_DB, MAX_SNR_DB).holds)
 NOT_NEGATIVE = Kind("a finite number >= 0", lambda v: _is_number(v) and 0 <= v <= FLOAT_LARGEST)
 TEXT = Kind("a text that is not empty", lambda v: isinstance(v, str) and v != "" and "\0" not in v)
 FILE_NAME = Kind(

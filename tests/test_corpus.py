@@ -274,7 +274,7 @@ def test_a_missing_file_and_a_missing_manifest_are_named(corpus):
         (lambda line: {**line, "file": "../000.flac"}, "plain file name"),
         (lambda line: {**line, "duration_s": "long"}, "duration_s of type float"),
         (lambda line: {k: v for k, v in line.items() if k != "sha256"}, "with the fields"),
-        (lambda line: [line], "with the fields"),
+        (lambda line: [line], "expected an object"),
     ],
 )
 def test_a_wrong_manifest_line_is_named(corpus, change, message):

@@ -16,11 +16,7 @@ import torch
 from torch import Tensor
 
 from armory_mdnf.audio import ragged
-from armory_mdnf.options import NOT_NEGATIVE, Kind, check_options, number, option
-
-MAX_SNR_DB = 300
-_SPAN = f"a number of decibels from {-MAX_SNR_DB} to {MAX_SNR_DB}"
-DECIBELS = Kind(_SPAN, number(-MAX_SNR_DB, MAX_SNR_DB).holds)
+from armory_mdnf.options import DECIBELS, NOT_NEGATIVE, check_options, option
 
 
 class Geometry(ABC):
