@@ -27,6 +27,7 @@ from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.errors import ArmoryMdnfError, AttackError, OptionError
+from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.files.atomic import write_text
 from armory_mdnf.metrics.perturbation import snr_db
 from armory_mdnf.metrics.wer import word_error_rate
@@ -244,33 +245,32 @@ def _check(args: argparse.Namespace) -> None:
 def table(content: dict[str, Any]) -> str:
     """Markdown tables of a results file: throughput, where the time goes, what a precision changes."""
     heads = ("utterance-steps a second", "against batch 1", "TFLOP/s", "share of peak", "peak memory, GiB")
-    lines = _head("precision", "batch", *heads, "same WER and SNR")
+    rows: list[list[object]] = []
     for r in content["rows"]:
         verdict = {None: "not known", True: "yes", False: "NO"}[r["WER and SNR stay the same"]]
         cells = [
             _number(r.get(key), form) for key, form in zip(heads, (".2f", ".2f", ".3f", ".1%", ".2f"), strict=True)
         ]
-        lines.append(_line(r["precision"], r["batch"], r["problem"] or cells[0], *cells[1:], verdict))
-    lines += ["", *_head("precision", "batch", "part", "ms a step", "share", "TFLOP/s")]
+        rows.append([r["precision"], r["batch"], r["problem"] or cells[0], *cells[1:], verdict])
+    tables = [_table(rows, "precision", "batch", *heads, "same WER and SNR")]
+    rows = []
     for r in content["where the time goes"]:
         where, ms = (r["precision"], r["batch"]), r.get("ms by part", {})
         for part, value in ms.items():
             share = f"{value / ms['whole step']:.1%}"
-            lines.append(_line(*where, part, f"{value:.2f}", share, _number(r["TFLOP/s by part"].get(part), ".3f")))
-        lines.append(_line(*where, r["problem"] or "device busy", "", _number(r.get("device busy"), ".1%"), ""))
-    lines += ["", *_head("precision", "benign WER", "WER under attack", "SNR, dB")]
+            rows.append([*where, part, f"{value:.2f}", share, _number(r["TFLOP/s by part"].get(part), ".3f")])
+        rows.append([*where, r["problem"] or "device busy", "", _number(r.get("device busy"), ".1%"), ""])
+    tables.append(_table(rows, "precision", "batch", "part", "ms a step", "share", "TFLOP/s"))
+    rows = []
     for name, found in content["outcomes"].items():
         cells = [_number(found.get(key), form) for key, form in (("benign WER", ".1%"), ("WER under attack", ".1%"))]
-        lines.append(_line(name, *cells, found["problem"] or f"{found['SNR, dB']:.2f}"))
-    return "\n".join(lines)
+        rows.append([name, *cells, found["problem"] or f"{found['SNR, dB']:.2f}"])
+    tables.append(_table(rows, "precision", "benign WER", "WER under attack", "SNR, dB"))
+    return "\n\n".join(tables)
 
 
-def _line(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def _head(*names: str) -> list[str]:
-    return [_line(*names), "|---" * len(names) + "|"]
+def _table(rows: list[list[object]], *header: str) -> str:
+    return markdown([[str(cell) for cell in row] for row in rows], header)
 
 
 def _number(value: float | None, form: str) -> str:

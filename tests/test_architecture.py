@@ -38,11 +38,12 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"audit", "checkpoints", "commands", "data", "evaluation", "runner"},
     "errors": set(),
     "locations": set(),
+    "options": set(),
     "console": set(),
     "files": set(),
     "__init__": set(),
 }
-SHARED = {"console", "errors", "files", "locations"}
+SHARED = {"console", "errors", "files", "locations", "options"}
 ONLY_IN_PLUGIN = {"armory", "tensorflow"}
 
 

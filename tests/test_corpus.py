@@ -19,16 +19,16 @@ from armory_mdnf.data.bundled import CORPORA, PARTS, corpora_folder, load_split,
 from armory_mdnf.data.text import CHARACTERS, contains_run
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.training import corpus as corpus_command
-from armory_mdnf.training import synthesis
 from armory_mdnf.training.alignment import MAX_PIECE_S, Aligned, cut, cut_points
 from armory_mdnf.training.candidates import draw
+from armory_mdnf.training.corpora import synthesis
+from armory_mdnf.training.corpora.engines import VOICES
+from armory_mdnf.training.corpora.files import Entry, write_split
+from armory_mdnf.training.corpora.human import read_train_transcripts
+from armory_mdnf.training.corpora.prompts import EXCLUDED, Prompt, trim
+from armory_mdnf.training.corpora.sentences import MAX_WORDS, HeldOut, Sampler
+from armory_mdnf.training.corpora.splits import choose
 from armory_mdnf.training.corpus import held_out_sentences
-from armory_mdnf.training.corpus_files import Entry, write_split
-from armory_mdnf.training.engines import VOICES
-from armory_mdnf.training.human_corpus import read_train_transcripts
-from armory_mdnf.training.prompts import EXCLUDED, Prompt, trim
-from armory_mdnf.training.sentences import MAX_WORDS, HeldOut, Sampler
-from armory_mdnf.training.splits import choose
 
 ALL = [(corpus, part) for corpus in CORPORA for part in PARTS]
 SIZES = {("human", "eval"): 64, ("human", "dev"): 36, ("synthetic", "eval"): 108, ("synthetic", "dev"): 48}
@@ -274,7 +274,7 @@ def test_a_missing_file_and_a_missing_manifest_are_named(corpus):
         (lambda line: {**line, "file": "../000.flac"}, "plain file name"),
         (lambda line: {**line, "duration_s": "long"}, "duration_s of type float"),
         (lambda line: {k: v for k, v in line.items() if k != "sha256"}, "with the fields"),
-        (lambda line: [line], "with the fields"),
+        (lambda line: [line], "expected an object"),
     ],
 )
 def test_a_wrong_manifest_line_is_named(corpus, change, message):

@@ -278,7 +278,7 @@ REFUSED = [
     (lambda v: MelResynth(v, seed=-1), "seed"),
     (lambda v: RandomizedSmoothing(float("inf")), "snr_db to be a number of decibels from -300 to 300, got inf"),
     (lambda v: RandomizedSmoothing(None), "snr_db.*got None"),
-    (lambda v: RandomizedSmoothing(passes=0), "passes to be a whole number >= 1 and <= 1000, got 0"),
+    (lambda v: RandomizedSmoothing(passes=0), "passes to be a whole number from 1 to 1000, got 0"),
     (lambda v: RandomizedSmoothing(passes=2.5), "passes.*got 2.5"),
     (lambda v: RandomizedSmoothing(passes=10**200), "passes.*got a whole number of 665 bits"),
     (lambda v: RandomizedSmoothing(-1e29), "snr_db.*got -1e"),

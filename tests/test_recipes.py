@@ -17,7 +17,7 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.errors import AttackError, AudioError, BundleError, StorageError
 from armory_mdnf.training import curve as curve_module
 from armory_mdnf.training import level, resynthesis
-from armory_mdnf.training.corpus_files import write_shard
+from armory_mdnf.training.corpora.files import write_shard
 from armory_mdnf.training.curve import estimate, mel_difference, plot
 from armory_mdnf.training.resynthesis import Resynthesis, draw, write_shards
 from armory_mdnf.training.sources import Recording, Recordings, Shards

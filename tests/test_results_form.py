@@ -59,4 +59,4 @@ def test_flags_make_it_a_part(flag: str, config: dict[str, Any], tmp_path: Path)
 
 @pytest.mark.parametrize("found", [*FOUND, dataclasses.replace(FOUND[0], measures={"letters.x": None}), LEFT])
 def test_a_line_gives_the_outcome_back(found: Outcome | LeftOut) -> None:
-    assert parse_line(to_line(found), "here") == found
+    assert parse_line(json.loads(to_line(found)), "here") == found

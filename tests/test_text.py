@@ -21,7 +21,7 @@ from armory_mdnf.data.text import (
     number_words,
 )
 from armory_mdnf.errors import TranscriptError
-from armory_mdnf.training.prompts import fix, parse_transcripts
+from armory_mdnf.training.corpora.prompts import fix, parse_transcripts
 
 words = st.lists(st.sampled_from(["A", "B", "C", "D", "AB", "BA"]), max_size=8).map(" ".join)
 

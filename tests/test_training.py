@@ -17,9 +17,9 @@ from armory_mdnf.audio.files import write_flac
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.training import recognizer as recipe_module
 from armory_mdnf.training.augmentation import Augmentation, with_noise
+from armory_mdnf.training.corpora.sentences import HeldOut
 from armory_mdnf.training.recipe import Recipe
 from armory_mdnf.training.recognizer import learning_rate, train
-from armory_mdnf.training.sentences import HeldOut
 from armory_mdnf.training.sources import Joined, Shards, Spliced, read_recordings
 
 TEXTS = ["PRESS ONE TO HOLD", "PRESS TWO TO CALL BACK", "TO HOLD THE LINE PRESS STAR"]

@@ -14,8 +14,8 @@ from librispeech_folder import make_librispeech
 from armory_mdnf import cli
 from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.errors import BundleError
+from armory_mdnf.options import number
 from armory_mdnf.training import curve, level
-from armory_mdnf.training.options import number
 from armory_mdnf.training.state import Progress
 from armory_mdnf.vocoders import Vocoder, save_vocoder
 

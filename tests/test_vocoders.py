@@ -207,7 +207,7 @@ def test_unknown_kinds_and_arguments_are_refused() -> None:
         make_vocoder("mel_gan", RECIPE, MELGAN)
     with pytest.raises(OptionError, match=r"'chanels'.*did you mean 'channels'"):
         make_vocoder("melgan", RECIPE, {"chanels": 64})
-    with pytest.raises(OptionError, match="256 samples a frame does not fit"):
+    with pytest.raises(OptionError, match="256 samples per frame does not fit"):
         make_vocoder("melgan", RECIPE, MELGAN | {"upsample_scales": [8, 8, 2, 2], "channels": 256})
 
 

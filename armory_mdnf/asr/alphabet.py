@@ -12,7 +12,7 @@ ENGLISH = "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "
 
 @dataclass(frozen=True)
 class Alphabet:
-    """The characters that a recogniser writes, one a class; the first is the CTC blank.
+    """The characters that a recogniser writes, one per class; the first is the CTC blank.
 
     The default is that of deepspeech.pytorch's English models: ``_'A-Z`` and the space.
     """

@@ -11,14 +11,21 @@ from torch import Tensor, nn
 from armory_mdnf.asr.alphabet import Alphabet
 from armory_mdnf.asr.contract import CTCRecognizer
 from armory_mdnf.errors import refuse_unknown
+from armory_mdnf.options import check_options
 
 Self = TypeVar("Self", bound="BundledConfig")
 
 
 class BundledConfig:
-    """Base of the dataclasses that say what a recogniser of some kind is like; their fields are plain values."""
+    """Base of the dataclasses that say what a recogniser of some kind is like; their fields are plain values.
+
+    Raises :class:`OptionError` for a value that its field refuses.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a file."""

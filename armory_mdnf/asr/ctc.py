@@ -22,7 +22,7 @@ def check_targets(frames: Sequence[int], targets: Sequence[Sequence[int]]) -> No
     Its loss would be infinite, and the common ``zero_infinity`` would turn that into no loss and no gradient.
     """
     if len(frames) != len(targets):
-        raise TranscriptError(f"expected {len(frames)} transcripts, one an utterance, got {len(targets)}")
+        raise TranscriptError(f"expected {len(frames)} transcripts, one per utterance, got {len(targets)}")
     for i, (available, target) in enumerate(zip(frames, targets, strict=True)):
         needed = frames_needed(target)
         if needed > available:

@@ -31,7 +31,7 @@ class Defense(Protocol):
 
 
 Draws = list[list[torch.Generator] | None]
-"""Noise streams, one list a preprocessor (None for those of others) with one stream an utterance."""
+"""Noise streams, one list per preprocessor (None for those of others) with one stream per utterance."""
 
 
 class Chain:

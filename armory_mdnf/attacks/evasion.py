@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from dataclasses import InitVar, dataclass, field, fields, is_dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,23 +18,37 @@ from torch import Tensor
 from tqdm import tqdm
 
 from armory_mdnf.attacks.carlini_wagner import ShrinkingBound
-from armory_mdnf.attacks.geometry import L2, LARGEST, SNR, Geometry, Linf
+from armory_mdnf.attacks.geometry import L2, SNR, Geometry, Linf
 from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.attacks.pgd import Batch, Descent
 from armory_mdnf.attacks.recognizer import AttackedRecognizer, Purpose
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import normal, stream
 from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError, choices, quoted
+from armory_mdnf.options import FLAG, POSITIVE, check_option, check_options, count, one_of, option, or_null
 
 NORMS = ("l2", "linf", "snr")
 KEEP = ("last", "best")
 GRADIENTS = ("exact", "published")
+BATCH_SECONDS = 64.0
+
+
+class _OptionNames:
+    """``attack_params`` as ART wants them: those of its own, and the fields of an attack that is a dataclass."""
+
+    def __get__(self, attack: Any, kind: Any) -> list[str]:
+        own = fields(kind) if is_dataclass(kind) else ()
+        return [*EvasionAttack.attack_params, *(field.name for field in own)]
 
 
 class RecognizerAttack(EvasionAttack):
-    """What the attacks share: batches of similar lengths, labels, and the way to and from the caller's kind."""
+    """What the attacks share: batches of similar lengths, labels, and the way to and from the caller's kind.
+
+    Those here are dataclasses of their options, which they check when they are made or changed (ART's ``set_params``).
+    """
 
     _estimator_requirements = (BaseEstimator,)
+    attack_params = _OptionNames()
 
     def __init__(self, estimator: Any, targeted: bool, batch_seconds: float, seed: int, verbose: bool) -> None:
         if not isinstance(estimator, AttackedRecognizer):
@@ -42,10 +57,10 @@ class RecognizerAttack(EvasionAttack):
                 f"{type(estimator).__name__}: for others there are ART's own attacks"
             )
         super().__init__(estimator=estimator)
-        for name, value in (("targeted", targeted), ("verbose", verbose)):
-            check_flag(name, value)
-        check_positive("batch_seconds", batch_seconds)
-        check_count("seed", seed, least=0)
+        check_option("targeted", targeted, FLAG)
+        check_option("verbose", verbose, FLAG)
+        check_option("batch_seconds", batch_seconds, POSITIVE)
+        check_option("seed", seed, count(0))
         self._targeted = targeted
         self.batch_seconds = float(batch_seconds)
         self.seed = seed
@@ -114,6 +129,7 @@ class RecognizerAttack(EvasionAttack):
         return ragged.by_length(sizes, room)
 
 
+@dataclass(eq=False, repr=False)
 class PGD(RecognizerAttack):
     """Projected gradient descent, untargeted or targeted, under an l2, an l-infinity or an SNR bound.
 
@@ -131,69 +147,37 @@ class PGD(RecognizerAttack):
     Raises :class:`OptionError` for options outside their range or that contradict each other.
     """
 
-    attack_params: ClassVar[list[str]] = [
-        *EvasionAttack.attack_params,
-        *("norm", "eps", "snr_db", "eps_step", "step_fraction", "max_iter", "targeted", "random_start", "restarts"),
-        *("keep", "eot_draws", "eot_fresh", "selection_draws", "stop_on_success", "batch_seconds", "seed", "verbose"),
-        "gradient",
-    ]
+    estimator: InitVar[Any] = field()
+    norm: str = option("l2", one_of(NORMS))
+    eps: float | None = None
+    snr_db: float | None = None
+    eps_step: float | None = option(None, or_null(POSITIVE))
+    step_fraction: float | None = option(None, or_null(POSITIVE))
+    max_iter: int = option(100, count(0))
+    targeted: bool = option(False, FLAG)
+    random_start: bool = option(False, FLAG)
+    restarts: int = option(1, count(1))
+    keep: str = option("last", one_of(KEEP))
+    eot_draws: int = option(1, count(1))
+    eot_fresh: bool = option(True, FLAG)
+    selection_draws: int = option(1, count(1))
+    stop_on_success: bool = option(False, FLAG)
+    batch_seconds: float = option(BATCH_SECONDS, POSITIVE)
+    seed: int = option(0, count(0))
+    verbose: bool = option(False, FLAG)
+    gradient: str = option("exact", one_of(GRADIENTS))
 
-    def __init__(
-        self,
-        estimator: Any,
-        norm: str = "l2",
-        eps: float | None = None,
-        snr_db: float | None = None,
-        eps_step: float | None = None,
-        step_fraction: float | None = None,
-        max_iter: int = 100,
-        targeted: bool = False,
-        random_start: bool = False,
-        restarts: int = 1,
-        keep: str = "last",
-        eot_draws: int = 1,
-        eot_fresh: bool = True,
-        selection_draws: int = 1,
-        stop_on_success: bool = False,
-        batch_seconds: float = 64.0,
-        seed: int = 0,
-        verbose: bool = False,
-        gradient: str = "exact",
-    ) -> None:
-        super().__init__(estimator, targeted, batch_seconds, seed, verbose)
-        self.gradient = gradient
-        self.norm = norm
-        self.eps = eps
-        self.snr_db = snr_db
-        self.eps_step = eps_step
-        self.step_fraction = step_fraction
-        self.max_iter = max_iter
-        self.random_start = random_start
-        self.restarts = restarts
-        self.keep = keep
-        self.eot_draws = eot_draws
-        self.eot_fresh = eot_fresh
-        self.selection_draws = selection_draws
-        self.stop_on_success = stop_on_success
+    def __post_init__(self, estimator: Any) -> None:
+        super().__init__(estimator, self.targeted, self.batch_seconds, self.seed, self.verbose)
         self._check_params()
 
     def _check_params(self) -> None:
+        check_options(self)
         self._geometry()
         if self.eps_step is not None and self.step_fraction is not None:
             raise OptionError("expected eps_step or step_fraction, got both")
-        for name in ("eps_step", "step_fraction"):
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
-        for name, least in (("max_iter", 0), ("restarts", 1), ("eot_draws", 1), ("selection_draws", 1)):
-            check_count(name, getattr(self, name), least)
-        for name in ("random_start", "eot_fresh", "stop_on_success"):
-            check_flag(name, getattr(self, name))
         if self.restarts > 1 and not self.random_start:
             raise OptionError("expected random_start with more than one restart: they would all be the same")
-        if self.gradient not in GRADIENTS:
-            raise OptionError(choices(self.gradient, GRADIENTS, "gradient"))
-        if self.keep not in KEEP:
-            raise OptionError(choices(self.keep, KEEP, "keep"))
         if self.stop_on_success and not self.targeted:
             raise OptionError("expected targeted with stop_on_success: an untargeted attack has no success to stop at")
 
@@ -222,6 +206,7 @@ class PGD(RecognizerAttack):
         return descent(self.estimator, batch)
 
 
+@dataclass(eq=False, repr=False)
 class CarliniWagner(RecognizerAttack):
     """Carlini and Wagner's targeted attack on CTC: :class:`armory_mdnf.attacks.carlini_wagner.ShrinkingBound`.
 
@@ -231,42 +216,27 @@ class CarliniWagner(RecognizerAttack):
     True. Raises :class:`OptionError` for options outside their range.
     """
 
-    attack_params: ClassVar[list[str]] = [
-        *EvasionAttack.attack_params,
-        *("eps", "learning_rate", "max_iter", "decrease_factor_eps", "num_iter_decrease_eps", "targeted"),
-        *("batch_seconds", "seed", "verbose"),
-    ]
+    estimator: InitVar[Any] = field()
+    eps: float = option(0.01, POSITIVE)
+    learning_rate: float = option(1e-4, POSITIVE)
+    max_iter: int = option(400, count(0))
+    decrease_factor_eps: float = option(0.8, POSITIVE)
+    num_iter_decrease_eps: int = option(10, count(1))
+    targeted: bool = option(True, FLAG)
+    batch_seconds: float = option(BATCH_SECONDS, POSITIVE)
+    seed: int = option(0, count(0))
+    verbose: bool = option(False, FLAG)
 
-    def __init__(
-        self,
-        estimator: Any,
-        eps: float = 0.01,
-        learning_rate: float = 1e-4,
-        max_iter: int = 400,
-        decrease_factor_eps: float = 0.8,
-        num_iter_decrease_eps: int = 10,
-        targeted: bool = True,
-        batch_seconds: float = 64.0,
-        seed: int = 0,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(estimator, targeted, batch_seconds, seed, verbose)
-        self.eps = eps
-        self.learning_rate = learning_rate
-        self.max_iter = max_iter
-        self.decrease_factor_eps = decrease_factor_eps
-        self.num_iter_decrease_eps = num_iter_decrease_eps
+    def __post_init__(self, estimator: Any) -> None:
+        super().__init__(estimator, self.targeted, self.batch_seconds, self.seed, self.verbose)
         self._check_params()
 
     def _check_params(self) -> None:
+        check_options(self)
         if not self.targeted:
             raise OptionError("expected targeted to be true: this attack has no untargeted form")
-        for name in ("eps", "learning_rate", "decrease_factor_eps"):
-            check_positive(name, getattr(self, name))
         if self.decrease_factor_eps >= 1:
             raise OptionError(f"expected decrease_factor_eps below 1, got {quoted(self.decrease_factor_eps)}")
-        check_count("max_iter", self.max_iter, least=0)
-        check_count("num_iter_decrease_eps", self.num_iter_decrease_eps, least=1)
 
     def attack(self, batch: Batch) -> Tensor:
         shrinking = ShrinkingBound(
@@ -275,6 +245,7 @@ class CarliniWagner(RecognizerAttack):
         return shrinking(self.estimator, batch)
 
 
+@dataclass(eq=False, repr=False)
 class RandomNoise(RecognizerAttack):
     """White noise as large as an attack may be, whatever the recogniser says: the control of an attack.
 
@@ -284,29 +255,21 @@ class RandomNoise(RecognizerAttack):
     Raises :class:`OptionError` for options outside their range.
     """
 
-    attack_params: ClassVar[list[str]] = [
-        *EvasionAttack.attack_params,
-        *("norm", "eps", "snr_db", "targeted", "batch_seconds", "seed", "verbose"),
-    ]
+    estimator: InitVar[Any] = field()
+    norm: str = option("l2", one_of(NORMS))
+    eps: float | None = None
+    snr_db: float | None = None
+    targeted: bool = option(False, FLAG)
+    batch_seconds: float = option(BATCH_SECONDS, POSITIVE)
+    seed: int = option(0, count(0))
+    verbose: bool = option(False, FLAG)
 
-    def __init__(
-        self,
-        estimator: Any,
-        norm: str = "l2",
-        eps: float | None = None,
-        snr_db: float | None = None,
-        targeted: bool = False,
-        batch_seconds: float = 64.0,
-        seed: int = 0,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(estimator, targeted, batch_seconds, seed, verbose)
-        self.norm = norm
-        self.eps = eps
-        self.snr_db = snr_db
+    def __post_init__(self, estimator: Any) -> None:
+        super().__init__(estimator, self.targeted, self.batch_seconds, self.seed, self.verbose)
         self._check_params()
 
     def _check_params(self) -> None:
+        check_options(self)
         if self.targeted:
             raise OptionError("expected targeted to be false: noise has no target")
         make_geometry(self.norm, self.eps, self.snr_db)
@@ -336,21 +299,3 @@ def make_geometry(norm: str, eps: float | None, snr_db: float | None) -> Geometr
     if norm == "snr":
         return SNR(snr_db)  # type: ignore[arg-type]
     return (L2 if norm == "l2" else Linf)(eps)  # type: ignore[arg-type]
-
-
-def check_flag(name: str, value: object) -> None:
-    """Raise :class:`OptionError` unless true or false."""
-    if not isinstance(value, bool):
-        raise OptionError(f"expected {name} to be true or false, got {quoted(value)}")
-
-
-def check_count(name: str, value: object, least: int) -> None:
-    """Raise :class:`OptionError` unless a whole number of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
-        raise OptionError(f"expected {name} to be a whole number >= {least}, got {quoted(value)}")
-
-
-def check_positive(name: str, value: object) -> None:
-    """Raise :class:`OptionError` unless a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= LARGEST:
-        raise OptionError(f"expected {name} to be a finite number > 0, got {quoted(value)}")

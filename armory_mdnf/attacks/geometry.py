@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 
 import torch
 from torch import Tensor
 
 from armory_mdnf.audio import ragged
-from armory_mdnf.errors import OptionError, quoted
-
-LARGEST = 1e30
-"""Of an option that float32 has to hold."""
-MAX_SNR_DB = 300
+from armory_mdnf.options import DECIBELS, NOT_NEGATIVE, check_options, option
 
 
 class Geometry(ABC):
@@ -64,10 +60,10 @@ class _EuclideanBall(Geometry):
 class L2(_EuclideanBall):
     """Euclidean norm at most ``eps``, in full-scale samples, whatever the duration."""
 
-    eps: float
+    eps: float = option(MISSING, NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps)
+        check_options(self)
 
     def radius(self, x: Tensor) -> Tensor:
         return x.new_full(x.shape[:1], self.eps)
@@ -80,14 +76,10 @@ class SNR(_EuclideanBall):
     The radius is ``||x|| 10^(-snr_db / 20)``; silence has radius 0 and stays as it is.
     """
 
-    snr_db: float
+    snr_db: float = option(MISSING, DECIBELS)
 
     def __post_init__(self) -> None:
-        if not _is_number(self.snr_db) or not -MAX_SNR_DB <= self.snr_db <= MAX_SNR_DB:
-            raise OptionError(
-                f"expected snr_db to be a number of decibels from {-MAX_SNR_DB} to {MAX_SNR_DB}, got "
-                f"{quoted(self.snr_db)}"
-            )
+        check_options(self)
 
     def radius(self, x: Tensor) -> Tensor:
         return x.norm(dim=1) * 10 ** (-self.snr_db / 20)
@@ -97,10 +89,10 @@ class SNR(_EuclideanBall):
 class Linf(Geometry):
     """No sample changes by more than ``eps``, in full scale."""
 
-    eps: float
+    eps: float = option(MISSING, NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps)
+        check_options(self)
 
     def radius(self, x: Tensor) -> Tensor:
         return x.new_full(x.shape[:1], self.eps)
@@ -114,12 +106,3 @@ class Linf(Geometry):
     def random_start(self, lengths: Tensor, radius: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
         rows = [2 * torch.rand(n, generator=s) - 1 for s, n in zip(streams, lengths.tolist(), strict=True)]
         return ragged.pad(rows)[0].to(radius) * radius[:, None]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_eps(eps: object) -> None:
-    if not _is_number(eps) or not 0 <= eps <= LARGEST:  # type: ignore[operator]
-        raise OptionError(f"expected eps to be a finite number >= 0, got {quoted(eps)}")

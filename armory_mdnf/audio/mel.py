@@ -130,7 +130,7 @@ class LogMel(nn.Module):
         for name, value in (("mean", mean), ("scale", scale)):
             if value is not None and (value.shape != (recipe.n_mels,) or not bool(value.isfinite().all())):
                 raise OptionError(
-                    f"expected {name} of {recipe.n_mels} finite values, one a mel bin, got shape {tuple(value.shape)}"
+                    f"expected {name} of {recipe.n_mels} finite values, one per mel bin, got shape {tuple(value.shape)}"
                 )
         if scale is not None and not bool((scale > 0).all()):
             raise OptionError("expected the scale of each mel bin to be > 0")

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.attacks.evasion import check_count
 from armory_mdnf.audit import report
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.findings import FAIL, Finding, worst
@@ -20,6 +19,7 @@ from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.files.atomic import ensure_writable, storing, write_text
 from armory_mdnf.files.strict_json import dumps
+from armory_mdnf.options import check_option, count
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, read_config, within
 from armory_mdnf.runner.named import files_of
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     for name, least in (("utterances", LEAST_UTTERANCES), ("iterations", 1), ("evaluation_draws", 1)):
         with within(f"--{name.replace('_', '-')}"):
-            check_count(name, getattr(args, name), least)
+            check_option(name, getattr(args, name), count(least))
     draws, only = parse_draws(args.draws), parse_checks(args.only)
     config = override(read_config(args.config), Overrides(seed=args.seed, device=args.device))
     if args.output is not None:

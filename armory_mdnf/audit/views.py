@@ -23,7 +23,7 @@ from armory_mdnf.audio import ragged
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.defenses import MDNF, RandomizedSmoothing
 from armory_mdnf.defenses.base import WaveformDefense
-from armory_mdnf.defenses.randomized_smoothing import MAX_SNR_DB
+from armory_mdnf.options import MAX_SNR_DB
 
 
 class View:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import BundleError, OptionError, choices, quoted
+from armory_mdnf.files.json_lines import objects
 from armory_mdnf.files.provenance import sha256_of
-from armory_mdnf.files.strict_json import loads
 
 CORPORA = ("human", "synthetic")
 PARTS = ("eval", "dev")
@@ -66,17 +66,14 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise BundleError(f"no manifest at {path}")
     lines = []
-    for number, text in enumerate(path.read_bytes().splitlines(), 1):
-        line = loads(text, f"{path}, line {number}")
-        if not isinstance(line, dict) or set(line) != set(FIELDS):
-            raise BundleError(f"{path}, line {number}: expected an object with the fields {', '.join(FIELDS)}")
+    for where, line in objects(path.read_bytes(), path):
+        if set(line) != set(FIELDS):
+            raise BundleError(f"{where}: expected an object with the fields {', '.join(FIELDS)}")
         for field, kind in FIELDS.items():
             if not isinstance(line[field], kind):
-                raise BundleError(
-                    f"{path}, line {number}: expected {field} of type {kind.__name__}, found {quoted(line[field])}"
-                )
+                raise BundleError(f"{where}: expected {field} of type {kind.__name__}, found {quoted(line[field])}")
         if Path(line["file"]).name != line["file"]:
-            raise BundleError(f"{path}, line {number}: expected a plain file name, found {quoted(line['file'])}")
+            raise BundleError(f"{where}: expected a plain file name, found {quoted(line['file'])}")
         lines.append(line)
     if not lines:
         raise BundleError(f"{path} lists no utterances")

@@ -17,7 +17,7 @@ from armory_mdnf.data.bundled import Utterance, corpora_folder, load_split, read
 from armory_mdnf.data.own import is_path, load_own
 from armory_mdnf.data.saved import SavedUtterance
 from armory_mdnf.errors import AudioError, OptionError, choices, quoted
-from armory_mdnf.files.provenance import of_values
+from armory_mdnf.files.provenance import of_array, of_values
 
 SAMPLE_RATE_HZ = 16000
 SPLITS = {
@@ -92,7 +92,7 @@ def split_size(name: str) -> int:
 def fingerprint(utterance: Utterance) -> str:
     """A checksum of a recording and of its words, for what depends on both; also of a recording that is damaged."""
     if isinstance(utterance, HeldUtterance):
-        return of_values([hashlib.sha256(utterance.samples.tobytes()).hexdigest(), utterance.transcript])[:16]
+        return of_values([of_array(utterance.samples), utterance.transcript])[:16]
     try:
         audio = (
             utterance.checksum() if isinstance(utterance, SavedUtterance) else openslr.audio_checksum(utterance.path)

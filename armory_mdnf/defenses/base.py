@@ -20,9 +20,10 @@ from torch import Tensor
 
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key, NoiseSource
-from armory_mdnf.errors import AudioError, OptionError, choices, quoted, refuse_unknown
+from armory_mdnf.errors import AudioError, OptionError, refuse_unknown
+from armory_mdnf.options import FLAG, check_option, one_of
 
-DEVICE_TYPES = ("cpu", "gpu")
+DEVICE_TYPE = one_of(("cpu", "gpu"))
 
 
 class _NamesOptions(ABCMeta):
@@ -50,11 +51,9 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
     def __init__(
         self, seed: int = 0, apply_fit: bool = False, apply_predict: bool = True, device_type: str = "gpu"
     ) -> None:
-        if device_type not in DEVICE_TYPES:
-            raise OptionError(choices(device_type, DEVICE_TYPES, "device_type"))
-        for name, flag in (("apply_fit", apply_fit), ("apply_predict", apply_predict)):
-            if not isinstance(flag, bool):
-                raise OptionError(f"expected {name} to be true or false, got {quoted(flag)}")
+        check_option("device_type", device_type, DEVICE_TYPE)
+        check_option("apply_fit", apply_fit, FLAG)
+        check_option("apply_predict", apply_predict, FLAG)
         super().__init__(device_type=device_type, is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
         self.noise = NoiseSource(seed)
         self._latest: tuple[int, list[int]] | None = None  # first stream and lengths of the latest call through ART

@@ -11,13 +11,13 @@ from torch import Tensor
 from armory_mdnf.audio import noise, ragged
 from armory_mdnf.defenses.curves import curve_file, load_curve
 from armory_mdnf.defenses.mel_resynth import MelResynth
-from armory_mdnf.errors import OptionError, choices, quoted
+from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.files.provenance import sha256_of
+from armory_mdnf.options import NOT_NEGATIVE, check_option, one_of
 from armory_mdnf.vocoders import Vocoder
 
-NORMALIZATIONS = ("utterance", "frame", "none")
-CURVE_SCALES = ("std", "variance")
-LARGEST = 1e30  # of a level that float32 has to hold
+NORMALIZATION = one_of(("utterance", "frame", "none"))
+CURVE_SCALES = one_of(("std", "variance"))
 # The levels that go with the authors' two normalisations.
 PUBLISHED_LEVELS = {"utterance": 20.0, "frame": 0.05}
 
@@ -58,16 +58,12 @@ class MDNF(MelResynth):
         device_type: str = "gpu",
     ) -> None:
         super().__init__(vocoder, sample_rate_hz, resample_rate_hz, seed, apply_fit, apply_predict, device_type)
-        if normalize not in NORMALIZATIONS:
-            raise OptionError(choices(normalize, NORMALIZATIONS, "normalize"))
-        if curve_scales not in CURVE_SCALES:
-            raise OptionError(choices(curve_scales, CURVE_SCALES, "curve_scales"))
+        check_option("normalize", normalize, NORMALIZATION)
+        check_option("curve_scales", curve_scales, CURVE_SCALES)
         if noise_level is None and normalize not in PUBLISHED_LEVELS:
             raise OptionError(f"expected a noise_level: normalize={quoted(normalize)} has no published one")
         level = PUBLISHED_LEVELS[normalize] if noise_level is None else noise_level
-        if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 <= level <= LARGEST:
-            raise OptionError(f"expected noise_level to be a finite number >= 0, got {quoted(level)}")
-        self.stochastic = True
+        check_option("noise_level", level, NOT_NEGATIVE)
         self.noise_level = float(level)
         self.normalize = normalize
         self.curve_scales = curve_scales

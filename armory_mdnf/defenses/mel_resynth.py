@@ -14,9 +14,10 @@ from armory_mdnf.audio.resample import fit_length, resample
 from armory_mdnf.defenses.base import WaveformDefense
 from armory_mdnf.errors import BundleError, OptionError, quoted
 from armory_mdnf.files.provenance import sha256_of
+from armory_mdnf.options import check_option, or_null, whole
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 
-MIN_RATE_HZ, MAX_RATE_HZ = 1000, 384_000
+RATE_HZ = whole(1000, 384_000, "hertz")
 
 
 class MelResynth(WaveformDefense):
@@ -45,12 +46,8 @@ class MelResynth(WaveformDefense):
         device_type: str = "gpu",
     ) -> None:
         super().__init__(seed, apply_fit, apply_predict, device_type)
-        for name, rate in (("sample_rate_hz", sample_rate_hz), ("resample_rate_hz", resample_rate_hz)):
-            allowed = rate is None and name == "resample_rate_hz"
-            number = isinstance(rate, int) and not isinstance(rate, bool)
-            if not allowed and not (number and MIN_RATE_HZ <= rate <= MAX_RATE_HZ):  # type: ignore[operator]
-                span = f"a whole number of hertz from {MIN_RATE_HZ} to {MAX_RATE_HZ}"
-                raise OptionError(f"expected {name} to be {span}, got {quoted(rate)}")
+        check_option("sample_rate_hz", sample_rate_hz, RATE_HZ)
+        check_option("resample_rate_hz", resample_rate_hz, or_null(RATE_HZ))
         if not isinstance(vocoder, (str, os.PathLike, Vocoder)):
             raise OptionError(f"expected vocoder to be a name, a path or a vocoder, got {quoted(vocoder)}")
         if isinstance(vocoder, Vocoder):
@@ -63,7 +60,11 @@ class MelResynth(WaveformDefense):
         self.vocoder_name = None if isinstance(vocoder, Vocoder) else os.fspath(vocoder)
         self.sample_rate_hz = sample_rate_hz
         self.resample_rate_hz = resample_rate_hz or self.vocoder.recipe.sample_rate_hz
-        self.stochastic = self.vocoder.needs_noise
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        """Whether the vocoder draws noise."""
+        return self.vocoder.needs_noise
 
     def file_checksums(self) -> dict[str, str]:
         """Of the vocoder, where it came by name or path."""

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from armory_mdnf.audio import noise
 from armory_mdnf.defenses.base import WaveformDefense
-from armory_mdnf.errors import OptionError, quoted
+from armory_mdnf.options import DECIBELS, check_option, whole
 
-MAX_SNR_DB = 300
-MAX_PASSES = 1000
+PASSES = whole(1, 1000)
 
 
 class RandomizedSmoothing(WaveformDefense):
@@ -37,12 +36,8 @@ class RandomizedSmoothing(WaveformDefense):
         device_type: str = "gpu",
     ) -> None:
         super().__init__(seed, apply_fit, apply_predict, device_type)
-        if isinstance(snr_db, bool) or not isinstance(snr_db, (int, float)) or not abs(snr_db) <= MAX_SNR_DB:
-            raise OptionError(
-                f"expected snr_db to be a number of decibels from {-MAX_SNR_DB} to {MAX_SNR_DB}, got {quoted(snr_db)}"
-            )
-        if isinstance(passes, bool) or not isinstance(passes, int) or not 1 <= passes <= MAX_PASSES:
-            raise OptionError(f"expected passes to be a whole number >= 1 and <= {MAX_PASSES}, got {quoted(passes)}")
+        check_option("snr_db", snr_db, DECIBELS)
+        check_option("passes", passes, PASSES)
         self.snr_db = float(snr_db)
         self.num_passes = passes
 

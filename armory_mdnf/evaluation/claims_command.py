@@ -13,6 +13,7 @@ from typing import Any
 from armory_mdnf.evaluation.claim_runs import EXACT, PUBLISHED, Ground, Table, tables
 from armory_mdnf.evaluation.claims import FAILS, HOLDS, MISSING, UNDECIDED, Found, Verdict, has_published, judge
 from armory_mdnf.evaluation.records import RunRecord
+from armory_mdnf.evaluation.tables import markdown
 
 FORMAT = "armory_mdnf_claims/1"
 HEADER = """# The fifteen claims
@@ -50,11 +51,8 @@ def page(judged: Judged) -> str:
             number = Counter(v.verdict for v in verdicts)
             parts = [f"{number[v]} {v}" for v in (HOLDS, FAILS, UNDECIDED, MISSING) if number[v]]
             lines += [f"By the {gradient} gradient: {', '.join(parts)}.", ""]
-        lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-        for gradient, verdicts in by_gradient.items():
-            for verdict in verdicts:
-                lines.append(_row(gradient, verdict))
-        lines.append("")
+        rows = [_row(gradient, verdict) for gradient, verdicts in by_gradient.items() for verdict in verdicts]
+        lines += [markdown(rows, COLUMNS), ""]
     return "\n".join(lines)
 
 
@@ -64,10 +62,10 @@ def title(ground: Ground) -> str:
     return f"{ground.split}, recogniser {ground.recogniser}{vocoders}"
 
 
-def _row(gradient: str, verdict: Verdict) -> str:
+def _row(gradient: str, verdict: Verdict) -> list[str]:
     found = "<br>".join(numbers(part) for part in verdict.parts)
     paper = "<br>".join(_paper(part) for part in verdict.parts)
-    return f"| {verdict.claim.number}. {verdict.claim.text} | {gradient} | **{verdict.verdict}** | {found} | {paper} |"
+    return [f"{verdict.claim.number}. {verdict.claim.text}", gradient, f"**{verdict.verdict}**", found, paper]
 
 
 def numbers(found: Found) -> str:

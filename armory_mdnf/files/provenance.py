@@ -11,10 +11,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armory_mdnf import __version__
 from armory_mdnf.errors import ArmoryMdnfError, BundleError, quoted
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Provenance = Mapping[str, Any]
 
@@ -26,6 +29,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def of_array(x: npt.NDArray[Any]) -> str:
+    """Hexadecimal SHA-256 of an array's values."""
+    return hashlib.sha256(x.tobytes()).hexdigest()
 
 
 def of_files(paths: Iterable[str | os.PathLike[str]]) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from armory_mdnf.errors import TranscriptError
-from armory_mdnf.metrics.wer import WordCounts, pool, validate
+from armory_mdnf.metrics.wer import WordCounts, align, pooled_rate
 
 
 class CharacterCounts(WordCounts):
@@ -18,18 +17,8 @@ class CharacterCounts(WordCounts):
 
 
 def count_characters(reference: str, hypothesis: str) -> CharacterCounts:
-    """Align two transcripts by the smallest number of character edits.
-
-    A reference without characters makes an insertion of every character of the hypothesis.
-    """
-    validate([reference], [hypothesis])
-    said, heard = (" ".join(text.split()) for text in (reference, hypothesis))
-    if not said or not heard:  # jiwer refuses these
-        return CharacterCounts(deletions=len(said), insertions=len(heard))
-    import jiwer
-
-    found = jiwer.process_characters(said, heard)
-    return CharacterCounts(found.hits, found.substitutions, found.deletions, found.insertions)
+    """Align two transcripts by the smallest number of character edits, as :func:`.wer.align` says."""
+    return CharacterCounts(*align(reference, hypothesis, characters=True))
 
 
 def character_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
@@ -37,8 +26,4 @@ def character_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -
 
     Raises :class:`TranscriptError` if no reference has a character.
     """
-    validate(references, hypotheses)
-    rate = pool(map(count_characters, references, hypotheses)).rate
-    if rate is None:
-        raise TranscriptError(f"expected references with at least one character, got {len(references)} without")
-    return rate
+    return pooled_rate(count_characters, references, hypotheses, "character")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from armory_mdnf.errors import TranscriptError
@@ -62,24 +62,31 @@ def validate(references: Sequence[str], hypotheses: Sequence[str]) -> None:
                 hint = "; decode it first" if isinstance(text, bytes) else ""
                 raise TranscriptError(f"expected {what}[{i}] to be a string, got {type(text).__name__}{hint}")
     if len(references) != len(hypotheses):
-        raise TranscriptError(f"expected one hypothesis a reference, got {len(references)} and {len(hypotheses)}")
+        raise TranscriptError(f"expected one hypothesis per reference, got {len(references)} and {len(hypotheses)}")
     joined = [" ".join(texts) for texts in (references, hypotheses)]
     if any(a.isupper() and b.islower() for a, b in (joined, joined[::-1])):
         raise TranscriptError("one list is upper case and the other lower case, and words are compared with their case")
 
 
-def count_words(reference: str, hypothesis: str) -> WordCounts:
-    """Align two transcripts by the smallest number of word edits. Words are separated by white space.
+def align(reference: str, hypothesis: str, characters: bool = False) -> tuple[int, int, int, int]:
+    """Hits, substitutions, deletions, insertions of the smallest number of edits of words, or of characters.
 
-    A reference without words makes an insertion of every word of the hypothesis.
+    White space is one space between words. A reference without any makes an insertion of all of the hypothesis.
     """
     validate([reference], [hypothesis])
-    if not reference.split() or not hypothesis.split():  # jiwer refuses these
-        return WordCounts(deletions=len(reference.split()), insertions=len(hypothesis.split()))
+    said, heard = (" ".join(text.split()) for text in (reference, hypothesis))
+    if not said or not heard:  # jiwer refuses these
+        left, made = (len(text) if characters else len(text.split()) for text in (said, heard))
+        return 0, 0, left, made
     import jiwer
 
-    found = jiwer.process_words(" ".join(reference.split()), " ".join(hypothesis.split()))
-    return WordCounts(found.hits, found.substitutions, found.deletions, found.insertions)
+    found = jiwer.process_characters(said, heard) if characters else jiwer.process_words(said, heard)
+    return found.hits, found.substitutions, found.deletions, found.insertions
+
+
+def count_words(reference: str, hypothesis: str) -> WordCounts:
+    """Align two transcripts by the smallest number of word edits, as :func:`align` says."""
+    return WordCounts(*align(reference, hypothesis))
 
 
 def pool(counts: Iterable[WordCounts]) -> WordCounts:
@@ -127,8 +134,15 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> flo
 
     Raises :class:`TranscriptError` if no reference has a word.
     """
+    return pooled_rate(count_words, references, hypotheses, "word")
+
+
+def pooled_rate(
+    count: Callable[[str, str], WordCounts], references: Sequence[str], hypotheses: Sequence[str], what: str
+) -> float:
+    """Rate of the pooled counts. Raises :class:`TranscriptError` if no reference has any of ``what`` is counted."""
     validate(references, hypotheses)
-    rate = pool(map(count_words, references, hypotheses)).rate
+    rate = pool(map(count, references, hypotheses)).rate
     if rate is None:
-        raise TranscriptError(f"expected references with at least one word, got {len(references)} without")
+        raise TranscriptError(f"expected references with at least one {what}, got {len(references)} without")
     return rate

@@ -19,9 +19,9 @@ from art.attacks.evasion.imperceptible_asr.imperceptible_asr import Psychoacoust
 from numpy.typing import NDArray
 from torch import Tensor
 
-from armory_mdnf.attacks.evasion import check_count
 from armory_mdnf.audio import checks
 from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError, quoted, refuse_unknown
+from armory_mdnf.options import check_option, count
 
 
 class _Adapter:
@@ -129,8 +129,8 @@ class ImperceptibleASR(_Imperceptible, evasion.ImperceptibleASR):
     def __init__(
         self, estimator: Any, window_size: int = 2048, hop_size: int = 512, targeted: bool = True, **options: Any
     ) -> None:
-        check_count("window_size", window_size, least=2)
-        check_count("hop_size", hop_size, least=1)
+        check_option("window_size", window_size, count(2))
+        check_option("hop_size", hop_size, count(1))
         self.window, self.hop = window_size, hop_size
         masker = PsychoacousticMasker(window_size, hop_size, estimator.sample_rate)
         of_audio = {"eps": 2000 / 2**15, "learning_rate_1": 100 / 2**15, "learning_rate_2": 1 / 2**15}

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from armory_mdnf.attacks.evasion import check_count
 from armory_mdnf.data import librispeech as openslr
 from armory_mdnf.data import selection
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.own import load_own
 from armory_mdnf.data.selection import SAMPLE_RATE_HZ, Index
 from armory_mdnf.errors import BundleError, OptionError, quoted
+from armory_mdnf.options import check_option, count
 
 QUANTIZATION = 1 << 15  # 16-bit samples as integers
 
@@ -143,8 +143,8 @@ def _refuse(
 ) -> None:
     if not isinstance(split, str):
         raise OptionError(f"expected split to be the name of one, got {quoted(split)}")
-    check_count("epochs", epochs, least=1)
-    check_count("batch_size", batch_size, least=1)
+    check_option("epochs", epochs, count(1))
+    check_option("batch_size", batch_size, count(1))
     if framework != "numpy":
         raise OptionError(f"expected framework 'numpy', got {quoted(framework)}: the corpora come as arrays only")
     if shuffle_files:

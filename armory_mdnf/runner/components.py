@@ -12,11 +12,11 @@ import torch
 from art.defences.preprocessor.preprocessor import Preprocessor
 
 from armory_mdnf.asr.preprocessing import Defense
-from armory_mdnf.attacks.evasion import check_flag, check_positive
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import SAMPLE_RATE_HZ, HeldUtterance, positions
 from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, choices, quoted
 from armory_mdnf.locations import saved_model
+from armory_mdnf.options import FLAG, POSITIVE, check_option
 from armory_mdnf.runner.config import BLOCKS, Config, component, within
 from armory_mdnf.runner.named import check_kwargs, find, is_ours, make, parameters
 
@@ -177,9 +177,9 @@ def make_attack(config: Config, estimator: Any, batch_seconds: float) -> Any:
     with within("attack.kwargs"):
         kwargs, known = dict(block["kwargs"]), parameters(made)
         if "batch_seconds" in kwargs:
-            check_positive("batch_seconds", kwargs["batch_seconds"])
+            check_option("batch_seconds", kwargs["batch_seconds"], POSITIVE)
         if "verbose" in kwargs:
-            check_flag("verbose", kwargs["verbose"])
+            check_option("verbose", kwargs["verbose"], FLAG)
         own = {"batch_seconds": batch_seconds, "verbose": False}
         kwargs |= {key: value for key, value in own.items() if key in known or key in kwargs}
         attack = make(made, kwargs, name, estimator)

@@ -19,6 +19,7 @@ from armory_mdnf.errors import OptionError, ResultsError, quoted
 from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.files import provenance, strict_json
 from armory_mdnf.files.atomic import write_text
+from armory_mdnf.files.json_lines import finished, objects
 from armory_mdnf.files.provenance import made_of
 from armory_mdnf.runner.config import Config
 from armory_mdnf.runner.lines import parse_line, to_line
@@ -89,14 +90,13 @@ class Journal:
         path = folder / "utterances.jsonl"
         try:
             journal._open()
-            content = path.read_bytes()
-            size = content.rfind(b"\n") + 1
-            for number, text in enumerate(content[:size].splitlines(), 1):
-                line = parse_line(text.decode("utf-8", errors="replace"), f"{path}, line {number}")
+            content = finished(path.read_bytes())
+            for where, found in objects(content, path, ResultsError):
+                line = parse_line(found, where)
                 if line.index in journal.indices:
-                    raise ResultsError(f"{path}, line {number}: utterance {line.id} is there twice")
+                    raise ResultsError(f"{where}: utterance {line.id} is there twice")
                 journal._keep(line)
-            os.truncate(path, size)
+            os.truncate(path, len(content))
         except OSError as error:
             journal.close()
             raise OptionError(f"cannot go on with {folder}: {path.name}: {error.strerror or error}") from error

@@ -10,7 +10,6 @@ from typing import Any
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.records import FURTHER, LeftOut, Outcome, all_words
-from armory_mdnf.files import strict_json
 
 _LINE = (
     *("index", "id", "reference", "benign", "adversarial", "target", "snr_db", "l2", "linf", "seed", "seconds"),
@@ -56,15 +55,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def parse_line(text: str, where: str) -> Outcome | LeftOut:
-    """Read a line. Raises :class:`ResultsError` with ``where`` if it is not one, or its counts are others."""
-    content = strict_json.loads(text, where, ResultsError)
-    if not isinstance(content, dict):
-        raise ResultsError(f"{where}: expected an utterance of a run, found {quoted(content)}")
+def parse_line(content: dict[str, Any], where: str) -> Outcome | LeftOut:
+    """What a line says. Raises :class:`ResultsError` with ``where`` if that is nothing, or its counts are others."""
     keys = set(content)
     if keys == set(_FAILED):
         if any(type(content[key]) is not kind for key, kind in _FAILED.items()):
-            raise ResultsError(f"{where}: damaged: {quoted(text)}")
+            raise ResultsError(f"{where}: damaged: {quoted(content)}")
         return LeftOut(**content)
     if keys - set(OPTIONAL) != {*_TYPES, "words"}:
         raise ResultsError(f"{where}: expected the keys {', '.join(_TYPES)}, words, found {quoted(', '.join(content))}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from armory_mdnf.errors import OptionError, choices, quoted
+from armory_mdnf.options import POSITIVE
 from armory_mdnf.runner.config import Config
 
 DEVICES = ("cpu", "cuda")
@@ -86,7 +87,7 @@ def _check_options(sysconfig: Config) -> None:
         raise OptionError(f"sysconfig.num_eval_batches: expected a whole number >= 0 (0: all), got {quoted(batches)}")
     if batches and sysconfig.get("index") is not None:
         raise OptionError("sysconfig.num_eval_batches and sysconfig.index cannot go together, as in Armory")
-    if not 0 < limit <= LARGEST:
+    if not POSITIVE.holds(limit):
         raise OptionError(f"sysconfig.batch_seconds: expected a finite number > 0, got {quoted(limit)}")
     if sysconfig.get("device", "cpu") not in DEVICES:
         raise OptionError(choices(sysconfig["device"], DEVICES, "sysconfig.device"))

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from armory_mdnf.training.prompts import SAMPLE_RATE_HZ, Prompt
+from armory_mdnf.training.corpora.prompts import SAMPLE_RATE_HZ, Prompt
 
 MAX_PIECE_S = 8.0
 MIN_PAUSE_S = 0.12

@@ -22,10 +22,11 @@ from armory_mdnf.data.selection import any_split
 from armory_mdnf.errors import BundleError
 from armory_mdnf.files.atomic import ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values
+from armory_mdnf.options import number, whole
+from armory_mdnf.training.corpora.synthesis import SHARD_SIZE, make_shard, shard_duration_s
 from armory_mdnf.training.corpus import SPEECH_PACKAGES, versions
-from armory_mdnf.training.options import Parser, number, program, typed, whole
+from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.state import claim_folder
-from armory_mdnf.training.synthesis import SHARD_SIZE, make_shard, shard_duration_s
 
 FOLDER = "books"
 TEST_SPLITS = ("test-clean", "test-other")

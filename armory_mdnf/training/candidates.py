@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from itertools import pairwise
 
 from armory_mdnf.data.text import DIGITS, contains_run
-from armory_mdnf.training.sentences import Sampler
+from armory_mdnf.training.corpora.sentences import Sampler
 
 MIN_WORDS, MAX_WORDS = 4, 12
 _KEYS = (*DIGITS, "STAR", "POUND")

@@ -23,21 +23,21 @@ from pathlib import Path
 
 from armory_mdnf.data.bundled import CORPORA, PARTS, Utterance, corpora_folder, load_split
 from armory_mdnf.errors import BundleError
-from armory_mdnf.files.atomic import ensure_writable_folder, storing
+from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.provenance import made_of, of_values
-from armory_mdnf.training.cards import human_card, synthetic_card
-from armory_mdnf.training.corpus_files import write_text
-from armory_mdnf.training.human_corpus import read_train_transcripts, write_human_splits, write_human_train
-from armory_mdnf.training.options import Parser, number, program, typed, whole
-from armory_mdnf.training.prompts import read_prompts
-from armory_mdnf.training.splits import Splits, choose
-from armory_mdnf.training.state import claim_folder
-from armory_mdnf.training.synthesis import (
+from armory_mdnf.options import number, whole
+from armory_mdnf.training.corpora.cards import human_card, synthetic_card
+from armory_mdnf.training.corpora.human import read_train_transcripts, write_human_splits, write_human_train
+from armory_mdnf.training.corpora.prompts import read_prompts
+from armory_mdnf.training.corpora.splits import Splits, choose
+from armory_mdnf.training.corpora.synthesis import (
     SENTENCES_SEED,
     split_sentences,
     write_synthetic_splits,
     write_synthetic_train,
 )
+from armory_mdnf.training.options import Parser, program, typed
+from armory_mdnf.training.state import claim_folder
 
 PROMPT_PACKAGES = ("asterisk-core-sounds-en-g722", "asterisk-core-sounds-en", "ffmpeg")
 SPEECH_PACKAGES = ("flite", "espeak-ng", "festival", "festvox-kallpc16k", "festvox-kdlpc16k", "festvox-us-slt-hts")

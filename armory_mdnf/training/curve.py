@@ -13,7 +13,6 @@ curve that something else made is not written over.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,9 +30,10 @@ from armory_mdnf.data.librispeech import FOLDER, SPLITS, load_split
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import AttackError, OptionError, choices
 from armory_mdnf.files.atomic import ensure_writable, replacing, storing, write_text
-from armory_mdnf.files.provenance import made_of, of_values, sha256_of
+from armory_mdnf.files.provenance import made_of, of_array, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps, read_json
-from armory_mdnf.training.options import SEED, Kind, Parser, listed, number, program, typed, whole
+from armory_mdnf.options import SEED, Kind, listed, number, whole
+from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, is_training_split, read_recordings
 from armory_mdnf.training.state import MADE_OF, Progress, is_finished
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     provenance = made_of(
         recognizer=recognizer_checksum(args.recognizer),
         vocoder=sha256_of(vocoder_file(args.vocoder)),
-        recordings=of_values(hashlib.sha256(x.tobytes()).hexdigest() for x in recordings),
+        recordings=of_values(map(of_array, recordings)),
         pairs=len(recordings),
         eps=args.eps,
         iterations=args.iterations,

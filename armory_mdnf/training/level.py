@@ -28,13 +28,14 @@ from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import audio_checksum, split_name
 from armory_mdnf.data.selection import any_split
 from armory_mdnf.defenses import MDNF
-from armory_mdnf.defenses.mdnf import NORMALIZATIONS
+from armory_mdnf.defenses.mdnf import NORMALIZATION
 from armory_mdnf.errors import OptionError
 from armory_mdnf.files.atomic import ensure_writable, storing, write_text
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
-from armory_mdnf.training.options import SEED, Parser, number, program, typed, whole
+from armory_mdnf.options import SEED, number, whole
+from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.state import MADE_OF, Progress, curve_checksum, is_finished
 from armory_mdnf.vocoders import vocoder_file
 
@@ -83,7 +84,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--vocoder", default="melgan", help="name of a bundled vocoder, or a file (default: melgan)")
     add("--curve", default="bundled_l2", help="curve of the noise: a name, a file or flat (default: bundled_l2)")
     text = "how the noise is scaled, as in a configuration (default: utterance)"
-    add("--normalize", choices=NORMALIZATIONS, default="utterance", help=text)
+    add("--normalize", choices=NORMALIZATION.names, default="utterance", help=text)
     level = typed(number(0), float)
     add("--levels", type=level, nargs="+", required=True, metavar="LEVEL", help="levels of the noise to choose from")
     text = "human, synthetic, or a dev split of LibriSpeech, such as dev-clean (default: human)"

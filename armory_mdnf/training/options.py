@@ -1,13 +1,12 @@
-"""Values of recipes and options: of which type and in which range they are, said in words, and what they are for."""
+"""Recipes and the options of training commands: their values checked by kind, and described."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,7 @@ import torch
 
 from armory_mdnf.errors import ArmoryMdnfError, BundleError, OptionError, choices, quoted, refuse_unknown
 from armory_mdnf.files.strict_json import read_json
-
-LARGEST = 10**9
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a value may be: ``words`` for a message, and ``holds``, which says whether a value is one."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-    def check(self, value: Any, where: str) -> None:
-        """Raise :class:`OptionError` naming the place, the expected and the found."""
-        if not self.holds(value):
-            raise OptionError(f"{where}: expected {self.words}, found {quoted(value)}")
+from armory_mdnf.options import Kind, whole
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -49,61 +34,6 @@ class Field:
 
     kind: Kind
     help: str
-
-
-def _is_number(value: Any) -> bool:
-    # A whole number of a JSON file may be larger than any float.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300
-
-
-def number(low: float, high: float = math.inf, above: bool = False) -> Kind:
-    """A finite number from ``low`` (``above``: more than it) to ``high``."""
-    words = "a finite number" + (f" above {low:g}" if above else f" of at least {low:g}" if low > -math.inf else "")
-    words = f"a number from {low:g} to {high:g}" if high < math.inf and not above else words
-    words += f" and at most {high:g}" if high < math.inf and above else ""
-    return Kind(words, lambda v: _is_number(v) and (low < v if above else low <= v) and v <= high)
-
-
-def whole(low: int, high: int = LARGEST) -> Kind:
-    """A whole number."""
-    words = f"a whole number from {low} to {high}"
-    return Kind(words, lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high)
-
-
-def pair(low: float = -math.inf, high: float = math.inf) -> Kind:
-    """Two finite numbers, the lower one first."""
-    inner = number(low, high)
-    words = "two finite numbers, the lower one first" + (f", none below {low:g}" if low > -math.inf else "")
-    return Kind(words, lambda v: _is_list(v, inner, 2) and v[0] <= v[1])
-
-
-def _is_list(value: Any, inner: Kind, length: int | None = None) -> bool:
-    return isinstance(value, (list, tuple)) and length in (None, len(value)) and all(map(inner.holds, value))
-
-
-def listed(inner: Kind, words: str, empty: bool = True) -> Kind:
-    """A list of values of a kind."""
-    return Kind(words, lambda v: _is_list(v, inner) and (empty or len(v) > 0))
-
-
-def or_null(kind: Kind) -> Kind:
-    """A value of a kind, or none."""
-    return Kind(f"{kind.words}, or null", lambda v: v is None or kind.holds(v))
-
-
-def one_of(names: Iterable[str]) -> Kind:
-    """One of some names."""
-    known = sorted(names)
-    return Kind(f"one of {', '.join(known)}", lambda v: isinstance(v, str) and v in known)
-
-
-TEXT = Kind("a text that is not empty", lambda v: isinstance(v, str) and v != "" and "\0" not in v)
-FILE_NAME = Kind(
-    "a plain name of letters, digits, '.', '_' and '-'",
-    lambda v: isinstance(v, str) and re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", v) is not None,
-)
-OBJECT = Kind("an object", lambda v: isinstance(v, Mapping))
-SEED = whole(0, 2**63 - 1)
 
 
 def check_fields(values: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> None:

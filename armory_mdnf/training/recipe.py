@@ -12,26 +12,11 @@ import torch
 from armory_mdnf.asr.checkpoints import KINDS
 from armory_mdnf.data.librispeech import FOLDER
 from armory_mdnf.errors import BundleError, OptionError, quoted
+from armory_mdnf.options import FILE_NAME, OBJECT, SEED, TEXT, Kind, listed, number, one_of, or_null, pair, whole
 from armory_mdnf.training.augmentation import Augmentation
+from armory_mdnf.training.corpora.sentences import HeldOut
 from armory_mdnf.training.corpus import held_out_sentences
-from armory_mdnf.training.options import (
-    FILE_NAME,
-    OBJECT,
-    SEED,
-    TEXT,
-    Field,
-    Kind,
-    check_fields,
-    describe,
-    listed,
-    number,
-    one_of,
-    or_null,
-    pair,
-    read_recipe,
-    whole,
-)
-from armory_mdnf.training.sentences import HeldOut
+from armory_mdnf.training.options import Field, check_fields, describe, read_recipe
 from armory_mdnf.training.sources import (
     SAMPLE_RATE_HZ,
     Joined,

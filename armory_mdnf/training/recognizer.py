@@ -39,9 +39,10 @@ from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, st
 from armory_mdnf.files.provenance import made_of, of_values
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
+from armory_mdnf.options import whole
 from armory_mdnf.training.augmentation import Augmentation
 from armory_mdnf.training.loading import ahead
-from armory_mdnf.training.options import Parser, program, typed, whole
+from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.recipe import DEV_SPLITS, PRECISIONS, Recipe, build_sources, recipe_help
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ

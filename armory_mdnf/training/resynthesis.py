@@ -30,9 +30,10 @@ from armory_mdnf.defenses import MDNF, MelResynth
 from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.files.atomic import ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
+from armory_mdnf.options import SEED, number
 from armory_mdnf.training.augmentation import under_white_noise
-from armory_mdnf.training.corpus_files import write_shard
-from armory_mdnf.training.options import SEED, Parser, number, program, typed
+from armory_mdnf.training.corpora.files import write_shard
+from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.recipe import build_sources
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, LibriSpeech, OnDisk, Recordings, Source
 from armory_mdnf.training.state import claim_folder, curve_checksum

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import audio_checksum, load_split, split_name
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import BundleError, OptionError, quoted
-from armory_mdnf.files.provenance import sha256_of
-from armory_mdnf.files.strict_json import loads
-from armory_mdnf.training.options import FILE_NAME, TEXT, Kind, number, whole
+from armory_mdnf.files.json_lines import objects
+from armory_mdnf.files.provenance import of_array, sha256_of
+from armory_mdnf.options import FILE_NAME, TEXT, Kind, number, whole
 
 SAMPLE_RATE_HZ = 16000
 
@@ -51,13 +50,7 @@ def read_lines(path: Path, kinds: Mapping[str, Kind]) -> list[dict]:
     if not path.is_file():
         raise BundleError(f"no such list of utterances: {path}; build the corpus first")
     lines = []
-    for place, text in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
-        if not text.strip():
-            continue
-        where = f"{path}, line {place}"
-        line = loads(text, where)
-        if not isinstance(line, dict):
-            raise BundleError(f"{where}: expected an object, found {quoted(line)}")
+    for where, line in objects(path.read_bytes(), path):
         for key, kind in kinds.items():
             if not kind.holds(line.get(key)):
                 found = quoted(line[key]) if key in line else "none"
@@ -95,7 +88,7 @@ def read_recordings(path: Path) -> list[Recording]:
 
 def _contents(recordings: list[Recording]) -> Iterator[object]:
     for r in recordings:
-        yield [r.transcript, hashlib.sha256(r.audio.tobytes()).hexdigest(), r.words]
+        yield [r.transcript, of_array(r.audio), r.words]
 
 
 class Recordings:

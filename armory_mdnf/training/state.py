@@ -13,9 +13,10 @@ import torch
 from armory_mdnf.defenses.curves import curve_file
 from armory_mdnf.errors import BundleError, quoted
 from armory_mdnf.files.atomic import replacing, write_text
+from armory_mdnf.files.json_lines import finished, objects
 from armory_mdnf.files.provenance import check_same, sha256_of
 from armory_mdnf.files.strict_json import dumps, loads, read_json
-from armory_mdnf.training.options import Kind
+from armory_mdnf.options import Kind
 
 MADE_OF = "made_of"
 
@@ -130,25 +131,23 @@ class Progress:
         if not self.path.exists():
             write_text(self.path, dumps({MADE_OF: made_of}) + "\n")
             return
-        content = self.path.read_bytes()
-        size = content.rfind(b"\n") + 1  # a killed process may have left half a line
-        texts = content[:size].decode("utf-8", errors="replace").splitlines()
-        lines = [loads(text, f"{self.path}, line {number}") for number, text in enumerate(texts, 1)]
+        content = finished(self.path.read_bytes())
+        lines = [line for _, line in objects(content, self.path)]
         advice = f"delete {self.path} to begin again, or give another --out"
-        if not lines or not isinstance(lines[0], dict) or not isinstance(lines[0].get(MADE_OF), dict):
+        if not lines or not isinstance(lines[0].get(MADE_OF), dict):
             raise BundleError(f"{self.path} does not say what it was made of; {advice}")
         if len(lines) == 1:  # nothing was done yet
             write_text(self.path, dumps({MADE_OF: made_of}) + "\n")
             return
         check_same(lines[0][MADE_OF], made_of, self.path, advice)
         for number, row in enumerate(lines[1:], 2):
-            fits = isinstance(row, dict) and row.keys() == kinds.keys() and all(kinds[k].holds(row[k]) for k in kinds)
+            fits = row.keys() == kinds.keys() and all(kinds[k].holds(row[k]) for k in kinds)
             if not fits:
                 raise BundleError(
                     f"{self.path}, line {number}: expected {', '.join(kinds)}, found {quoted(row)}; {advice}"
                 )
         self.rows = lines[1:]
-        os.truncate(self.path, size)
+        os.truncate(self.path, len(content))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Keep a result: it is on disk when this returns."""

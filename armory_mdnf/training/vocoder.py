@@ -11,7 +11,6 @@ same ``--out`` is refused. To go on in another way (other recordings, a discrimi
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import sys
@@ -31,9 +30,10 @@ from armory_mdnf.audio.noise import stream
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.files import bundles
 from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, storing
-from armory_mdnf.files.provenance import made_of, of_values, sha256_of
+from armory_mdnf.files.provenance import made_of, of_array, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps
-from armory_mdnf.training.options import Parser, describe_value, program, typed, whole
+from armory_mdnf.options import whole
+from armory_mdnf.training.options import Parser, describe_value, program, typed
 from armory_mdnf.training.sensitivity import noise_sensitivity
 from armory_mdnf.training.state import MADE_OF, after_failure, fill_optimizer, load_state, save_state
 from armory_mdnf.training.vocoder_data import Segments, find_recordings, mel_statistics, read_all
@@ -229,7 +229,7 @@ def trained_vocoder(name: str) -> tuple[Vocoder, Tensor, Tensor]:
 
 def sources_provenance(sources: Mapping[str, float], groups: list[list[Tensor]]) -> dict[str, Any]:
     """Weight and a checksum of the recordings of each source, by its place among them."""
-    sums = [of_values(hashlib.sha256(u.numpy().tobytes()).hexdigest() for u in group) for group in groups]
+    sums = [of_values(of_array(u.numpy()) for u in group) for group in groups]
     return {str(i): {"weight": w, "recordings": s} for i, (w, s) in enumerate(zip(sources.values(), sums, strict=True))}
 
 

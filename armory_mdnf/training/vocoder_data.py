@@ -14,8 +14,8 @@ from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.mel import LogMel, MelRecipe
 from armory_mdnf.data.librispeech import SUFFIXES
 from armory_mdnf.errors import AudioError, BundleError
+from armory_mdnf.options import TEXT
 from armory_mdnf.training.augmentation import under_white_noise
-from armory_mdnf.training.options import TEXT
 from armory_mdnf.training.sources import read_lines
 
 

@@ -8,20 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import OptionError, quoted
-from armory_mdnf.training.options import (
-    SEED,
-    TEXT,
-    Field,
-    Kind,
-    check_fields,
-    listed,
-    number,
-    one_of,
-    or_null,
-    pair,
-    read_recipe,
-    whole,
-)
+from armory_mdnf.options import SEED, TEXT, Kind, listed, number, one_of, or_null, pair, whole
+from armory_mdnf.training.options import Field, check_fields, read_recipe
 from armory_mdnf.training.vocoder_generators import GENERATORS
 
 ON_MELGAN = "parallel_wavegan_on_melgan"

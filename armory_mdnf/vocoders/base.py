@@ -45,7 +45,7 @@ class Vocoder(nn.Module):
 
     @staticmethod
     def layout(config: Mapping[str, Any]) -> tuple[int, int]:
-        """Mel bins and samples a frame of the generator with these arguments.
+        """Mel bins and samples per frame of the generator with these arguments.
 
         Raises :class:`OptionError` for an argument that it does not have.
         """
@@ -91,7 +91,7 @@ class Vocoder(nn.Module):
             )
         if int(frames.min()) < self.min_frames or int(frames.max()) > width:
             raise AudioError(
-                f"expected between {self.min_frames} and {width} frames an utterance, got "
+                f"expected between {self.min_frames} and {width} frames per utterance, got "
                 f"{int(frames.min())} to {int(frames.max())}"
             )
         if self.needs_noise != (noise is not None):

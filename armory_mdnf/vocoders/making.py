@@ -47,7 +47,7 @@ def make_vocoder(
     mels, hop = factory.layout(config)
     if mels != recipe.n_mels or hop != recipe.hop:
         raise OptionError(
-            f"generator of {mels} mel bins and {hop} samples a frame does not fit the mel recipe, which has "
+            f"generator of {mels} mel bins and {hop} samples per frame does not fit the mel recipe, which has "
             f"{recipe.n_mels} bins and a hop of {recipe.hop}"
         )
     with torch.device("meta" if described_only else "cpu"):

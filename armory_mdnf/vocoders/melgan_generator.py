@@ -18,7 +18,7 @@ from armory_mdnf.vocoders._parallel_wavegan import PQMF, ResidualStack
 class MelGANLayers(nn.Module):
     """parallel-wavegan's ``MelGANGenerator``, the same weights under the same names, without weight norm.
 
-    Two things are different: it may have fewer channels than samples a frame, as descript's small models do, and with
+    Two things are different: it may have fewer channels than samples per frame, as descript's small models do, and with
     more than one output channel it is a multi-band MelGAN, whose synthesis filters (``pqmf_params``: taps,
     cutoff_ratio, beta) belong to it.
 

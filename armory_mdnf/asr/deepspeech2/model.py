@@ -14,7 +14,7 @@ from armory_mdnf.asr.deepspeech2.features import LogSpectrogram
 from armory_mdnf.audio import ragged
 from armory_mdnf.cpu.phases import phase_conv2d
 from armory_mdnf.cpu.switch import fast
-from armory_mdnf.errors import OptionError, choices
+from armory_mdnf.options import count, one_of, option
 
 RNNS = {"lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -23,25 +23,17 @@ RNNS = {"lstm": nn.LSTM, "gru": nn.GRU}
 class DeepSpeech2Config(BundledConfig):
     """Sizes of a DeepSpeech2. The defaults are those of the published LibriSpeech models, but for their width."""
 
-    hidden_size: int = 1024
-    hidden_layers: int = 5
-    rnn_type: str = "lstm"
+    hidden_size: int = option(1024, count(1))
+    hidden_layers: int = option(5, count(1))
+    rnn_type: str = option("lstm", one_of(RNNS))
     bidirectional: bool = True
-    lookahead_context: int = 20
-    conv_channels: int = 32
+    lookahead_context: int = option(20, count(1))
+    conv_channels: int = option(32, count(1))
     labels: str = ENGLISH
-    sample_rate_hz: int = 16000
+    sample_rate_hz: int = option(16000, count(1))
     window_s: float = 0.02
     stride_s: float = 0.01
     window: str = "hamming"
-
-    def __post_init__(self) -> None:
-        if self.rnn_type not in RNNS:
-            raise OptionError(choices(self.rnn_type, RNNS, "rnn_type"))
-        for name in ("hidden_size", "hidden_layers", "conv_channels", "lookahead_context", "sample_rate_hz"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise OptionError(f"expected {name} to be a whole number >= 1, got {value!r}")
 
 
 class MaskedConvolutions(nn.Module):

@@ -25,10 +25,7 @@ class WhisperCTCConfig(EncoderSizes, BundledConfig):
     labels: str = ENGLISH
 
     def __post_init__(self) -> None:
-        for name in ("n_mels", "d_model", "layers", "heads", "ffn"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 14:
-                raise OptionError(f"expected {name} to be a whole number from 1 to {1 << 14}, got {value!r}")
+        super().__post_init__()
         if self.d_model % self.heads or self.d_model % 2:
             raise OptionError(f"expected d_model to be even and a multiple of heads, got {self.d_model}, {self.heads}")
 

@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
+from armory_mdnf.options import option, whole
+
+SIZE = whole(1, 1 << 14)
 
 
 @dataclass(frozen=True)
 class EncoderSizes:
     """Sizes of an encoder; the defaults are those of Whisper tiny."""
 
-    n_mels: int = 80
-    d_model: int = 384
-    layers: int = 4
-    heads: int = 6
-    ffn: int = 1536
+    n_mels: int = option(80, SIZE)
+    d_model: int = option(384, SIZE)
+    layers: int = option(4, SIZE)
+    heads: int = option(6, SIZE)
+    ffn: int = option(1536, SIZE)
 
 
 def sinusoids(frames: int, channels: int) -> Tensor:

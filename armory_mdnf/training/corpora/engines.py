@@ -14,7 +14,7 @@ from scipy.signal import resample_poly
 
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.errors import AudioError, OptionError, choices
-from armory_mdnf.training.prompts import SAMPLE_RATE_HZ, trim
+from armory_mdnf.training.corpora.prompts import SAMPLE_RATE_HZ, trim
 
 INSTALL_HINT = "apt-get install flite espeak-ng festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
 FESTIVAL_BATCH = 40

@@ -9,10 +9,12 @@ from tqdm import tqdm
 
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.errors import BundleError
+from armory_mdnf.files.atomic import write_text
+from armory_mdnf.files.json_lines import write_lines
 from armory_mdnf.training.alignment import Aligner, cut
-from armory_mdnf.training.corpus_files import SAMPLE_RATE_HZ, Entry, write_lines, write_split, write_text
-from armory_mdnf.training.prompts import SPEAKER, Prompt
-from armory_mdnf.training.splits import Splits
+from armory_mdnf.training.corpora.files import SAMPLE_RATE_HZ, Entry, write_split
+from armory_mdnf.training.corpora.prompts import SPEAKER, Prompt
+from armory_mdnf.training.corpora.splits import Splits
 
 PACKAGE = "asterisk-core-sounds-en-g722"
 TRAIN_TRANSCRIPTS = "train_transcripts.txt"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,9 @@ import numpy.typing as npt
 
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.errors import AudioError
-from armory_mdnf.files.atomic import replacing, write_text
+from armory_mdnf.files.atomic import replacing
+from armory_mdnf.files.json_lines import write_lines
+from armory_mdnf.files.provenance import sha256_of
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -28,11 +28,6 @@ class Entry:
     voice: str
     source: str
     audio: npt.NDArray[np.float32]
-
-
-def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write a JSON-lines file whole or not at all."""
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def write_shard(
@@ -73,7 +68,7 @@ def write_split(folder: Path, entries: Iterable[Entry]) -> None:
                 "transcript": entry.transcript,
                 "voice": entry.voice,
                 "duration_s": round(len(entry.audio) / SAMPLE_RATE_HZ, 4),
-                "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+                "sha256": sha256_of(folder / name),
                 "source": entry.source,
             }
         )

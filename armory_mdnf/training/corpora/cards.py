@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.training import splits as rules
-from armory_mdnf.training.prompts import EXCLUDED, FIXES
-from armory_mdnf.training.splits import Splits
-from armory_mdnf.training.synthesis import HELD_OUT_VOICE
+from armory_mdnf.training.corpora import splits as rules
+from armory_mdnf.training.corpora.prompts import EXCLUDED, FIXES
+from armory_mdnf.training.corpora.splits import Splits
+from armory_mdnf.training.corpora.synthesis import HELD_OUT_VOICE
 
 HUMAN = """\
 # Human corpus: telephone prompts, recorded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,9 +10,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from armory_mdnf.errors import BundleError, OptionError
-from armory_mdnf.training.corpus_files import SAMPLE_RATE_HZ, Entry, write_shard, write_split
-from armory_mdnf.training.engines import VOICES, Request, synthesise
-from armory_mdnf.training.sentences import Sampler
+from armory_mdnf.files.json_lines import objects
+from armory_mdnf.training.corpora.engines import VOICES, Request, synthesise
+from armory_mdnf.training.corpora.files import SAMPLE_RATE_HZ, Entry, write_shard, write_split
+from armory_mdnf.training.corpora.sentences import Sampler
 
 SHARD_SIZE = 200
 SENTENCES_SEED = 11
@@ -22,7 +22,7 @@ SPLIT_VOICES = (
     "flite-kal16", "flite-awb", "flite-rms", "flite-slt", "festival-kal", "festival-slt-hts", "espeak-en-us",
 )  # fmt: skip
 NUM_EVAL, NUM_DEV = 108, 48
-SENTENCES = Path(__file__).parent / "recipes" / "synthetic_sentences.txt"
+SENTENCES = Path(__file__).parent.parent / "recipes" / "synthetic_sentences.txt"
 
 # Share of each voice in training; the espeak-ng variants share theirs.
 TRAIN_SHARES = {
@@ -79,8 +79,7 @@ def make_shard(folder: Path, number: int, sentences: Sequence[str], seed: int) -
 
 def shard_duration_s(list_path: Path) -> float:
     """Seconds of audio in the shard of that list."""
-    lines = list_path.read_text(encoding="utf-8").splitlines()
-    return sum(json.loads(line)["length"] for line in lines) / SAMPLE_RATE_HZ
+    return sum(line["length"] for _, line in objects(list_path.read_bytes(), list_path)) / SAMPLE_RATE_HZ
 
 
 def write_synthetic_train(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from armory_mdnf.data.text import contains_run
 from armory_mdnf.errors import OptionError
-from armory_mdnf.training.prompts import Prompt
+from armory_mdnf.training.corpora.prompts import Prompt
 
 SEED = 35
 NUM_EVAL = 64
