@@ -23,7 +23,7 @@ export MPLBACKEND ?= Agg
 export KMP_WARNINGS ?= 0
 export PIP_DEFAULT_TIMEOUT ?= 120
 
-.PHONY: help install configure demo run test test-slow test-portable lint results configs bench tables report clean distclean
+.PHONY: help install configure demo run test test-slow test-portable lint results configs bench tables api report clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ tables: install  ## write the tables of the recorded results in README.md and do
 	$(BIN)/armory-mdnf report-table --results results/librispeech --headline --write README.md
 	$(BIN)/armory-mdnf report-table --results results/librispeech --findings --write docs/findings.md
 	$(BIN)/armory-mdnf claims results --write docs/claims.md
+
+api:  ## write docs/api.md from the docstrings
+	python3 tools/write_api.py
 
 report: install  ## make report.html of the recorded results
 	$(BIN)/armory-mdnf report results -o report.html

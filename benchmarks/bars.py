@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from armory_mdnf.evaluation.tables import markdown
+
 HELD, MISSED, SKIPPED = "held", "MISSED", "skipped"
 HEAD = ("what", "defence", "s", "ratio", "range", "against", "bar", "")
 
@@ -34,18 +36,14 @@ def missed(rows: Sequence[Mapping[str, Any]]) -> int:
 
 def table(content: Mapping[str, Any]) -> str:
     """A Markdown table of a results file, and a line that counts."""
-    lines = [_line(*HEAD), "|---" * len(HEAD) + "|"]
+    rows = []
     for row in content["rows"]:
         if "skipped" in row:
-            lines.append(_line(row["what"], row["defence"], "-", "-", "", row["skipped"], row["bar"], SKIPPED))
+            rows.append([row["what"], row["defence"], "-", "-", "", row["skipped"], row["bar"], SKIPPED])
             continue
         span = f"{row['lowest']:.2f} to {row['highest']:.2f}" if "lowest" in row else ""
         numbers = f"{row['seconds']:.3f}", f"{row['ratio']:.2f}"
-        lines.append(_line(row["what"], row["defence"], *numbers, span, row["against"], row["bar"], judge(row)))
+        rows.append([row["what"], row["defence"], *numbers, span, row["against"], row["bar"], judge(row)])
     found = [judge(row) for row in content["rows"]]
     counts = ", ".join(f"{found.count(kind)} {kind}" for kind in (HELD, MISSED, SKIPPED) if kind in found)
-    return "\n".join([*lines, "", f"{len(found)} bars: {counts}"])
-
-
-def _line(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+    return f"{markdown(rows, HEAD)}\n\n{len(found)} bars: {counts}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,10 @@ def test_what_is_there_and_where_to_get_the_rest(root: Path, capsys: pytest.Capt
     out = capsys.readouterr().out
     assert out.startswith(f"{root}\n")
     assert "test-clean 5 of 2620 3 0.1 2615 missing" in " ".join(out.split())
+    assert cli.main(["data", "check", str(root.parent), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (split,) = [s for s in found["splits"] if s["name"] == "test-clean"]
+    assert (split["utterances"], split["missing"], split["usable"], split["problems"]) == (5, 2615, True, [])
     assert "get https://www.openslr.org/resources/12/test-clean.tar.gz (again)\n" in out
     assert "get https://www.openslr.org/resources/12/train-other-500.tar.gz\n" in f"{out}\n"
     assert cli.main(["data", "check", str(root), "--split", "dev-clean"]) == 1

@@ -91,7 +91,7 @@ def print_json(content: Any) -> None:
 class Progress:
     """A bar on standard error for what takes more than five seconds; nothing for what is quicker."""
 
-    def __init__(self, total: int, what: str, quiet: bool = False) -> None:
+    def __init__(self, total: int | None, what: str, quiet: bool = False) -> None:
         from tqdm import tqdm
 
         terminal = sys.stderr.isatty()
@@ -107,6 +107,11 @@ class Progress:
             maxinterval=PROGRESS_AFTER_S,
             leave=False,
         )
+
+    def step_of(self, total: int) -> None:
+        """One more is done, of a number that was not known before."""
+        self._bar.total = total
+        self._bar.update()
 
     def step(self, count: int = 1) -> None:
         """So much more is done."""

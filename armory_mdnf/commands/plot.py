@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
 
     figure.check_format(args.out)
     ensure_writable(args.out)
-    placed = runs.read_runs(args.runs)
+    with options.Progress(None, "runs") as progress:
+        placed = runs.read_runs(args.runs, progress.step_of)
     if args.split is not None:
         splits = {p.run.split for p in placed}
         if args.split not in splits:

@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     files, others = audits.split_paths(args.runs)
     if not others:
         raise OptionError(f"{args.runs[0]} has the findings of an audit: expected the runs that it is about too")
-    placed = runs.read_runs(others)
+    with options.Progress(None, "runs") as progress:
+        placed = runs.read_runs(others, progress.step_of)
     audited = audits.read_audits(files, placed)
     heard, silent = _listen(placed, args.audio) if args.audio else ({}, [])
     write_text(args.out, page.render(placed, heard, args.title, audited))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from armory_mdnf.data.librispeech import (
 )
 from armory_mdnf.data.sample import add_sample
 from armory_mdnf.errors import AudioError
+from armory_mdnf.files.strict_json import dumps
 
 SHOWN = 5  # problems of one split that are listed
 MIN_SAMPLES = 400  # 25 ms: the longest window of a recogniser
@@ -122,6 +123,7 @@ def add_data_command(commands: Any) -> None:
     check.add_argument(
         "--decode", action="store_true", help="decode every file, compare the MD5 of FLAC: an hour takes 10 s"
     )
+    check.add_argument("--json", action="store_true", help="print one JSON object for machines")
     check.set_defaults(run=_check)
     add_sample(actions)
 
@@ -131,7 +133,11 @@ def _check(args: argparse.Namespace) -> int:
     root = find_root(args.path)
     names = [name for name in SPLITS if args.split in (None, name)]
     reports = [check_split(root, name, args.decode) for name in names if (root / name).is_dir()]
-    print(f"{root}\n{describe(reports)}")
+    if args.json:
+        splits = [asdict(r) | {"missing": r.missing, "usable": r.usable} for r in reports]
+        print(dumps({"root": str(root), "splits": splits}, indent=1))
+    else:
+        print(f"{root}\n{describe(reports)}")
     return 0 if reports and all(r.usable for r in reports) else 1
 
 

@@ -20,6 +20,7 @@ def add_sample(actions: Any) -> None:
     sample.add_argument("folder", type=Path, metavar="FOLDER", help="where they go, as 000.wav, 000.txt, and so on")
     sample.add_argument("--split", default="human", metavar="NAME", help="human, human_dev, synthetic, synthetic_dev")
     sample.add_argument("--count", type=int, default=3, metavar="N", help="how many, from the first on (default 3)")
+    sample.add_argument("--json", action="store_true", help="print one JSON object for machines")
     sample.set_defaults(run=_sample)
 
 
@@ -29,16 +30,24 @@ def _sample(args: argparse.Namespace) -> int:
     from armory_mdnf.data.bundled import corpora_folder
     from armory_mdnf.data.selection import SAMPLE_RATE_HZ, SPLITS, bundled, read_samples
     from armory_mdnf.files.atomic import ensure_writable_folder, write_text
+    from armory_mdnf.files.strict_json import dumps
 
     if args.split not in SPLITS:
         raise OptionError(f"--split: expected one of {', '.join(SPLITS)}, got {args.split!r}")
     if args.count < 1:
         raise OptionError(f"--count: expected a whole number >= 1, got {args.count}")
     ensure_writable_folder(args.folder)
+    card = corpora_folder() / SPLITS[args.split][0] / "CARD.md"
+    written = []
     for position, utterance in bundled(args.split, f"[:{args.count}]"):
         path = args.folder / f"{position:03}.wav"
         write_recording(path, read_samples(utterance), SAMPLE_RATE_HZ)
         write_text(path.with_suffix(".txt"), f"{utterance.transcript}\n")
-        print(f"{path}: {utterance.transcript}")
-    print(f"who speaks, and the licence: {corpora_folder() / SPLITS[args.split][0] / 'CARD.md'}")
+        written.append({"file": str(path), "transcript": utterance.transcript})
+        if not args.json:
+            print(f"{path}: {utterance.transcript}")
+    if args.json:
+        print(dumps({"files": written, "licence": str(card)}, indent=1))
+    else:
+        print(f"who speaks, and the licence: {card}")
     return 0

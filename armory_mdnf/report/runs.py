@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -64,10 +64,13 @@ class Placed:
         return self.defence, self.run.recognizer
 
 
-def read_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Placed]:
+def read_runs(
+    paths: Iterable[str | os.PathLike[str]], tell: Callable[[int], None] = lambda total: None
+) -> list[Placed]:
     """Runs from files, and from every results file below folders, in the order of the paper's tables.
 
     A file is a record, Armory's results or those of ``armory-mdnf run``; in folders other JSON files are passed over.
+    ``tell`` is called after each run with how many there are.
     Raises :class:`ResultsError` for a file that is none of these or damaged, and where there is no run at all.
     """
     files: list[Path] = []
@@ -75,7 +78,10 @@ def read_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Placed]:
         files += sorted(p for p in path.rglob("*.json") if _is_results(p)) if path.is_dir() else [path]
     if not files:
         raise ResultsError(f"no results in {', '.join(map(str, paths))}: expected records, or folders that have them")
-    placed = [place(_named(read_run(path), path), str(path)) for path in dict.fromkeys(files)]
+    placed = []
+    for path in (unique := dict.fromkeys(files)):
+        placed.append(place(_named(read_run(path), path), str(path)))
+        tell(len(unique))
     return sorted(placed, key=lambda p: (p.run.split, defence_order(p.defence), p.row, p.threat.order, p.run.name))
 
 

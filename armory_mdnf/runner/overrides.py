@@ -80,8 +80,6 @@ def run_seed(config: Config) -> int | None:
 
 
 def _check_options(sysconfig: Config) -> None:
-    from armory_mdnf.attacks.geometry import LARGEST  # brings ART, which a command line's help can do without
-
     batches, limit = sysconfig.get("num_eval_batches"), sysconfig.get("batch_seconds", BATCH_SECONDS)
     if batches is not None and batches < 0:
         raise OptionError(f"sysconfig.num_eval_batches: expected a whole number >= 0 (0: all), got {quoted(batches)}")

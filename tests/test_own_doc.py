@@ -1,0 +1,55 @@
+"""docs/own.md, run as it stands, and the numbers of docs/differences.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from test_tour import ROOT, words_of
+
+from armory_mdnf import cli
+from armory_mdnf.evaluation.records import read_record
+
+OWN = (ROOT / "docs" / "own.md").read_text(encoding="utf-8")
+DIFFERENCES = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", OWN, re.DOTALL) for line in block.splitlines()]
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in DIFFERENCES.splitlines()
+    if re.search(r"\| `(librispeech|human)/", line)
+]
+
+
+@pytest.mark.slow
+def test_every_command_of_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in COMMANDS:
+        expected = (0, 1) if words_of(line)[0] == "audit" else (0,)
+        assert cli.main(words_of(line)) in expected, capsys.readouterr().err
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "my_recordings (own recordings)" in html
+    assert html.count('id="audit-1"') == 1
+    assert 'href="#audit-1"' in html
+    assert len(list(tmp_path.glob("runs/*/results.json"))) == 4
+
+
+def test_own_goes_all_the_way() -> None:
+    assert [words_of(line)[0] for line in COMMANDS] == [
+        *("data", "transcribe", "evaluate", "evaluate", "evaluate", "run", "audit", "report")
+    ]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])
+def test_the_measured_differences_are_those_of_the_records(row: list[str]) -> None:
+    _, first, second, attacked, benign = row
+    each = [read_record(ROOT / "results" / f"{name.strip('`')}.json") for name in (first, second)]
+    for text, comparison in ((attacked, "adversarial"), (benign, "benign")):
+        assert text == ", ".join(f"{100 * (run.rate(comparison) or 0):.1f}" for run in each)
+    assert [o.reference for o in each[0].outcomes] == [o.reference for o in each[1].outcomes]
+
+
+def test_there_are_measured_differences() -> None:
+    assert len(ROWS) == len(re.findall(r"^\| (?:.*, then|the same:)", DIFFERENCES, re.MULTILINE)) > 5
