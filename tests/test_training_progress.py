@@ -177,7 +177,7 @@ def test_a_killed_level_goes_on_and_another_is_refused(
     ("content", "message"),
     [
         ("", "does not say what it was made of"),
-        ("[]\n", "does not say what it was made of"),
+        ("[]\n", "line 1: expected an object"),
         ('{"made_of": {"seed": 1}}\n{"x": "1"}\n', "line 2: expected x, found"),
         ('{"made_of": {"seed": 1}}\n{"x": 1}\n{"y": 1}\n', "line 3: expected x, found"),
         ('{"made_of": {"seed": 1}}\n{"x": NaN}\n', "line 2 is not JSON as it is meant: x: NaN"),
