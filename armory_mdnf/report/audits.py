@@ -102,8 +102,8 @@ def _read(path: Path, anchor: str, placed: Sequence[Placed]) -> Audit:
 def _judged(finding: Mapping[str, Any]) -> Judged:
     if finding["verdict"] not in VERDICTS:
         raise ValueError(f"verdict {quoted(finding['verdict'])}")
-    texts = (str(finding[key]) for key in ("check", "verdict", "statement"))
-    return Judged(*texts, tuple(evidence(finding["evidence"])), str(finding["advice"]))
+    check, verdict, statement = (str(finding[key]) for key in ("check", "verdict", "statement"))
+    return Judged(check, verdict, statement, tuple(evidence(finding["evidence"])), str(finding["advice"]))
 
 
 def _same(first: Mapping[str, Any], second: Mapping[str, Any], block: str) -> bool:

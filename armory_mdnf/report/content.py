@@ -17,8 +17,9 @@ from armory_mdnf.evaluation.comparison import NO_DEFENCE
 from armory_mdnf.evaluation.records import Outcome, compare
 from armory_mdnf.metrics.intervals import Interval, difference_interval
 from armory_mdnf.metrics.wer import WordCounts
-from armory_mdnf.report import alignment, charts
+from armory_mdnf.report import alignment
 from armory_mdnf.report.audits import Audit
+from armory_mdnf.report.charts import Chart, sweeps
 from armory_mdnf.report.completion import complete_config
 from armory_mdnf.report.listening import Heard, data_address
 from armory_mdnf.report.noise import noise_curves
@@ -118,8 +119,8 @@ class Page:
     worst: tuple[Worst, ...]
     audits: tuple[Audit, ...]
     balances: tuple[Balance, ...]
-    charts: tuple[charts.Chart, ...]
-    noise: tuple[charts.Chart, ...]
+    charts: tuple[Chart, ...]
+    noise: tuple[Chart, ...]
     said: tuple[Said, ...]
     runs: tuple[Described, ...]
     steps: tuple[int, ...] = field(default=STEPS)
@@ -146,7 +147,7 @@ def build(
         tuple(worst_cases(placed, rows_of(placed))),
         tuple(audits),
         tuple(_balances(placed)),
-        tuple(charts.sweeps(placed)),
+        tuple(sweeps(placed)),
         tuple(noise_curves(placed)),
         tuple(said for p in placed for said in _said(p, anchors[p.path], heard.get(p.path, {}))),
         tuple(_described(p, anchors[p.path], checksums[_components(p.run.config)]) for p in placed),
