@@ -50,7 +50,7 @@ def evaluated(audio: np.ndarray, by: float, weights: str, text: str = "A B") -> 
     measure = stoi if command.available() else None
     (line,) = Evaluation(made, attack=Changes(by), intelligibility=measure)([(3, held(audio, text))])
     assert isinstance(line, Outcome)
-    found = parse_line(to_line(line), "here")  # strict JSON, and nothing is lost
+    found = parse_line(json.loads(to_line(line)), "here")  # strict JSON, and nothing is lost
     assert isinstance(found, Outcome)
     assert found == replace(line, measures=None)
     return found
@@ -162,7 +162,7 @@ def test_a_damaged_line_is_refused(weights: str, value: str) -> None:
     text = to_line(evaluated(speechlike(16000), 0.01, weights))
     content = json.loads(text) | {"segmental_snr_db": json.loads(value)}
     with pytest.raises(ResultsError, match="segmental_snr_db is damaged"):
-        parse_line(json.dumps(content), "here")
+        parse_line(content, "here")
 
 
 @pytest.mark.parametrize("value", [[1.0], "x", [1.0, 2.0, "x"], [1.0, True, None], [1e999, 1.0, 1.0]])
