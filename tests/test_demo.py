@@ -248,7 +248,7 @@ def test_the_comparison_says_what_the_numbers_mean(runs) -> None:
 def test_an_interval_is_told_of_enough_utterances_only(runs) -> None:
     assert "95 %" not in comparison.side_by_side(*runs)
     several = [replace(run, outcomes=run.outcomes * 5) for run in runs]
-    assert "NO DEFENCE less MDNF would be" in comparison.side_by_side(*several)
+    assert "NO DEFENCE less MDNF is expected from" in comparison.side_by_side(*several)
 
 
 def test_what_a_terminal_would_obey_is_not_printed(runs) -> None:

@@ -108,8 +108,8 @@ def meaning(first: RunRecord, second: RunRecord) -> list[str]:
     interval = difference_interval(pairs[0], pairs[1])
     if utterances >= FEWEST_DRAWN and interval.low is not None and interval.high is not None:
         lines.append(
-            f"Drawn again from these utterances, {labels[0]} less {labels[1]} would be {100 * interval.low:.0f} to "
-            f"{100 * interval.high:.0f} points (95 %)."
+            f"Over more such utterances, {labels[0]} less {labels[1]} is expected from {100 * interval.low:.0f} to "
+            f"{100 * interval.high:.0f} points (95 % interval)."
         )
     return lines
 
