@@ -22,7 +22,7 @@ EXIT_CODES = """exit codes:
   130  stopped by Ctrl-C
   141  the reader of the output is gone"""
 BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
-RECIPES = ("corpus", "curve", "level", "recognizer", "resynthesis", "vocoder")
+RECIPES = ("books", "corpus", "curve", "level", "recognizer", "resynthesis", "vocoder")
 
 
 def build_parser() -> argparse.ArgumentParser:

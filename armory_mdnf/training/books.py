@@ -2,7 +2,7 @@
 
     apt-get install flite espeak-ng festival festvox-kallpc16k festvox-us-slt-hts
     apt-get download r-cran-janeaustenr && dpkg-deb --extract r-cran-janeaustenr_*.deb novels
-    python -m armory_mdnf.training.books --data-dir DIR --novels novels --hours 10
+    armory-mdnf train books --data-dir DIR --novels novels --hours 10
 
 The text is Jane Austen's six novels (public domain), of Debian's ``r-cran-janeaustenr``. Sentences that share five
 words in a row with any transcript of LibriSpeech's test sets at hand are left out.
@@ -56,6 +56,8 @@ def _parts(path: Path) -> Iterator[bytes]:
             yield stream.decompress(packed[4:])
         except zlib.error as error:
             raise BundleError(f"{path} is no lazy-load database of R: {error}") from error
+        if not stream.eof:
+            raise BundleError(f"{path}: expected a whole zlib stream, found one that is cut off")
         packed = stream.unused_data
 
 
