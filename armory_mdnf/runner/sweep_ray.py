@@ -29,6 +29,7 @@ from armory_mdnf.runner.sweep_plan import Plan, plan
 LOCAL = "local"  # as an address: Ray is started here, for this sweep alone
 ADDRESS = "RAY_ADDRESS"
 NEEDS = "--engine ray needs Ray: pip install 'armory-mdnf[ray]', on every node of the cluster"
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 PATIENCE_S = 30.0  # between looks at whether there still are nodes for what waits
 
 _compared: set[str] = set()  # in a worker: configurations that it makes the same of as the plan
@@ -51,6 +52,8 @@ class Cluster:
         self._identities: dict[str, Any] = {}  # by the text of a planned configuration
         self._kinds: set[str] = set()
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        # Ray leaves a worker's NumPy as many threads as it has cores, which the last bits of a norm hang on.
+        options["runtime_env"] = {"env_vars": {BLAS_THREADS: _blas_threads()}}
         if address == LOCAL:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             cores = None if processes is None else processes * threads
@@ -170,6 +173,13 @@ class Cluster:
             kinds = " and ".join(sorted({*self._kinds, kind}))
             print(f"note: workers compute with {kinds}: last bits hang on which of them has a batch", file=sys.stderr)
         self._kinds.add(kind)
+
+
+def _blas_threads() -> str:
+    """How many threads NumPy has in this process, for a worker to have as many."""
+    given = os.environ.get(BLAS_THREADS) or os.environ.get("OMP_NUM_THREADS")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return given or str(cores)
 
 
 def planned(config: Config, folder: str) -> tuple[Plan, str]:
