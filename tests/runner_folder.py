@@ -27,7 +27,19 @@ TARGETED = {
     "name": "MatchedLengthTargeter",
     "kwargs": {"candidates": "bundled", "split": "human"},
 }
+OURS = {"module": "armory_mdnf.attacks", "name": "PGD"}
+CELLS = ("plain", "smoothed")
 needs_armory = pytest.mark.skipif(find_spec("armory") is None, reason="Armory is not installed")
+
+
+def write_cells(config: dict[str, Any], folder: Path, index: str) -> list[str]:
+    """The files of two cells of a sweep: ART's attack on nothing, ours in batches on smoothing."""
+    config["dataset"]["index"] = index
+    (folder / "plain.json").write_text(json.dumps(config))
+    config["defense"] = RS
+    config["attack"] |= OURS | {"kwargs": {"eps": 0.5, "max_iter": 2}}
+    (folder / "smoothed.json").write_text(json.dumps(config))
+    return [str(folder / f"{name}.json") for name in CELLS]
 
 
 def lines(folder: Path) -> dict[int, Outcome]:

@@ -27,7 +27,7 @@ from armory_mdnf.runner.evaluate import BENIGN, Evaluation
 from armory_mdnf.runner.lines import parse_line, to_line
 
 needs_stoi = pytest.mark.skipif(
-    not command.available(), reason="pystoi is not installed: pip install armory-mdnf[stoi]"
+    not command.intelligibility.available(), reason="pystoi is not installed: pip install armory-mdnf[stoi]"
 )
 
 
@@ -47,7 +47,7 @@ class Changes:
 
 def evaluated(audio: np.ndarray, by: float, weights: str, text: str = "A B") -> Outcome:
     made = RecognizerEstimator(weights, preprocessing_defences=RandomizedSmoothing(10, 2), device_type="cpu")
-    measure = stoi if command.available() else None
+    measure = stoi if command.intelligibility.available() else None
     (line,) = Evaluation(made, attack=Changes(by), intelligibility=measure)([(3, held(audio, text))])
     assert isinstance(line, Outcome)
     found = parse_line(json.loads(to_line(line)), "here")  # strict JSON, and nothing is lost
@@ -101,7 +101,7 @@ def test_without_a_defence_nothing_is_between(config: dict[str, Any], run: Calla
 def test_without_pystoi_a_note_says_so(
     config: dict[str, Any], run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(command, "available", lambda: False)
+    monkeypatch.setattr(command.intelligibility, "available", lambda: False)
     config["defense"] = RS
     folder = run(config)
     assert "note: STOI needs pystoi: pip install 'armory-mdnf[stoi]'; it is left out" in capsys.readouterr().err

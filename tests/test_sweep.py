@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from runner_folder import RS, lines, strict
+from runner_folder import CELLS, lines, strict, write_cells
 
 from armory_mdnf import cli
 from armory_mdnf.errors import OptionError
@@ -25,8 +25,6 @@ from armory_mdnf.runner.sweep_engine import Done, Task, perform
 from armory_mdnf.runner.sweep_plan import Cost, cost, names, parse_budget
 
 Sweep = Callable[..., int]
-NAMES = ("plain", "smoothed")
-OURS = {"module": "armory_mdnf.attacks", "name": "PGD"}
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +37,8 @@ def kept_threads() -> Any:
 
 @pytest.fixture
 def grid(config: dict[str, Any], tmp_path: Path) -> list[str]:
-    """Two cells of five utterances: ART's attack on nothing, ours in batches on smoothing."""
-    config["dataset"]["index"] = "[13:18]"
-    (tmp_path / "plain.json").write_text(json.dumps(config))
-    config["defense"] = RS
-    config["attack"] |= OURS | {"kwargs": {"eps": 0.5, "max_iter": 2}}
-    (tmp_path / "smoothed.json").write_text(json.dumps(config))
-    return [str(tmp_path / f"{name}.json") for name in NAMES]
+    """Two cells of five utterances."""
+    return write_cells(config, tmp_path, "[13:18]")
 
 
 def sweep(grid: list[str], out: Path, *options: str) -> int:
@@ -56,7 +49,7 @@ def found(out: Path) -> dict[str, dict[int, Any]]:
     """Every utterance of every cell, without the time that it took."""
     return {
         name: {i: replace(line, seconds={}) for i, line in lines(out / name).items()}
-        for name in NAMES
+        for name in CELLS
         if (out / name).exists()
     }
 
@@ -78,7 +71,7 @@ def stopping(after: int, error: type[BaseException], monkeypatch: pytest.MonkeyP
 def test_a_sweep_gives_the_results_of_every_cell(grid: list[str], tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "runs"
     assert sweep(grid, out) == 0
-    for name in NAMES:
+    for name in CELLS:
         record = read_armory_results(out / name / "results.json")
         assert len(record.outcomes) == record.chosen == 5
         assert not (out / name / "partial.json").exists()
@@ -116,7 +109,7 @@ def test_a_stopped_sweep_ends_with_the_same_bits(
     (out / "smoothed" / "utterances.jsonl").write_text("".join(text[:-1]))
     assert sweep(grid, out, "--resume") == 0
     assert found(out) == found(whole)
-    outcomes = [[read_armory_results(f / n / "results.json").outcomes for n in NAMES] for f in (out, whole)]
+    outcomes = [[read_armory_results(f / n / "results.json").outcomes for n in CELLS] for f in (out, whole)]
     assert outcomes[0] == outcomes[1]
 
 
@@ -167,7 +160,7 @@ def test_a_budget_stops_whole_and_every_cell_has_some(
         assert sweep(grid, out, "--budget", "2m10s") == 4
     assert now[0] <= 1130.0
     assert "the time is over: stopped after" in capsys.readouterr().err
-    for name in NAMES:
+    for name in CELLS:
         record = read_armory_results(out / name / "partial.json")
         assert 0 < len(record.outcomes) < record.chosen == 5
         assert not (out / name / "results.json").exists()

@@ -16,15 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from runner_folder import RS, lines
+from runner_folder import CELLS, lines, write_cells
 
 from armory_mdnf import cli
 from armory_mdnf.errors import OptionError, ResultsError
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.runner import sweep_engine, sweep_places, sweep_ray
 from armory_mdnf.runner.sweep_engine import Processes, visible
-
-NAMES = ("plain", "smoothed")
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +37,8 @@ def kept_state() -> Any:
 
 @pytest.fixture
 def grid(config: dict[str, Any], tmp_path: Path) -> list[str]:
-    """Two cells of three utterances: ART's attack on nothing, ours in batches on smoothing."""
-    config["dataset"]["index"] = "[13:16]"
-    (tmp_path / "plain.json").write_text(json.dumps(config))
-    config["defense"] = RS
-    config["attack"] |= {"module": "armory_mdnf.attacks", "name": "PGD", "kwargs": {"eps": 0.5, "max_iter": 2}}
-    (tmp_path / "smoothed.json").write_text(json.dumps(config))
-    return [str(tmp_path / f"{name}.json") for name in NAMES]
+    """Two cells of three utterances."""
+    return write_cells(config, tmp_path, "[13:16]")
 
 
 def sweep(grid: list[str], out: Path, *options: str) -> int:
@@ -54,7 +47,7 @@ def sweep(grid: list[str], out: Path, *options: str) -> int:
 
 def found(out: Path) -> dict[str, dict[int, Any]]:
     """Every utterance of every cell, without the time that it took."""
-    return {name: {i: replace(line, seconds={}) for i, line in lines(out / name).items()} for name in NAMES}
+    return {name: {i: replace(line, seconds={}) for i, line in lines(out / name).items()} for name in CELLS}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +216,7 @@ def test_a_cluster_gives_the_same_bits_and_lost_workers_are_replaced(
     ray = imitated(dies=2)
     assert sweep(grid, out, "--engine", "ray") == 0
     assert found(out) == found(whole)
-    outcomes = [[read_armory_results(f / n / "results.json").outcomes for n in NAMES] for f in (out, whole)]
+    outcomes = [[read_armory_results(f / n / "results.json").outcomes for n in CELLS] for f in (out, whole)]
     assert outcomes[0] == outcomes[1]
     err = capsys.readouterr().err
     assert err.count("a worker was lost with utterances [") == 2
@@ -366,6 +359,6 @@ def test_two_workers_of_ray_of_which_one_is_killed_give_the_same_bits(
     assert "a worker was lost with utterances [" in err
     assert "with 2 processes" in err
     assert found(out) == found(whole)
-    for name in NAMES:
+    for name in CELLS:
         pair = [read_armory_results(folder / name / "results.json").outcomes for folder in (out, whole)]
         assert pair[0] == pair[1]

@@ -67,6 +67,11 @@ class RecognizerAttack(EvasionAttack):
         self.verbose = verbose
         self.count = 0
 
+    def __post_init__(self, estimator: Any) -> None:
+        """How an attack that is a dataclass begins."""
+        RecognizerAttack.__init__(self, estimator, self.targeted, self.batch_seconds, self.seed, self.verbose)
+        self._check_params()
+
     @abstractmethod
     def attack(self, batch: Batch) -> Tensor:
         """Adversarial audio (N, T) of a padded batch."""
@@ -167,10 +172,6 @@ class PGD(RecognizerAttack):
     verbose: bool = option(False, FLAG)
     gradient: str = option("exact", one_of(GRADIENTS))
 
-    def __post_init__(self, estimator: Any) -> None:
-        super().__init__(estimator, self.targeted, self.batch_seconds, self.seed, self.verbose)
-        self._check_params()
-
     def _check_params(self) -> None:
         check_options(self)
         self._geometry()
@@ -227,10 +228,6 @@ class CarliniWagner(RecognizerAttack):
     seed: int = option(0, count(0))
     verbose: bool = option(False, FLAG)
 
-    def __post_init__(self, estimator: Any) -> None:
-        super().__init__(estimator, self.targeted, self.batch_seconds, self.seed, self.verbose)
-        self._check_params()
-
     def _check_params(self) -> None:
         check_options(self)
         if not self.targeted:
@@ -263,10 +260,6 @@ class RandomNoise(RecognizerAttack):
     batch_seconds: float = option(BATCH_SECONDS, POSITIVE)
     seed: int = option(0, count(0))
     verbose: bool = option(False, FLAG)
-
-    def __post_init__(self, estimator: Any) -> None:
-        super().__init__(estimator, self.targeted, self.batch_seconds, self.seed, self.verbose)
-        self._check_params()
 
     def _check_params(self) -> None:
         check_options(self)

@@ -10,12 +10,12 @@ from typing import Any
 
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.identity import identity_of
-from armory_mdnf.evaluation.records import COMPARISONS, Outcome, RunRecord, compare
+from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, Outcome, RunRecord, compare
 from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.metrics.cer import count_characters
 from armory_mdnf.metrics.wer import mean_rate, pool, success_rate, worst_case
 
-SIZES = ("snr_db", "l2", "linf", "segmental_snr_db", "stoi")
+SIZES = ("snr_db", "l2", "linf", *FURTHER)
 FORMAT = "armory_mdnf_metrics/1"
 COLUMNS = {
     "benign_wer": "benign WER %",

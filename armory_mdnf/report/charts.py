@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from armory_mdnf.evaluation.records import compare
 from armory_mdnf.metrics.intervals import Interval, wer_interval
 from armory_mdnf.metrics.wer import WordCounts
-from armory_mdnf.report.runs import Placed, data_name, defence_order, gradient_of, keys_of
+from armory_mdnf.report.runs import Key, Placed, attacked_counts, data_name, defence_order, gradient_of
 
 AXES = {
     "eps": "eps, full scale being 1",
@@ -101,23 +100,17 @@ def _averages(block: Mapping[str, Any]) -> bool:
 
 def _rates(points: Mapping[float, Placed]) -> dict[float, Interval]:
     """Rates by value, over the utterances that all of its runs attacked; empty where that gives no curve."""
-    counts = {value: _counts(p) for value, p in points.items()}
+    counts = {value: attacked_counts(p) for value, p in points.items()}
     shared = set.intersection(*(set(found) for found in counts.values()))
     if len(points) < 2 or not any(c.reference_words for c in (next(iter(counts.values()))[key] for key in shared)):
         return {}
     return {value: _rate(points[value], found, shared) for value, found in sorted(counts.items())}
 
 
-def _rate(p: Placed, counts: Mapping[Any, WordCounts], shared: set[Any]) -> Interval:
+def _rate(p: Placed, counts: Mapping[Key, WordCounts], shared: set[Key]) -> Interval:
     if p.attacked is not None and len(shared) == len(counts):
         return p.attacked
     return wer_interval([c for key, c in counts.items() if key in shared])
-
-
-def _counts(p: Placed) -> dict[Any, WordCounts]:
-    """Word counts under attack by utterance."""
-    found = zip(keys_of(p.run.outcomes), p.run.outcomes, strict=True)
-    return {key: counts for key, o in found if (counts := compare(o, "adversarial")) is not None}
 
 
 def _chart(option: str, split: str, kinds: str, rows: Mapping[tuple[str, str], Mapping[float, Interval]]) -> Chart:

@@ -20,6 +20,7 @@ from armory_mdnf.evaluation.cells import cell_described, cell_named, departures
 from armory_mdnf.evaluation.comparison import NO_DEFENCE, defence_label, read_run
 from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, read_json
 from armory_mdnf.metrics.intervals import Interval, wer_interval
+from armory_mdnf.metrics.wer import WordCounts
 
 FLAT = " with flat noise"
 DEFENCES = (NO_DEFENCE, "RS", "MG", "MG-MDNF", f"MG-MDNF{FLAT}", "WG", "WG-MDNF", "HG", "HG-MDNF", f"HG-MDNF{FLAT}")
@@ -224,7 +225,10 @@ def published(run: RunRecord, defence: str, threat: str) -> float | None:
     return None
 
 
-def keys_of(outcomes: Iterable[Outcome]) -> list[tuple[str, str, int]]:
+Key = tuple[str, str, int]
+
+
+def keys_of(outcomes: Iterable[Outcome]) -> list[Key]:
     """What tells an utterance of a run from its others, and is the same in another run.
 
     Its id, its reference, and which it is of those that are equal in both.
@@ -236,6 +240,12 @@ def keys_of(outcomes: Iterable[Outcome]) -> list[tuple[str, str, int]]:
         keys.append((*words, seen[words]))
         seen[words] += 1
     return keys
+
+
+def attacked_counts(p: Placed) -> dict[Key, WordCounts]:
+    """Word counts under attack of every utterance that has them."""
+    found = zip(keys_of(p.run.outcomes), p.run.outcomes, strict=True)
+    return {key: counts for key, o in found if (counts := compare(o, "adversarial")) is not None}
 
 
 def data_name(split: str) -> str:

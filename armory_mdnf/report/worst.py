@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from armory_mdnf.evaluation.records import compare
 from armory_mdnf.metrics.intervals import Interval, wer_interval
 from armory_mdnf.metrics.wer import WordCounts
-from armory_mdnf.report.runs import Placed, keys_of
+from armory_mdnf.report.runs import Key, Placed, attacked_counts
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,11 @@ def _counts_here(p: Placed) -> bool:
     return p.attacked is not None and p.to_target is None
 
 
-def _worst_counts(placed: Sequence[Placed]) -> dict[Any, WordCounts]:
+def _worst_counts(placed: Sequence[Placed]) -> dict[Key, WordCounts]:
     """Of every utterance that one of the runs attacked, the counts with the most errors."""
-    worst: dict[Any, WordCounts] = {}
+    worst: dict[Key, WordCounts] = {}
     for p in placed:
-        for key, outcome in zip(keys_of(p.run.outcomes), p.run.outcomes, strict=True):
-            counts = compare(outcome, "adversarial")
-            if counts is not None and (key not in worst or counts.errors > worst[key].errors):
+        for key, counts in attacked_counts(p).items():
+            if key not in worst or counts.errors > worst[key].errors:
                 worst[key] = counts
     return worst

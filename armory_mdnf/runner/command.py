@@ -20,7 +20,7 @@ from armory_mdnf.evaluation.summary import summarise
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.provenance import leaves
 from armory_mdnf.locations import armory_folders
-from armory_mdnf.metrics.intelligibility import NEEDS, available, stoi
+from armory_mdnf.metrics import intelligibility
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, check_config, component, read_config
 from armory_mdnf.runner.evaluate import Evaluation
@@ -142,7 +142,7 @@ def prepare(config: Config) -> Prepared:
     chosen = first_batches(available, config)
     evaluation = make_evaluation(config, device, chosen)
     if _hears_defended(config, evaluation.estimator) and evaluation.intelligibility is None:
-        print(f"note: {NEEDS}; it is left out", file=sys.stderr)
+        print(f"note: {intelligibility.NEEDS}; it is left out", file=sys.stderr)
     recordings = {utterance.id: fingerprint(utterance) for _, utterance in chosen}
     estimator = evaluation.estimator
     parts = [estimator, *(getattr(estimator, "preprocessing_defences", None) or []), evaluation.attack]
@@ -173,7 +173,9 @@ def make_evaluation(config: Config, device: str, chosen: components.Chosen) -> E
         seed=run_seed(config),
         theirs=_theirs(config, skip),
         measures=perturbation_metrics(config["metric"]),
-        intelligibility=stoi if _hears_defended(config, estimator) and available() else None,
+        intelligibility=intelligibility.stoi
+        if _hears_defended(config, estimator) and intelligibility.available()
+        else None,
     )
 
 

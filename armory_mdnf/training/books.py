@@ -15,7 +15,6 @@ import re
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from armory_mdnf.data.selection import any_split
@@ -23,7 +22,7 @@ from armory_mdnf.errors import BundleError
 from armory_mdnf.files.atomic import ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values
 from armory_mdnf.options import number, whole
-from armory_mdnf.training.corpora.synthesis import SHARD_SIZE, make_shard, shard_duration_s
+from armory_mdnf.training.corpora.synthesis import fill_shards
 from armory_mdnf.training.corpus import SPEECH_PACKAGES, versions
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.state import claim_folder
@@ -102,19 +101,7 @@ def write_books(folder: Path, text: str, held_out: Collection[str], hours: float
     """Say sentences of ``text`` into shards under ``folder`` until there are ``hours``; returns the hours there are."""
     chosen = allowed(sentences(text), held_out)
     random.Random(SEED).shuffle(chosen)
-    parts = [chosen[at : at + SHARD_SIZE] for at in range(0, len(chosen) - SHARD_SIZE, SHARD_SIZE)]
-    done_s = 0.0
-    with ProcessPoolExecutor(processes) as pool:
-        for start in range(0, len(parts), processes):
-            if done_s >= hours * 3600:
-                break
-            now = list(enumerate(parts))[start : start + processes]
-            lists = [folder / f"shard_{number:03d}.jsonl" for number, _ in now]
-            done_s += sum(shard_duration_s(path) for path in lists if path.is_file())
-            missing = [item for item, path in zip(now, lists, strict=True) if not path.is_file()]
-            done_s += sum(job.result() for job in [pool.submit(make_shard, folder, *item, SEED) for item in missing])
-            print(f"{done_s / 3600:.2f} h", flush=True)
-    return done_s / 3600
+    return fill_shards(folder, chosen, hours, SEED, processes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from scipy.signal import resample_poly
 
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.errors import AudioError, OptionError, choices
+from armory_mdnf.training.augmentation import resampled
 from armory_mdnf.training.corpora.prompts import SAMPLE_RATE_HZ, trim
 
 INSTALL_HINT = "apt-get install flite espeak-ng festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
@@ -145,9 +146,7 @@ def _read(wav: Path) -> Waveform:
 
 
 def _finish(x: Waveform, request: Request) -> Waveform:
-    if request.warp != 1:
-        x = resample_poly(x, 100, round(100 * request.warp)).astype(np.float32)
-    x = trim(x)
+    x = trim(resampled(x, request.warp))
     peak = float(np.abs(x).max(initial=0.0))
     if peak == 0:
         raise AudioError(f"{request.voice} gave silence for {request.text!r}")

@@ -77,8 +77,7 @@ def make_shard(folder: Path, number: int, sentences: Sequence[str], seed: int) -
     return write_shard(folder, f"shard_{number:03d}", utterances)
 
 
-def shard_duration_s(list_path: Path) -> float:
-    """Seconds of audio in the shard of that list."""
+def _duration_s(list_path: Path) -> float:
     return sum(line["length"] for _, line in objects(list_path.read_bytes(), list_path)) / SAMPLE_RATE_HZ
 
 
@@ -101,19 +100,28 @@ def write_synthetic_train(
     most = int(hours * 3600 / 2.0 / SHARD_SIZE) + processes + 1  # no set of sentences is shorter than 2 s on average
     sampler = Sampler(transcripts, held_out, seed)
     sentences = sampler.distinct(most * SHARD_SIZE)
-    done_s, number = 0.0, 0
+    done = fill_shards(folder, sentences, hours, seed, processes)
+    report(f"{done:.2f} h of synthetic speech in {folder}")
+    return done
+
+
+def fill_shards(folder: Path, sentences: Sequence[str], hours: float, seed: int, processes: int) -> float:
+    """Say sentences into shards of ``folder`` until it holds at least ``hours``, or no shard's worth of them is left.
+
+    Shards that are there already stay. Returns the hours there are.
+    """
+    done_s, number, most = 0.0, 0, len(sentences) // SHARD_SIZE
     with ProcessPoolExecutor(processes) as pool, tqdm(total=hours, unit="h", desc="synthesis") as bar:
         while done_s < hours * 3600 and number < most:
             jobs = []
             for n in range(number, min(number + 2 * processes, most)):
                 path = folder / f"shard_{n:03d}.jsonl"
                 if path.is_file():
-                    done_s += shard_duration_s(path)
+                    done_s += _duration_s(path)
                 elif done_s < hours * 3600:
                     part = sentences[n * SHARD_SIZE : (n + 1) * SHARD_SIZE]
                     jobs.append(pool.submit(make_shard, folder, n, part, seed))
             done_s += sum(job.result() for job in jobs)
             number += 2 * processes
             bar.update(done_s / 3600 - bar.n)
-    report(f"{done_s / 3600:.2f} h of synthetic speech in {folder}")
     return done_s / 3600
