@@ -46,16 +46,19 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run a configuration of Armory's without Armory, in batches")
     add_run_options(run)
+    console.add_json(run)
     run.set_defaults(run=_run)
 
     many = commands.add_parser("sweep", help="run many configurations, so that nothing that is done is lost")
     add_sweep_options(many)
+    console.add_json(many)
     many.set_defaults(run=_sweep)
 
     summary = commands.add_parser("summary", help="print what an `armory run` found")
     summary.add_argument("file", nargs="?", type=Path, help="Armory's results JSON; the newest one if left out")
     summary.add_argument("--newer-than", type=Path, metavar="FILE", help="refuse results older than this file")
     summary.add_argument("--examples", type=int, default=3, metavar="N", help="utterances to show (default 3)")
+    console.add_json(summary)
     summary.set_defaults(run=_summary)
 
     record = commands.add_parser("record", help="keep what an `armory run` found as a small strict JSON file")
@@ -83,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="two runs of the same attack on the same utterances, side by side")
     for name in ("first", "second"):
         compare.add_argument(name, type=Path, help="Armory's results JSON, results.json of `run`, or a record")
+    console.add_json(compare)
     compare.set_defaults(run=_compare)
 
     add_commands(commands, lambda words: _run(parser.parse_args(["run", *words])))
@@ -167,12 +171,16 @@ def _results_file(args: argparse.Namespace) -> Path:
 
 def _summary(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.armory_results import read_armory_results
-    from armory_mdnf.evaluation.summary import summarise
+    from armory_mdnf.evaluation.summary import numbers, summarise
 
     if args.examples < 0:
         raise OptionError(f"--examples: expected a whole number >= 0, got {args.examples}")
     path = _results_file(args)
-    print(summarise(read_armory_results(path), args.examples, str(path)))
+    run = read_armory_results(path)
+    if args.json:
+        console.print_json(numbers(run, str(path)))
+    else:
+        print(summarise(run, args.examples, str(path)))
     return 0
 
 
@@ -224,7 +232,7 @@ def _findings(folder: Path, short: bool) -> str:
 def _compare(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.comparison import print_comparison
 
-    print_comparison(args.first, args.second)
+    print_comparison(args.first, args.second, args.json)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import os
 import sys
 from typing import Any
@@ -67,3 +69,13 @@ def abandon_stdout() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object for machines")
+
+
+def print_json(content: Any) -> None:
+    """Print strict JSON."""
+    print(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False))

@@ -316,6 +316,11 @@ def test_the_command_prints_and_keeps_what_it_finds(
     assert len(found["settings"]["utterances"]) == 2
     assert found["config"]["attack"] == config["attack"]
     assert str(tmp_path) not in json.dumps(found["findings"])
+    words = ["audit", str(source), "--utterances", "2", "--only", "gradient", "--json"]
+    assert cli.main(words) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["findings"] == found["findings"][:1]
+    assert "1. gradient: PASS." in printed.err
 
 
 def test_an_audit_that_is_stopped_keeps_what_it_found(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.server
+import json
 import os
 import socket
 import sys
@@ -60,6 +61,12 @@ def test_convert_writes_a_recogniser_that_loads(tmp_path: Path, capsys: pytest.C
     torch.testing.assert_close(loaded(x, lengths)[0], original(x, lengths)[0], atol=1e-3, rtol=1e-4)
     assert main(["checkpoint", "inspect", str(out)]) == 0
     assert "armory-mdnf bundle, deepspeech2" in capsys.readouterr().out
+    assert main(["checkpoint", "inspect", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sha256"] == sha256_of(out)
+    assert main(["checkpoint", "convert", str(path), str(tmp_path / "again.safetensors"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "optim_dict" in " ".join(told["left"])
+    assert told["out"] == str(tmp_path / "again.safetensors")
 
 
 def test_convert_writes_a_vocoder_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +238,10 @@ def test_download_checks_the_pinned_checksum(
     assert (tmp_path / "new" / "m.ckpt").read_bytes() == CONTENT
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["m.ckpt"]
     requests_so_far = len(server.asked)
-    assert main(options) == 0  # it is there: nothing is fetched
+    assert main([*options, "--json"]) == 0  # it is there: nothing is fetched
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"path": str(tmp_path / "new" / "m.ckpt"), "sha256": CHECKSUM, "checked": False}
+    assert main(options) == 0
     assert "not checked: pin it" in capsys.readouterr().out
     assert main([*options, "--sha256", "0" * 64]) == 2
     assert "is there already, with SHA-256" in capsys.readouterr().err

@@ -275,5 +275,11 @@ def test_the_command_takes_results_and_records(runs, tmp_path: Path, capsys: pyt
     write_record(tmp_path / "record.json", runs[1])
     assert cli.main(["compare", str(tmp_path / "0.json"), str(tmp_path / "record.json")]) == 0
     assert capsys.readouterr().out.strip() == comparison.side_by_side(*runs).strip()
+    assert cli.main(["compare", str(tmp_path / "0.json"), str(tmp_path / "record.json"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["first"]["results"] == str(tmp_path / "0.json")
+    counts = [told[which]["counts"]["adversarial"] for which in ("first", "second")]
+    assert told["difference"]["adversarial"]["value"] == (counts[0][0] - counts[1][0]) / counts[0][1]
+    assert told["difference"]["target"] is None
     assert cli.main(["compare", str(tmp_path / "0.json"), str(tmp_path / "none.json")]) == 2
     assert "no results file at" in capsys.readouterr().err

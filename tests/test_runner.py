@@ -46,7 +46,10 @@ def test_a_run_gives_what_the_other_commands_read(
     assert all(o.l2 is not None and 0 < o.l2 <= 0.6001 for o in found.outcomes)
     assert set(found.seconds) == {"attack", "inference"}
     assert found.seed == 0
-    assert cli.main(["summary", str(folder / "results.json")]) == 0
+    assert cli.main(["summary", str(folder / "results.json"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["wer"]["adversarial"]["value"] == found.rate("adversarial")
+    assert told["counts"]["target"] is told["wer"]["target"] is told["reached"] is None
     assert cli.main(["record", str(tmp_path / "r.json"), str(folder / "results.json")]) == 0
     assert read_record(tmp_path / "r.json").outcomes == found.outcomes
     for index, line in lines(folder).items():
@@ -55,9 +58,14 @@ def test_a_run_gives_what_the_other_commands_read(
         assert set(line.seconds) == {"attack", "inference"}
 
 
-def test_what_is_not_finite_is_null(config: dict[str, Any], run: Callable[..., Path]) -> None:
+def test_what_is_not_finite_is_null(
+    config: dict[str, Any], run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     config["attack"]["kwargs"]["max_iter"] = 0
-    folder = run(config)
+    folder = run(config, "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["results"] == str(folder / "results.json")
+    assert told["snr_db"] is None
     for line in (folder / "utterances.jsonl").read_text().splitlines():
         assert json.loads(line)["snr_db"] is None
     results = strict(folder / "results.json")["results"]

@@ -82,8 +82,13 @@ def test_a_sweep_gives_the_results_of_every_cell(grid: list[str], tmp_path: Path
     before = (out / "plain" / "results.json").read_bytes()
     assert sweep(grid, out) == 2
     assert "plain is there: --resume goes on with it" in capsys.readouterr().err
-    assert sweep(grid, out, "--resume") == 0
+    assert sweep(grid, out, "--resume", "--json") == 0
     assert (out / "plain" / "results.json").read_bytes() == before
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [(cell["name"], cell["done"], cell["of"]) for cell in cells] == [(name, 5, 5) for name in CELLS]
+    assert [cell["results"] for cell in cells] == [str(out / name / "results.json") for name in CELLS]
+    rates = [read_armory_results(cell["results"]).rate("adversarial") for cell in cells]
+    assert [cell["wer"]["adversarial"]["value"] for cell in cells] == pytest.approx(rates)
     assert cli.main(["run", "--resume", str(out / "plain")]) == 2
     assert "is of a sweep" in capsys.readouterr().err
 
@@ -169,8 +174,12 @@ def test_a_budget_stops_whole_and_every_cell_has_some(
 
 
 def test_a_dry_run_tells_time_and_memory_and_writes_nothing(grid: list[str], tmp_path: Path, capsys: Any) -> None:
-    assert sweep(grid, tmp_path / "runs", "--dry-run") == 0
-    err = capsys.readouterr().err
+    assert sweep(grid, tmp_path / "runs", "--dry-run", "--json") == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert [(row["name"], row["left"], row["iterations"]) for row in told["cells"]] == [(name, 5, 2) for name in CELLS]
+    assert told["seconds"] == pytest.approx(sum(row["seconds"] for row in told["cells"]))
+    assert told["processes"] == 1
     assert "smoothed: 5 of 5 utterances left, 2 iterations, 0:00:" in err
     gib = float(err.split("about ")[1].split(" GiB")[0])
     assert 0.1 < gib < 100

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_recognizer
 
 import armory_mdnf
 from armory_mdnf import cli
@@ -21,6 +22,7 @@ from armory_mdnf.training import recipe as recipe_module
 from armory_mdnf.training import vocoder_recipe
 from armory_mdnf.training.augmentation import Augmentation
 from armory_mdnf.training.recipe import Recipe
+from armory_mdnf.training.recognizer import _optimizer
 from armory_mdnf.training.start import starting_recognizer
 
 FOLDER = Path(armory_mdnf.__file__).parent / "training" / "recipes"
@@ -98,6 +100,16 @@ def test_a_kind_that_the_weights_are_not_of_is_refused(tmp_path: Path) -> None:
     recipe = Recipe("t", {"human": (1, 1)}, steps=1, seed=1, init="ds2_base", kind="whisper_ctc")
     with pytest.raises(OptionError, match="kind is 'whisper_ctc', ds2_base is a 'deepspeech2'"):
         starting_recognizer(recipe, tmp_path)
+
+
+def test_frozen_weights_that_there_are_not_are_refused() -> None:
+    recognizer = tiny_recognizer()
+    first = next(name for name, _ in recognizer.network.named_parameters()).partition(".")[0]
+    recipe = Recipe("t", {"human": (1, 1)}, steps=1, seed=1, frozen=[first])
+    _optimizer(recipe, recognizer)
+    assert {p.requires_grad for n, p in recognizer.network.named_parameters() if n.startswith(first)} == {False}
+    with pytest.raises(OptionError, match=r"t: frozen: no weight begins with 'encoder\.konv'"):
+        _optimizer(dataclasses.replace(recipe, frozen=[first, "encoder.konv"]), recognizer)
 
 
 def test_every_field_is_described_and_every_description_is_of_a_field() -> None:

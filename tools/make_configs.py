@@ -9,6 +9,7 @@ tables and run this; to try something, edit the file's one block. tests/test_con
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,27 +24,28 @@ Block = dict[str, Any]
 # none_mg is the control that the paper lacks: what fine-tuning does without the vocoder. none_100 is the undefended
 # recogniser over the 100 utterances of Table 4.
 BUNDLED = """
-                      none  none_mg  rs    mg    mg_mdnf  mg_mdnf_flat  wg    wg_mdnf
-benign                T2    own      T2    T2    T2       .             T4    T4
-pgd_l2                T2    own      T2    T2    T2       text          T4    T4
-pgd_l2_1.0            T2    .        T2    T2    T2       .             T4    T4
-pgd_l2_0.5            T2    .        T2    T2    T2       .             T4    T4
-pgd_linf              T2    own      T2    T2    T2       text          T4    T4
-pgd_linf_0.005        T2    .        T2    T2    T2       .             T4    T4
-pgd_l2_published      .     .        .     .     own      own           own   own
-pgd_linf_published    .     .        .     .     own      own           own   own
-noise_l2              own   .        .     own   own      .             .     .
-noise_linf            own   .        .     own   own      .             .     .
-pgd_l2_250_steps      .     .        .     .     text     .             .     .
-pgd_l2_500_steps      .     .        .     .     text     .             .     .
-eot_l2                .     .        own   .     text     .             own   own
-eot_l2_published      .     .        .     .     own      .             own   own
-eot20_l2              .     .        .     .     own      .             .     .
-eot20_l2_published    .     .        .     .     own      .             .     .
-snr20                 T3    .        T3    T3    T3       .             own   own
-snr30                 T3    .        T3    T3    T3       .             own   own
-snr40                 T3    .        T3    T3    T3       .             own   own
-cw                    T3    .        T3    T3    T3       .             own   own
+                      none  none_mg  rs    mg    mg_mdnf  mg_mdnf_flat  mg_mdnf_frame  wg    wg_mdnf
+benign                T2    own      T2    T2    T2       .             .              T4    T4
+pgd_l2                T2    own      T2    T2    T2       text          own            T4    T4
+pgd_l2_1.0            T2    .        T2    T2    T2       .             .              T4    T4
+pgd_l2_0.5            T2    .        T2    T2    T2       .             .              T4    T4
+pgd_linf              T2    own      T2    T2    T2       text          own            T4    T4
+pgd_linf_0.005        T2    .        T2    T2    T2       .             .              T4    T4
+pgd_l2_published      .     .        .     .     own      own           .              own   own
+pgd_linf_published    .     .        .     .     own      own           .              own   own
+noise_l2              own   .        .     own   own      .             .              .     .
+noise_linf            own   .        .     own   own      .             .              .     .
+pgd_l2_250_steps      .     .        .     .     text     .             .              .     .
+pgd_l2_500_steps      .     .        .     .     text     .             .              .     .
+eot_l2                .     .        own   .     text     .             .              own   own
+eot_l2_published      .     .        .     .     own      .             .              own   own
+eot20_l2              .     .        .     .     own      .             .              .     .
+eot20_l2_published    .     .        .     .     own      .             .              .     .
+snr13                 own   .        .     .     own      .             .              .     .
+snr20                 T3    .        T3    T3    T3       .             .              own   own
+snr30                 T3    .        T3    T3    T3       .             .              own   own
+snr40                 T3    .        T3    T3    T3       .             .              own   own
+cw                    T3    .        T3    T3    T3       .             .              own   own
 """
 LIBRISPEECH = """
                       none  none_mg  rs    mg    mg_mdnf  mg_mdnf_flat  none_100  wg    wg_mdnf
@@ -112,6 +114,11 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
     "mg_mdnf_flat": (
         "MG-MDNF with flat noise in place of the curve", "MG-MDNF with flat noise", "ds2_mg",
         "MDNF", {"vocoder": "melgan", "curve": None} | NOISE,
+    ),
+    "mg_mdnf_frame": (
+        "MG-MDNF with noise normalised over the frame, at the level of the authors' later files",
+        "MG-MDNF of the later files", "ds2_mg",
+        "MDNF", {"vocoder": "melgan", "curve": "bundled_l2", "normalize": "frame", "noise_level": 0.05},
     ),
     "none_100": ("Undefended recogniser", "none", "ds2_base", None, {}),
     "wg": ("WG (Parallel WaveGAN resynthesis)", "WG", "ds2_wg", "MelResynth", {"vocoder": "pwg"}),
@@ -239,6 +246,10 @@ THREATS: dict[str, tuple[str, str, tuple[str, str, Block]]] = {
     **{
         f"snr{db}": (targeted(f"{db} dB {DECIBELS}"), f"{db} dB", our_snr(float(db))) for db in (20, 30, 40)
     },
+    "snr13": (
+        targeted("the power ratio 20, which is 13.0 dB; the authors' files call it 20 dB"),
+        "20 dB as in the authors' files", our_snr(round(10 * math.log10(20), 4)),
+    ),
     "snr20_armory": (
         targeted(f"20 dB {DECIBELS}") + ", Armory's attack in place of this package's", "20 dB",
         armory_snr("snr_db", 20.0, 100),

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.audit.names import NAMES
 
 
@@ -22,6 +23,7 @@ def add_audit_command(commands: Any) -> None:
     add("--seed", type=int, metavar="S", help="seed of the run, its defence and its attack")
     add("--device", choices=("cpu", "cuda"), help="(default: what sysconfig.use_gpu says)")
     add("--output", type=Path, metavar="FILE", help="keep the findings as JSON too")
+    console.add_json(parser)
     parser.set_defaults(run=_audit)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.audit import report
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.findings import FAIL, Finding, worst
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input, :class:`OptionError` for a configuration without
     an untargeted PGD.
     """
-    start = time.monotonic()
+    start, told = time.monotonic(), sys.stderr if args.json else sys.stdout
     for name, least in (("utterances", LEAST_UTTERANCES), ("iterations", 1), ("evaluation_draws", 1)):
         with within(f"--{name.replace('_', '-')}"):
             check_option(name, getattr(args, name), count(least))
@@ -93,27 +94,30 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"Audit of {name}: {len(chosen)} utterances, {plan.iterations} of {attack.max_iter} iterations, "
         f"transcripts per utterance and attempt: {trials.evaluations}\n",
+        file=told,
         flush=True,
     )
     findings: list[Finding] = []
     for finding in audit(trials, Options(draws, attack.max_iter), only, tell):
         findings.append(finding)
-        print(report.block(NAMES.index(finding.check) + 1, finding) + "\n", flush=True)
+        print(report.block(NAMES.index(finding.check) + 1, finding) + "\n", file=told, flush=True)
+        content = _content(about, findings, time.monotonic() - start)
         if args.output is not None:  # after each check: an audit that is stopped has found what it has found
-            _keep(args.output, about, findings, time.monotonic() - start)
-    print(report.verdict(findings))
+            with storing(lambda: f"{len(findings)} findings are printed"):
+                write_text(args.output, dumps(content, indent=1, sort_keys=True) + "\n")
+    print(report.verdict(findings), file=told)
+    if args.json:
+        console.print_json(content)
     return int(any(finding.verdict == FAIL for finding in findings))
 
 
-def _keep(path: Path, about: dict[str, Any], findings: Sequence[Finding], seconds: float) -> None:
-    content = about | {
+def _content(about: dict[str, Any], findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+    return about | {
         "complete": len(findings) == len(about["settings"]["checks"]),
         "findings": [vars(finding) for finding in findings],
         "seconds": round(seconds),
         "verdict": worst([finding.verdict for finding in findings]),
     }
-    with storing(lambda: f"{len(findings)} findings are printed"):
-        write_text(path, dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def parse_draws(given: str) -> tuple[int, ...]:

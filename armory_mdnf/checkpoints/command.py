@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.errors import OptionError
 
 
@@ -17,6 +18,7 @@ def add_checkpoint_command(commands: Any) -> None:
     inspect = actions.add_parser("inspect", help="say what a recogniser's or vocoder's checkpoint holds")
     inspect.add_argument("file", type=Path)
     _add_files(inspect)
+    console.add_json(inspect)
     inspect.set_defaults(run=_inspect)
 
     convert = actions.add_parser("convert", help="write it as safetensors with the configuration inside")
@@ -29,6 +31,7 @@ def add_checkpoint_command(commands: Any) -> None:
         "folder, which Hugging Face's transformers read",
     )
     _add_files(convert)
+    console.add_json(convert)
     convert.set_defaults(run=_convert)
 
     download = actions.add_parser("download", help="fetch a published checkpoint, or a model of Hugging Face's hub")
@@ -39,6 +42,7 @@ def add_checkpoint_command(commands: Any) -> None:
     )
     download.add_argument("--sha256", metavar="HEX", help="refuse a file with another checksum")
     download.add_argument("--out", type=Path, metavar="DIR", help="(default: the current folder)")
+    console.add_json(download)
     download.set_defaults(run=_download)
 
 
@@ -49,17 +53,26 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from armory_mdnf.checkpoints.files import describe, open_checkpoint
+    from armory_mdnf.checkpoints.files import as_json, describe, open_checkpoint
 
-    print(describe(open_checkpoint(args.file, args.sha256, args.config, args.stats)))
+    opened = open_checkpoint(args.file, args.sha256, args.config, args.stats)
+    if args.json:
+        console.print_json(as_json(opened))
+    else:
+        print(describe(opened))
     return 0
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from armory_mdnf.checkpoints.files import check_target, convert, open_checkpoint
+    from armory_mdnf.checkpoints.files import as_json, check_target, convert, open_checkpoint
 
     check_target(args.out, args.file)
-    print(convert(open_checkpoint(args.file, args.sha256, args.config, args.stats), args.out))
+    opened = open_checkpoint(args.file, args.sha256, args.config, args.stats)
+    told = convert(opened, args.out)
+    if args.json:
+        console.print_json(as_json(opened) | {"out": str(args.out)})
+    else:
+        print(told)
     return 0
 
 
@@ -71,9 +84,17 @@ def _download(args: argparse.Namespace) -> int:
     if args.name.startswith(PREFIX):
         if args.out or args.sha256:
             raise OptionError(f"{args.name} goes to Hugging Face's own cache: leave out --out and --sha256")
-        print(find_folder(args.name, download=True))
+        folder = find_folder(args.name, download=True)
+        if args.json:
+            console.print_json({"path": str(folder)})
+        else:
+            print(folder)
         return 0
     path = download(args.name, args.out or Path(), args.sha256)
+    found = sha256_of(path)
+    if args.json:
+        console.print_json({"path": str(path), "sha256": found, "checked": args.sha256 is not None})
+        return 0
     checked = "as expected" if args.sha256 else "not checked: pin it with --sha256"
-    print(f"{path}\nsha256  {sha256_of(path)} ({checked})")
+    print(f"{path}\nsha256  {found} ({checked})")
     return 0

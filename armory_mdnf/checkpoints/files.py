@@ -93,16 +93,26 @@ def _format(path: Path, kind: str, origin: str) -> str:
     return f"armory-mdnf bundle, {kind}" + (f" ({made})" if made else "")
 
 
-def describe(opened: Opened) -> str:
-    """What a checkpoint holds, a line per fact."""
-    model = opened.imported.module
-    facts = {
+def facts_of(opened: Opened) -> dict[str, str]:
+    """What a checkpoint holds, by name."""
+    return {
         "file": str(opened.path),
         "bytes": f"{opened.path.stat().st_size:,}",
         "sha256": opened.sha256,
         "format": opened.imported.format,
-        **_facts(model),
+        **_facts(opened.imported.module),
     }
+
+
+def as_json(opened: Opened) -> dict[str, Any]:
+    """What a checkpoint holds and what was mapped and left of it, for machines."""
+    imported = opened.imported
+    return facts_of(opened) | {"mapped": list(imported.mapped), "left": list(imported.left)}
+
+
+def describe(opened: Opened) -> str:
+    """What a checkpoint holds, a line per fact."""
+    facts = facts_of(opened)
     width = max(map(len, facts))
     return "\n".join([*(f"{key:<{width}}  {value}" for key, value in facts.items()), *_report(opened.imported)])
 

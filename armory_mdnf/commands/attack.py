@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.commands import options
 from armory_mdnf.commands.blocks import defense_block, model_for
 from armory_mdnf.errors import AudioError, OptionError
@@ -33,7 +34,7 @@ def add_command(commands: Any) -> None:
     options.add_model(parser)
     options.add_attack(parser)
     options.add_piece_seconds(parser)
-    options.add_json(parser)
+    console.add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     content |= _found(listener.joined(before), listener.joined(after), reference, target)
     content["perturbation"] = _sizes(audio, recordings.fitted(written, len(audio)))
     if args.json:
-        options.print_json(content)
+        console.print_json(content)
     else:
         print(_told(content))
     return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import armory_mdnf
+from armory_mdnf import console
 from armory_mdnf.commands import options
 from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.files.strict_json import read_json
@@ -51,7 +52,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these; * stands for anything (default: all)")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="write them there, as NAME.json")
     parser.add_argument("--force", action="store_true", help="with --to: replace files that are there and differ")
-    options.add_json(parser)
+    console.add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             raise OptionError("--force replaces files: expected --to FOLDER too")
         found = [shipped(name) for name in names]
         if args.json:
-            options.print_json([asdict(one) for one in found])
+            console.print_json([asdict(one) for one in found])
         else:
             width = max(len(one.name) for one in found)
             scales = max(len(one.scale) for one in found)
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     written = write(names, args.to, args.force)
     if args.json:
-        options.print_json([str(path) for path in written])
+        console.print_json([str(path) for path in written])
     else:
         print(*written, sep="\n")
     return 0

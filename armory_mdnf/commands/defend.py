@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.commands import options
 from armory_mdnf.commands.blocks import defense_block
 from armory_mdnf.errors import OptionError
@@ -27,7 +28,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the defence's noise (default 0)")
     options.add_piece_seconds(parser)
-    options.add_json(parser)
+    console.add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     content |= {"duration_s": round(len(audio) / RATE_HZ, 3), "pieces": len(bounds)}
     content["snr_db"] = difference if difference is not None and abs(difference) < float("inf") else None
     if args.json:
-        options.print_json(content)
+        console.print_json(content)
     else:
         print(f"{args.out}: {content['duration_s']:.1f} s at {RATE_HZ // 1000} kHz, defended by {args.defense}")
     return 0

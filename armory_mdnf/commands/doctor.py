@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf import __version__
+from armory_mdnf import __version__, console
 from armory_mdnf.commands import options
 from armory_mdnf.errors import ArmoryMdnfError, cause, shown
 
@@ -62,7 +62,7 @@ def add_command(commands: Any) -> None:
         "is broken. Exit code 1 if something is broken.",
         **options.example("armory-mdnf doctor", "armory-mdnf doctor --json"),
     )
-    options.add_json(parser)
+    console.add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(line(finding), flush=True)
     if args.json:
-        options.print_json({"version": __version__, "findings": [asdict(finding) for finding in findings]})
+        console.print_json({"version": __version__, "findings": [asdict(finding) for finding in findings]})
     return int(any(finding.state == BROKEN for finding in findings))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.commands import options
 from armory_mdnf.commands.blocks import Block, attack_block, defense_block, model_for
 from armory_mdnf.errors import OptionError, quoted
@@ -49,12 +50,14 @@ def add_command(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
     add("--output-dir", type=Path, default=OUTPUTS, metavar="FOLDER", help=f"(default: {OUTPUTS})")
     add("--config", type=Path, metavar="FILE.json", help="where to write the configuration (default: in the folder)")
     add("--only-write", action="store_true", help="write the configuration, and run nothing")
-    options.add_json(parser)
+    console.add_json(parser)
     parser.set_defaults(run=lambda args: evaluate(args, run))
 
 
 def evaluate(args: argparse.Namespace, run: Callable[[Sequence[str]], int]) -> int:
     """Write the configuration and run it. Returns the exit code of the run."""
+    from armory_mdnf.evaluation.comparison import read_run
+    from armory_mdnf.evaluation.summary import numbers
     from armory_mdnf.files.atomic import ensure_writable, write_text
 
     config = make_config(args)
@@ -65,7 +68,7 @@ def evaluate(args: argparse.Namespace, run: Callable[[Sequence[str]], int]) -> i
     print(f"configuration: {path}", file=told, flush=True)
     if args.only_write:
         if args.json:
-            options.print_json({"config": str(path)})
+            console.print_json({"config": str(path)})
         return 0
     before = set(args.output_dir.glob("*/"))
     words = [str(path), "--output-dir", str(args.output_dir)]
@@ -74,7 +77,8 @@ def evaluate(args: argparse.Namespace, run: Callable[[Sequence[str]], int]) -> i
         code = run(words)
     if args.json and code in (0, 3):
         (folder,) = set(args.output_dir.glob("*/")) - before
-        options.print_json(found(folder / "results.json") | {"config": str(path)})
+        results = folder / "results.json"
+        console.print_json(numbers(read_run(results), str(results)) | {"config": str(path)})
     return code
 
 
@@ -119,19 +123,6 @@ def make_config(args: argparse.Namespace) -> Block:
         config["attack"] = attack_block("pgd-l2", steps=0)
     config["sysconfig"]["use_gpu"] = choose_device(args.device) == "cuda"
     return config
-
-
-def found(path: Path) -> dict[str, Any]:
-    """Error rates of a run with their intervals, for machines. Rates are fractions."""
-    from dataclasses import asdict
-
-    from armory_mdnf.report.runs import read_runs
-
-    (placed,) = read_runs([path])
-    rates = {"benign": placed.benign, "adversarial": placed.attacked, "target": placed.to_target}
-    wer = {name: None if rate is None else asdict(rate) for name, rate in rates.items()}
-    left_out = [asdict(left) for left in placed.run.left_out]
-    return {"results": str(path), "utterances": len(placed.run.outcomes), "wer": wer, "left_out": left_out}
 
 
 def _attack(args: argparse.Namespace, split: str) -> Block | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -76,16 +75,6 @@ def chosen_attack(args: argparse.Namespace, targeted: bool) -> Block:
         targeted=targeted,
         seed=args.seed,
     )
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """``--json``."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object for machines")
-
-
-def print_json(content: Any) -> None:
-    """Print strict JSON."""
-    print(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False))
 
 
 class Progress:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.commands import options
 from armory_mdnf.errors import OptionError, choices
 
@@ -22,8 +23,11 @@ def add_command(commands: Any) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="as for `report`")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help=".png, .svg or .pdf")
     parser.add_argument("--split", metavar="NAME", help="only the runs on this split")
+    parser.add_argument(
+        "--headline", action="store_true", help="the README's figure: what it says of results/librispeech"
+    )
     parser.add_argument("--title", default="", metavar="TEXT")
-    options.add_json(parser)
+    console.add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -41,9 +45,12 @@ def run(args: argparse.Namespace) -> int:
         if args.split not in splits:
             raise OptionError(choices(args.split, splits, "split of these runs"))
         placed = [p for p in placed if p.run.split == args.split]
-    figure.draw(args.out, placed, args.title)
+    if args.headline:
+        figure.draw_headline(args.out, [p.run for p in placed], args.title)
+    else:
+        figure.draw(args.out, placed, args.title)
     if args.json:
-        options.print_json({"out": str(args.out), "runs": len(placed)})
+        console.print_json({"out": str(args.out), "runs": len(placed)})
     else:
         print(f"{args.out}: {len(placed)} run{'s' * (len(placed) != 1)}")
     return 0

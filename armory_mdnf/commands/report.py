@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.commands import options
 from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause
 
@@ -35,7 +36,7 @@ def add_command(commands: Any) -> None:
         help="players and spectrograms of the first N utterances of every attacked run, whose attacks are computed "
         "again (default 0)",
     )
-    options.add_json(parser)
+    console.add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     size = args.out.stat().st_size
     if args.json:
         content = {"out": str(args.out), "runs": len(placed), "audits": len(audited), "bytes": size}
-        options.print_json(content | {"without_sound": silent})
+        console.print_json(content | {"without_sound": silent})
     else:
         print(f"{args.out}: {len(placed)} run{'s' * (len(placed) != 1)}, {size / 1e6:.1f} MB")
     return 3 if silent else 0

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.commands import options
 from armory_mdnf.commands.blocks import defense_block, model_for
 from armory_mdnf.errors import AudioError, shown
@@ -29,7 +30,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     options.add_model(parser)
     options.add_piece_seconds(parser)
-    options.add_json(parser)
+    console.add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -60,5 +61,5 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(text if len(args.files) == 1 else f"{shown(str(path), 200)}: {text}", flush=True)
     if args.json:
-        options.print_json({"model": model, "defense": args.defense, "seed": args.seed, "files": found})
+        console.print_json({"model": model, "defense": args.defense, "seed": args.seed, "files": found})
     return INCOMPLETE if failed else 0

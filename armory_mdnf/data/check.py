@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import (
     SAMPLE_RATE_HZ,
@@ -22,7 +23,6 @@ from armory_mdnf.data.librispeech import (
 )
 from armory_mdnf.data.sample import add_sample
 from armory_mdnf.errors import AudioError
-from armory_mdnf.files.strict_json import dumps
 
 SHOWN = 5  # problems of one split that are listed
 MIN_SAMPLES = 400  # 25 ms: the longest window of a recogniser
@@ -123,7 +123,7 @@ def add_data_command(commands: Any) -> None:
     check.add_argument(
         "--decode", action="store_true", help="decode every file, compare the MD5 of FLAC: an hour takes 10 s"
     )
-    check.add_argument("--json", action="store_true", help="print one JSON object for machines")
+    console.add_json(check)
     check.set_defaults(run=_check)
     add_sample(actions)
 
@@ -135,7 +135,7 @@ def _check(args: argparse.Namespace) -> int:
     reports = [check_split(root, name, args.decode) for name in names if (root / name).is_dir()]
     if args.json:
         splits = [asdict(r) | {"missing": r.missing, "usable": r.usable} for r in reports]
-        print(dumps({"root": str(root), "splits": splits}, indent=1))
+        console.print_json({"root": str(root), "splits": splits})
     else:
         print(f"{root}\n{describe(reports)}")
     return 0 if reports and all(r.usable for r in reports) else 1

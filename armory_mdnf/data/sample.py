@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.errors import OptionError
 
 
@@ -20,7 +21,7 @@ def add_sample(actions: Any) -> None:
     sample.add_argument("folder", type=Path, metavar="FOLDER", help="where they go, as 000.wav, 000.txt, and so on")
     sample.add_argument("--split", default="human", metavar="NAME", help="human, human_dev, synthetic, synthetic_dev")
     sample.add_argument("--count", type=int, default=3, metavar="N", help="how many, from the first on (default 3)")
-    sample.add_argument("--json", action="store_true", help="print one JSON object for machines")
+    console.add_json(sample)
     sample.set_defaults(run=_sample)
 
 
@@ -30,7 +31,6 @@ def _sample(args: argparse.Namespace) -> int:
     from armory_mdnf.data.bundled import corpora_folder
     from armory_mdnf.data.selection import SAMPLE_RATE_HZ, SPLITS, bundled, read_samples
     from armory_mdnf.files.atomic import ensure_writable_folder, write_text
-    from armory_mdnf.files.strict_json import dumps
 
     if args.split not in SPLITS:
         raise OptionError(f"--split: expected one of {', '.join(SPLITS)}, got {args.split!r}")
@@ -47,7 +47,7 @@ def _sample(args: argparse.Namespace) -> int:
         if not args.json:
             print(f"{path}: {utterance.transcript}")
     if args.json:
-        print(dumps({"files": written, "licence": str(card)}, indent=1))
+        console.print_json({"files": written, "licence": str(card)})
     else:
         print(f"who speaks, and the licence: {card}")
     return 0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.records import RunRecord, compare, read_json, read_record
-from armory_mdnf.evaluation.summary import attack_line, percent
+from armory_mdnf.evaluation.summary import COMPARISONS, attack_line, numbers, percent
 from armory_mdnf.metrics.intervals import difference_interval
 from armory_mdnf.metrics.wer import WordCounts
 
@@ -158,7 +160,30 @@ def _refuse_others(first: RunRecord, second: RunRecord) -> None:
             )
 
 
-def print_comparison(first: Path, second: Path) -> None:
-    """Print :func:`side_by_side` of two files: in colour on a terminal, unless NO_COLOR is set."""
+def paired(first: RunRecord, second: RunRecord) -> dict[str, Any]:
+    """What :func:`side_by_side` says of two runs, for machines: both, and ``first`` less ``second``, as fractions.
+
+    Raises :class:`ResultsError` if the runs are not of the same attack on the same utterances.
+    """
+    _refuse_others(first, second)
+    differences = {}
+    for comparison in COMPARISONS:
+        counts = [[compare(o, comparison) for o in run.outcomes] for run in (first, second)]
+        pairs = [(a, b) for a, b in zip(*counts, strict=True) if a is not None and b is not None]
+        said = any(a.reference_words for a, _ in pairs)
+        found = difference_interval([a for a, _ in pairs], [b for _, b in pairs]) if said else None
+        differences[comparison] = None if found is None else asdict(found)
+    return {"first": numbers(first), "second": numbers(second), "difference": differences}
+
+
+def print_comparison(first: Path, second: Path, as_json: bool = False) -> None:
+    """Print :func:`side_by_side` of two files, in colour on a terminal unless NO_COLOR is set; or :func:`paired`."""
+    runs = read_run(first), read_run(second)
+    if as_json:
+        content = paired(*runs)
+        for name, path in (("first", first), ("second", second)):
+            content[name]["results"] = str(path)
+        console.print_json(content)
+        return
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(side_by_side(read_run(first), read_run(second), colour))
+    print(side_by_side(*runs, colour))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.records import RunRecord, common_outcomes, compare
+from armory_mdnf.evaluation.summary import interval
 from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.files.strict_json import loads
-from armory_mdnf.metrics.intervals import Interval, difference_interval, wer_interval
+from armory_mdnf.metrics.intervals import Interval, difference_interval
 
 PAIRS = (
     ("does RS help?", "whisper_rs_pgd_l2_ours", "whisper_pgd_l2_ours"),
@@ -65,15 +67,32 @@ HEADLINE = (
 """Rows of the README's table: what they are called, and the runs."""
 
 
-def headline(runs: Iterable[RunRecord]) -> str:
-    """The README's table. Raises :class:`ResultsError` for a run that is missing."""
+@dataclass(frozen=True)
+class HeadlineRow:
+    """A defence, its error rates without an attack and under it, and of how many utterances."""
+
+    title: str
+    rates: tuple[Interval, Interval]
+    utterances: int
+
+
+def headline_rows(runs: Iterable[RunRecord]) -> list[HeadlineRow]:
+    """What the README shows. Raises :class:`ResultsError` for a run that is missing or has no attack."""
     by_name = {run.name: run for run in runs}
     rows = []
     for title, name in HEADLINE:
         if name not in by_name:
             raise ResultsError(f"no record of {name}, which the README's table shows")
-        run = by_name[name]
-        rows.append([title, *(_interval(run, c) for c in ("benign", "adversarial")), str(len(run.outcomes))])
+        benign, attacked = (interval(by_name[name], c) for c in ("benign", "adversarial"))
+        if benign is None or attacked is None:
+            raise ResultsError(f"{name}: expected transcripts with an attack and without, as the README shows them")
+        rows.append(HeadlineRow(title, (benign, attacked), len(by_name[name].outcomes)))
+    return rows
+
+
+def headline(runs: Iterable[RunRecord]) -> str:
+    """The README's table. Raises as :func:`headline_rows`."""
+    rows = [[row.title, *(rate.percent() for rate in row.rates), str(row.utterances)] for row in headline_rows(runs)]
     return markdown(rows, ("defence", "benign WER %", "WER under attack %", "utterances"))
 
 
@@ -89,8 +108,8 @@ def _rates(runs: Iterable[RunRecord]) -> str:
 
 
 def _interval(run: RunRecord, comparison: str) -> str:
-    counts = [c for c in (compare(o, comparison) for o in run.outcomes) if c is not None]
-    return wer_interval(counts).percent() if counts else "-"
+    found = interval(run, comparison)
+    return "-" if found is None else found.percent()
 
 
 def _differences(runs: Iterable[RunRecord]) -> str:

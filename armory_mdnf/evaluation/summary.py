@@ -1,18 +1,50 @@
-"""A run, for a reader at a terminal."""
+"""A run, for a reader at a terminal and for machines."""
 
 from __future__ import annotations
 
 import statistics
+from dataclasses import asdict
+from typing import Any
 
 from armory_mdnf.evaluation.cells import cell_described, departures, describe, heading
-from armory_mdnf.evaluation.records import Outcome, RunRecord
+from armory_mdnf.evaluation.records import Outcome, RunRecord, compare
+from armory_mdnf.metrics.intervals import Interval, wer_interval
 
 CONDITIONS = ("benign", "adversarial")
+COMPARISONS = (*CONDITIONS, "target")
 
 
 def percent(rate: float | None) -> str:
     """A rate as a percentage with one decimal, or a dash."""
     return "-" if rate is None else f"{100 * rate:.1f}"
+
+
+def interval(run: RunRecord, comparison: str) -> Interval | None:
+    """Pooled word error rate of a comparison with its interval; None where no utterance has it, or no word was said."""
+    counts = [c for c in (compare(o, comparison) for o in run.outcomes) if c is not None]
+    return wer_interval(counts) if any(c.reference_words for c in counts) else None
+
+
+def numbers(run: RunRecord, where: str | None = None) -> dict[str, Any]:
+    """What :func:`summarise` says of a run, for machines. Rates are fractions; what was not found is None."""
+    rates = {name: interval(run, name) for name in COMPARISONS}
+    pooled = {name: run.counts(name) for name in COMPARISONS}
+    snr = run.sizes(lambda o: o.snr_db)
+    return {
+        "results": where,
+        "split": run.split,
+        "recognizer": run.recognizer,
+        "defense": run.defense,
+        "seed": run.seed,
+        "utterances": len(run.outcomes),
+        "wer": {name: None if rate is None else asdict(rate) for name, rate in rates.items()},
+        "counts": {name: None if c is None else [c.errors, c.reference_words] for name, c in pooled.items()},
+        "snr_db": statistics.fmean(snr) if snr else None,
+        "reached": run.reached if pooled["target"] is not None else None,
+        "seconds": run.seconds,
+        "departures": departures(run, cell_described(run)),
+        "left_out": [asdict(left) for left in run.left_out],
+    }
 
 
 def summarise(run: RunRecord, examples: int = 3, where: str | None = None) -> str:

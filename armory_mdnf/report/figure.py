@@ -1,13 +1,16 @@
-"""A figure of error rates with their intervals, per defence and threat, through matplotlib."""
+"""Figures of error rates with their intervals, through matplotlib."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import OptionError, choices
+from armory_mdnf.evaluation.findings import INTERVALS, headline, headline_rows
+from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.files.atomic import replacing
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report.content import cell, columns_of, rows_of
@@ -31,20 +34,10 @@ def draw(path: str | os.PathLike[str], placed: Sequence[Placed], title: str = ""
 
     Dashes are the paper's numbers. The same runs give the same SVG. Raises :class:`OptionError` without matplotlib.
     """
-    check_format(path)
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise OptionError("a figure needs matplotlib: pip install 'armory-mdnf[plot]'") from error
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     splits = list(dict.fromkeys(p.run.split for p in placed))
     widest = max(len(columns_of([p for p in placed if p.run.split == split])) for split in splits)
     rows = rows_of(placed)
-    with matplotlib.rc_context({"svg.hashsalt": "armory-mdnf", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(max(6.0, 1.1 * widest + 1.5), 3.6 * len(splits) + 0.5), layout="constrained")
-        FigureCanvasAgg(figure)
+    with _figure(path, max(6.0, 1.1 * widest + 1.5), 3.6 * len(splits) + 0.5) as figure:
         axes = figure.subplots(len(splits), squeeze=False)[:, 0]
         for axis, split in zip(axes, splits, strict=True):
             _panel(axis, [p for p in placed if p.run.split == split], rows, split)
@@ -54,12 +47,64 @@ def draw(path: str | os.PathLike[str], placed: Sequence[Placed], title: str = ""
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize="small")
         if title:
             figure.suptitle(title)
+
+
+def draw_headline(path: str | os.PathLike[str], runs: Sequence[RunRecord], title: str = "") -> None:
+    """Write the README's table as a figure: a line per defence, what it costs and what it leaves under attack.
+
+    An SVG's description has the same numbers as text. Raises :class:`OptionError` without matplotlib,
+    :class:`ResultsError` for a run that is missing.
+    """
+    rows = headline_rows(runs)
+    places = range(len(rows))[::-1]  # the first on top
+    with _figure(path, 8.0, 0.42 * len(rows) + 1.5, headline(runs)) as figure:
+        axis = figure.subplots()
+        for column, label in enumerate(("nobody attacks", "under attack")):
+            rates = [row.rates[column] for row in rows]
+            xs = [100 * rate.value for rate in rates]
+            sides = [
+                [100 * abs(rate.value - (rate.value if bound is None else bound)) for rate, bound in bounds]
+                for bounds in ([(r, r.low) for r in rates], [(r, r.high) for r in rates])
+            ]
+            look = {"color": COLOURS[column], "marker": MARKERS[column], "linestyle": "none", "capsize": 3}
+            axis.errorbar(xs, places, xerr=sides, label=label, **look)
+        axis.set_yticks(places, [f"{row.title} (n = {row.utterances})" for row in rows])
+        axis.set_xlim(left=0)
+        axis.set_xlabel(f"word error rate, %, with {INTERVALS}", fontsize="small")
+        axis.grid(axis="x", linewidth=0.5, alpha=0.5)
+        axis.legend(loc="upper right", fontsize="small")
+        if title:
+            axis.set_title(title, loc="left", fontsize="medium")
+
+
+@contextmanager
+def _figure(path: str | os.PathLike[str], width: float, height: float, words: str = "") -> Iterator[Any]:
+    """A figure of so many inches, written atomically in the end; the same drawing gives the same SVG.
+
+    ``words`` describe it, inside an SVG.
+    """
+    check_format(path)
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise OptionError("a figure needs matplotlib: pip install 'armory-mdnf[plot]'") from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "armory-mdnf", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
         with replacing(path) as partial:
-            figure.savefig(partial, dpi=150, metadata={} if partial.suffix == ".png" else {_date(partial): None})
+            figure.savefig(partial, dpi=150, metadata=_metadata(partial.suffix.lower(), words))
 
 
-def _date(path: Path) -> str:
-    return "Date" if path.suffix.lower() == ".svg" else "CreationDate"
+def _metadata(suffix: str, words: str) -> dict[str, str | None]:
+    if suffix == ".png":
+        return {}
+    if suffix == ".pdf":
+        return {"CreationDate": None}
+    return {"Date": None} | ({"Description": words} if words else {})
 
 
 def _panel(axis: Any, placed: Sequence[Placed], rows: Sequence[tuple[str, str]], split: str) -> None:

@@ -19,11 +19,25 @@ from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.cells import cell_described, cell_named, departures
 from armory_mdnf.evaluation.comparison import NO_DEFENCE, defence_label, read_run
 from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, read_json
-from armory_mdnf.metrics.intervals import Interval, wer_interval
+from armory_mdnf.evaluation.summary import interval
+from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.metrics.wer import WordCounts
 
 FLAT = " with flat noise"
-DEFENCES = (NO_DEFENCE, "RS", "MG", "MG-MDNF", f"MG-MDNF{FLAT}", "WG", "WG-MDNF", "HG", "HG-MDNF", f"HG-MDNF{FLAT}")
+FRAME = " with noise over the frame"
+DEFENCES = (
+    NO_DEFENCE,
+    "RS",
+    "MG",
+    "MG-MDNF",
+    f"MG-MDNF{FLAT}",
+    f"MG-MDNF{FRAME}",
+    "WG",
+    "WG-MDNF",
+    "HG",
+    "HG-MDNF",
+    f"HG-MDNF{FLAT}",
+)
 BENIGN = "benign"
 STEPS = {"PGD": 100, "CW": 400}  # of the paper: others are named
 NATIVE = "results.json"  # of `armory-mdnf run`, whose folder has the name
@@ -100,18 +114,13 @@ def _named(run: RunRecord, path: Path) -> RunRecord:
 
 def place(run: RunRecord, path: str) -> Placed:
     """A run in the paper's layout. Raises :class:`ResultsError` for one whose references have no word."""
-    attacked, benign, target = (_interval(run, name) for name in ("adversarial", "benign", "target"))
+    attacked, benign, target = (interval(run, name) for name in ("adversarial", "benign", "target"))
     if attacked is None and benign is None:
         raise ResultsError(f"{path}: expected transcripts, found none")
     defence, threat = row_label(run), threat_of(run)
     lacks = tuple(departures(run, cell_described(run)))
     paper = published(run, defence, threat.label)
     return Placed(run, path, defence, threat, benign, attacked, target, paper, lacks)
-
-
-def _interval(run: RunRecord, comparison: str) -> Interval | None:
-    counts = [c for c in (compare(o, comparison) for o in run.outcomes) if c is not None]
-    return wer_interval(counts) if any(c.reference_words for c in counts) else None
 
 
 def row_label(run: RunRecord) -> str:
@@ -123,8 +132,10 @@ def row_in(config: Mapping[str, Any]) -> str:
     """The paper's name of a configuration's defence."""
     label = defence_label(config)
     kwargs = _block(config, "defense").get("kwargs") or {}
-    flat = label.endswith("MDNF") and "curve" in kwargs and kwargs["curve"] is None
-    return f"{label}{FLAT}" if flat else label
+    if not label.endswith("MDNF"):
+        return label
+    flat = FLAT if "curve" in kwargs and kwargs["curve"] is None else ""
+    return label + flat + (FRAME if kwargs.get("normalize") == "frame" else "")
 
 
 def defence_order(label: str) -> int:

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 import torch
 
+from armory_mdnf import console
 from armory_mdnf.data.selection import fingerprint
 from armory_mdnf.errors import OptionError, ResultsError, StorageError, quoted
 from armory_mdnf.evaluation.records import LeftOut, Outcome, RunRecord
-from armory_mdnf.evaluation.summary import summarise
+from armory_mdnf.evaluation.summary import numbers, summarise
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.provenance import leaves
 from armory_mdnf.locations import armory_folders
@@ -89,7 +90,11 @@ def run(args: argparse.Namespace) -> int:
     with storing(lambda: f"all utterances are safe; make room and go on with {_again(journal)}"):
         write_text(path, content + "\n")
     try:
-        print(summarise(found, where=str(path)), flush=True)
+        if args.json:
+            console.print_json(numbers(found, str(path)))
+            sys.stdout.flush()
+        else:
+            print(summarise(found, where=str(path)), flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -11,13 +11,17 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.errors import OptionError, ResultsError
 from armory_mdnf.evaluation.records import LeftOut, Outcome
+from armory_mdnf.evaluation.summary import numbers
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.strict_json import dumps
-from armory_mdnf.runner.command import INCOMPLETE, INTERRUPTED, results_of
+from armory_mdnf.runner.command import INCOMPLETE, INTERRUPTED, record_of, results_of
 from armory_mdnf.runner.journal import Journal, check_same, read_run
 from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.overrides import Overrides, parse_index
@@ -60,14 +64,19 @@ def _sweep(args: argparse.Namespace, place: Place, folders: Sequence[Path], budg
         journals = [Journal.reopen(folder) if there else Journal(folder, 0) for folder, there in stored.items()]
         for journal in journals:
             journal.close()
-        _estimate(cells, journals, place)
+        estimate = _estimate(cells, journals, place)
+        if args.json:
+            console.print_json(estimate.as_json())
         return 0
     ensure_writable_folder(args.output_dir)
     with _locked(args.output_dir):
         journals = _journals(cells, folders, args)
         try:
             run = _Sweep(cells, journals, budget, start, args.strict, _again(args), place)
-            return run(*_estimate(cells, journals, place))
+            code = run(_estimate(cells, journals, place))
+            if args.json and code != INTERRUPTED:
+                console.print_json({"cells": [_found(*pair) for pair in zip(cells, journals, strict=True)]})
+            return code
         finally:
             for journal in journals:
                 journal.close()
@@ -153,15 +162,40 @@ def _again(args: argparse.Namespace) -> str:
     return shlex.join([*words, "--threads", str(args.threads)])
 
 
+@dataclass(frozen=True)
+class _Estimate:
+    """What two timed utterances of each kind of cell tell: what all will take, with how many processes.
+
+    ``speed`` is how much faster than one process they are; ``rows``: the utterances that are left of each cell, of how
+    many, its iterations, and the seconds for it; ``memory`` in bytes.
+    """
+
+    costs: Mapping[str, Cost]
+    processes: int
+    speed: float
+    memory: int
+    rows: Sequence[Mapping[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        seconds = sum(row["seconds"] for row in self.rows)
+        how = {"processes": self.processes, "memory_gib": self.memory / GIB}
+        return {"cells": list(self.rows), "seconds": seconds, **how}
+
+
+def _found(cell: Cell, journal: Journal) -> dict[str, Any]:
+    """What there is of a cell, for machines."""
+    path = journal.folder / (RESULTS if len(journal.indices) == len(cell.chosen) else PARTIAL)
+    about = {"name": cell.name, "done": len(journal.indices), "of": len(cell.chosen)}
+    return about | numbers(record_of(journal, cell, cell.changed), str(path) if path.exists() else None)
+
+
 def _left(cell: Cell, journal: Journal) -> list[Task]:
     return [task for turn in range(len(cell.turns)) for task in cell.tasks(turn, journal.indices, 0)]
 
 
-def _estimate(cells: Sequence[Cell], journals: Sequence[Journal], place: Place) -> tuple[dict[str, Cost], int, float]:
-    """Time two utterances of each kind of cell that is not done, and say what all will take.
-
-    Returns the costs by kind, the number of processes, and how much faster than one they are.
-    """
+def _estimate(cells: Sequence[Cell], journals: Sequence[Journal], place: Place) -> _Estimate:
+    """Time two utterances of each kind of cell that is not done, and say what all will take."""
     costs: dict[str, Cost] = {}
     first: list[Task] = []
     for cell, journal in zip(cells, journals, strict=True):
@@ -172,19 +206,20 @@ def _estimate(cells: Sequence[Cell], journals: Sequence[Journal], place: Place) 
             first = first or [tries[0][0]]
     on_gpu = any(cell.identity["device"] == "cuda" for cell in cells)
     chosen, speed = place.choose(first, on_gpu)
-    total = 0.0
+    rows: list[dict[str, Any]] = []
     for cell, journal in zip(cells, journals, strict=True):
         tasks = _left(cell, journal)
         audio = sum(_audio(cell, task) for task in tasks)
         seconds = costs[cell.kind].seconds(audio, cell.steps) / speed if tasks else 0.0
-        total += seconds
         left = sum(len(task.indices) for task in tasks)
         steps = f", {cell.steps} iterations" if cell.steps else ""
         print(f"{cell.name}: {left} of {len(cell.chosen)} utterances left{steps}, {clock(seconds)}", file=sys.stderr)
+        about = {"name": cell.name, "left": left, "of": len(cell.chosen)}
+        rows.append(about | {"iterations": cell.steps, "seconds": seconds})
     memory = max((found.memory for found in costs.values()), default=0) * (chosen + (chosen > 1))
     how = f"{chosen} process{'es' if chosen > 1 else ''}, about {memory / GIB:.1f} GiB of memory"
-    print(f"all: {clock(total)} with {how}", file=sys.stderr)
-    return costs, chosen, speed
+    print(f"all: {clock(sum(row['seconds'] for row in rows))} with {how}", file=sys.stderr)
+    return _Estimate(costs, chosen, speed, memory, rows)
 
 
 def _audio(cell: Cell, task: Task) -> float:
@@ -212,10 +247,10 @@ class _Sweep:
         self.out_of_time = False
         self._spent = self._expected = 0.0  # of the batches so far, which corrects the estimates
 
-    def __call__(self, costs: Mapping[str, Cost], processes: int, speed: float) -> int:
-        self.costs, self.slower = costs, processes / speed
+    def __call__(self, estimate: _Estimate) -> int:
+        self.costs, self.slower = estimate.costs, estimate.processes / estimate.speed
         total = sum(len(cell.chosen) for cell in self.cells)
-        running = self.place.start(processes)
+        running = self.place.start(estimate.processes)
 
         def safe() -> str:
             done = sum(len(journal.indices) for journal in self.journals)

@@ -33,7 +33,7 @@ from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import split_name
 from armory_mdnf.data.selection import any_split
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.files import bundles
 from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values
@@ -275,7 +275,15 @@ def _provenance(recipe: Recipe, data_dir: Path, batches: Batches) -> dict[str, A
 
 
 def _optimizer(recipe: Recipe, recognizer: BundledRecognizer) -> torch.optim.Optimizer:
-    """AdamW over what is not frozen, whose groups keep the ratio of their learning rate to the recipe's."""
+    """AdamW over what is not frozen, whose groups keep the ratio of their learning rate to the recipe's.
+
+    Raises :class:`OptionError` for a name of ``frozen`` that no weight begins with.
+    """
+    names = [name for name, _ in recognizer.network.named_parameters()]
+    for prefix in recipe.frozen:
+        if not any(name.startswith(prefix) for name in names):
+            first = ", ".join(sorted({name.rpartition(".")[0] for name in names})[:8])
+            raise OptionError(f"{recipe.name}: frozen: no weight begins with {quoted(prefix)}; they are in {first} ...")
     head = set() if recipe.head_learning_rate is None else {id(p) for p in recognizer.head.parameters()}
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, parameter in recognizer.network.named_parameters():
