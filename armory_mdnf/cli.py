@@ -44,24 +44,47 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run a configuration of Armory's without Armory, in batches")
+    run = commands.add_parser(
+        "run",
+        help="run a configuration of Armory's without Armory, in batches",
+        **console.example(
+            "armory-mdnf run scenario_configs/none_pgd_l2.json --check",
+            "armory-mdnf run scenario_configs/mg_mdnf_pgd_l2.json --index '[:2]' --seed 1 --output-dir runs",
+        ),
+    )
     add_run_options(run)
     console.add_json(run)
     run.set_defaults(run=_run)
 
-    many = commands.add_parser("sweep", help="run many configurations, so that nothing that is done is lost")
+    two = "scenario_configs/none_pgd_l2_ours.json scenario_configs/rs_pgd_l2_ours.json"
+    many = commands.add_parser(
+        "sweep",
+        help="run many configurations, so that nothing that is done is lost",
+        **console.example(
+            f"armory-mdnf sweep {two} --output-dir runs --dry-run",
+            f"armory-mdnf sweep {two} --output-dir runs --budget 2h",
+        ),
+    )
     add_sweep_options(many)
     console.add_json(many)
     many.set_defaults(run=_sweep)
 
-    summary = commands.add_parser("summary", help="print what an `armory run` found")
+    summary = commands.add_parser(
+        "summary",
+        help="print what an `armory run` found",
+        **console.example("armory-mdnf summary results.json --examples 1"),
+    )
     summary.add_argument("file", nargs="?", type=Path, help="Armory's results JSON; the newest one if left out")
     summary.add_argument("--newer-than", type=Path, metavar="FILE", help="refuse results older than this file")
     summary.add_argument("--examples", type=int, default=3, metavar="N", help="utterances to show (default 3)")
     console.add_json(summary)
     summary.set_defaults(run=_summary)
 
-    record = commands.add_parser("record", help="keep what an `armory run` found as a small strict JSON file")
+    record = commands.add_parser(
+        "record",
+        help="keep what an `armory run` found as a small strict JSON file",
+        **console.example("armory-mdnf record my_results/human/none_pgd_l2.json results.json --partial"),
+    )
     record.add_argument("out", type=Path, help="file to write, named after the configuration: results/SPLIT/NAME.json")
     record.add_argument("file", nargs="?", type=Path, help="Armory's results JSON; the newest one if left out")
     record.add_argument("--newer-than", type=Path, metavar="FILE", help="refuse results older than this file")
@@ -72,7 +95,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     record.set_defaults(run=_record)
 
-    table = commands.add_parser("report-table", help="print the table of recorded results, or write it in a README")
+    table = commands.add_parser(
+        "report-table",
+        help="print the table of recorded results, or write it in a README",
+        **console.example("armory-mdnf report-table --results results"),
+    )
     table.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="(default: results)")
     where = table.add_mutually_exclusive_group()
     where.add_argument("--write", type=Path, metavar="FILE", help="replace the block between the markers of this file")
@@ -83,7 +110,11 @@ def build_parser() -> argparse.ArgumentParser:
     kinds.add_argument("--headline", action="store_true", help="the README's short table of these results")
     table.set_defaults(run=_report_table)
 
-    compare = commands.add_parser("compare", help="two runs of the same attack on the same utterances, side by side")
+    compare = commands.add_parser(
+        "compare",
+        help="two runs of the same attack on the same utterances, side by side",
+        **console.example("armory-mdnf compare results/human/none_pgd_l2.json results/human/mg_mdnf_pgd_l2.json"),
+    )
     for name in ("first", "second"):
         compare.add_argument(name, type=Path, help="Armory's results JSON, results.json of `run`, or a record")
     console.add_json(compare)
@@ -97,7 +128,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_checkpoint_command(commands)
     add_data_command(commands)
 
-    train = commands.add_parser("train", help="run a training recipe; `train RECIPE --help` tells its options")
+    train = commands.add_parser(
+        "train",
+        help="run a training recipe; `train RECIPE --help` tells its options",
+        **console.example("armory-mdnf train recognizer --help"),
+    )
     train.add_argument("recipe", choices=RECIPES)
     train.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
     train.set_defaults(run=_train)

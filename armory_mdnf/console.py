@@ -71,6 +71,12 @@ def abandon_stdout() -> None:
         os.close(nowhere)
 
 
+def example(*lines: str) -> dict[str, Any]:
+    """Keywords of a parser whose help ends in examples, one command line each."""
+    text = "\n".join(["examples:", *(f"  {line}" for line in lines)])
+    return {"epilog": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """``--json``."""
     parser.add_argument("--json", action="store_true", help="print one JSON object for machines")

@@ -12,7 +12,13 @@ from armory_mdnf.audit.names import NAMES
 
 def add_audit_command(commands: Any) -> None:
     """``armory-mdnf audit`` with its options."""
-    parser = commands.add_parser("audit", help="see whether the result of a configuration's attack can be believed")
+    parser = commands.add_parser(
+        "audit",
+        help="see whether the result of a configuration's attack can be believed",
+        **console.example(
+            "armory-mdnf audit scenario_configs/mg_mdnf_pgd_l2.json --only gradient,draws --output audit.json"
+        ),
+    )
     add = parser.add_argument
     add("config", metavar="CONFIG.json", help="configuration with an untargeted PGD; - reads standard input")
     add("--utterances", type=int, default=4, metavar="N", help="the first N of the configuration's (default 4)")

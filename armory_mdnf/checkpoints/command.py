@@ -15,13 +15,21 @@ def add_checkpoint_command(commands: Any) -> None:
     checkpoint = commands.add_parser("checkpoint", help="inspect, convert or download checkpoints of other projects")
     actions = checkpoint.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    inspect = actions.add_parser("inspect", help="say what a recogniser's or vocoder's checkpoint holds")
+    inspect = actions.add_parser(
+        "inspect",
+        help="say what a recogniser's or vocoder's checkpoint holds",
+        **console.example("armory-mdnf checkpoint inspect librispeech.ckpt"),
+    )
     inspect.add_argument("file", type=Path)
     _add_files(inspect)
     console.add_json(inspect)
     inspect.set_defaults(run=_inspect)
 
-    convert = actions.add_parser("convert", help="write it as safetensors with the configuration inside")
+    convert = actions.add_parser(
+        "convert",
+        help="write it as safetensors with the configuration inside",
+        **console.example("armory-mdnf checkpoint convert librispeech.ckpt librispeech.safetensors"),
+    )
     convert.add_argument("file", type=Path)
     convert.add_argument(
         "out",
@@ -34,7 +42,14 @@ def add_checkpoint_command(commands: Any) -> None:
     console.add_json(convert)
     convert.set_defaults(run=_convert)
 
-    download = actions.add_parser("download", help="fetch a published checkpoint, or a model of Hugging Face's hub")
+    download = actions.add_parser(
+        "download",
+        help="fetch a published checkpoint, or a model of Hugging Face's hub",
+        **console.example(
+            "armory-mdnf checkpoint download librispeech_v3 --out checkpoints",
+            "armory-mdnf checkpoint download hf:openai/whisper-tiny.en",
+        ),
+    )
     download.add_argument(
         "name",
         help="of deepspeech.pytorch: librispeech, an4 or ted with _v3 or _v2, as librispeech_v3; of the hub: hf:NAME, "

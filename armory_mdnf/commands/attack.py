@@ -20,7 +20,7 @@ def add_command(commands: Any) -> None:
         description="Attacks one recording, white box: a recogniser behind a defence is to misunderstand it, or to "
         "understand a target. The result, mono at the recogniser's rate, is read back from OUT before it is "
         "transcribed.",
-        **options.example(
+        **console.example(
             "armory-mdnf attack hello.wav -o attacked.wav --steps 20",
             'armory-mdnf attack hello.wav -o attacked.wav --target "OPEN THE DOOR" --defense mg_mdnf --eot 5',
         ),

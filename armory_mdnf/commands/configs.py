@@ -11,7 +11,6 @@ from typing import Any
 
 import armory_mdnf
 from armory_mdnf import console
-from armory_mdnf.commands import options
 from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.files.strict_json import read_json
 
@@ -43,7 +42,7 @@ def add_command(commands: Any) -> None:
         help="list the configurations that come with the package, or write them",
         description="Lists the configurations that come with the package, or with --to writes copies, which `armory "
         "run` and `armory-mdnf run` take, to run and to edit.",
-        **options.example(
+        **console.example(
             "armory-mdnf configs",
             "armory-mdnf configs 'mg_mdnf_*' --json",
             "armory-mdnf configs none_pgd_l2 mg_mdnf_pgd_l2 --to my_configs",

@@ -20,7 +20,7 @@ def add_command(commands: Any) -> None:
         "defend",
         help="write a recording as a defence makes it",
         description="Writes a recording as a defence makes it: what the recogniser behind it hears, mono at 16 kHz.",
-        **options.example("armory-mdnf defend hello.wav -o defended.wav --defense mg_mdnf"),
+        **console.example("armory-mdnf defend hello.wav -o defended.wav --defense mg_mdnf"),
     )
     parser.add_argument("file", type=Path, metavar="IN")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help=".wav, .flac, .ogg, .opus, .mp3")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf import __version__, console
-from armory_mdnf.commands import options
 from armory_mdnf.errors import ArmoryMdnfError, cause, shown
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
@@ -60,7 +59,7 @@ def add_command(commands: Any) -> None:
         help="say what works on this machine, and what to type for what does not",
         description="Looks at what this package uses. `ok` works, `--` is not there and not needed by everybody, `!!` "
         "is broken. Exit code 1 if something is broken.",
-        **options.example("armory-mdnf doctor", "armory-mdnf doctor --json"),
+        **console.example("armory-mdnf doctor", "armory-mdnf doctor --json"),
     )
     console.add_json(parser)
     parser.set_defaults(run=run)

@@ -28,7 +28,7 @@ def add_command(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
         help="evaluate a recogniser behind a defence under an attack, in one line",
         description="Writes the configuration that the options describe, which `armory run` and `armory-mdnf run` "
         "take, and runs it.",
-        **options.example(
+        **console.example(
             "armory-mdnf evaluate --defense mg_mdnf --attack pgd-l2 --eps 1.5 --eot 5 --data human --limit 20",
             "armory-mdnf evaluate --defense rs --data my_recordings/ --attack none",
         ),

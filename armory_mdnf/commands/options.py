@@ -5,17 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from typing import Any
 
 from armory_mdnf.commands.blocks import ATTACKS, DEFAULT_MODEL, DEFENSES, Block, attack_block
 
 PROGRESS_AFTER_S = 5.0
-
-
-def example(*lines: str) -> dict[str, Any]:
-    """Keywords of a parser whose help ends in examples, one command line each."""
-    text = "\n".join(["examples:", *(f"  {line}" for line in lines)])
-    return {"epilog": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

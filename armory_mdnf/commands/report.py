@@ -20,7 +20,7 @@ def add_command(commands: Any) -> None:
         description="Makes one page, which needs no network and nothing beside it, of any number of runs: records, "
         "Armory's results, those of `armory-mdnf run`, or folders that have them; and of what `armory-mdnf audit "
         "--output` found of their configurations.",
-        **options.example(
+        **console.example(
             "armory-mdnf report results -o report.html",
             "armory-mdnf report results/human/mg_mdnf_pgd_l2.json -o report.html --audio 2",
         ),

@@ -22,7 +22,7 @@ def add_command(commands: Any) -> None:
         "transcribe",
         help="print what is understood of recordings",
         description="Prints what a recogniser understands of recordings of any format and rate that libsndfile reads.",
-        **options.example(
+        **console.example(
             "armory-mdnf transcribe hello.wav",
             "armory-mdnf transcribe hello.wav --defense mg_mdnf --json",
         ),

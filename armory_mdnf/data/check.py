@@ -117,7 +117,11 @@ def add_data_command(commands: Any) -> None:
     """Add the command to an argument parser's sub-commands."""
     data = commands.add_parser("data", help="look at a local LibriSpeech, or write some bundled recordings")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
-    check = actions.add_parser("check", help="say what is there, what is missing or unusable, and where to get it")
+    check = actions.add_parser(
+        "check",
+        help="say what is there, what is missing or unusable, and where to get it",
+        **console.example("armory-mdnf data check LibriSpeech --split test-clean"),
+    )
     check.add_argument("path", nargs="?", type=Path, help=f"(default: ${VARIABLE}, or LibriSpeech in Armory's folder)")
     check.add_argument("--split", choices=list(SPLITS), help="only this split, which must be there")
     check.add_argument(

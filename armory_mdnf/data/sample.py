@@ -15,8 +15,7 @@ def add_sample(actions: Any) -> None:
     sample = actions.add_parser(
         "sample",
         help="write some bundled recordings as WAV with a text file beside each",
-        epilog="example:\n  armory-mdnf data sample speech --count 3",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **console.example("armory-mdnf data sample speech --count 3"),
     )
     sample.add_argument("folder", type=Path, metavar="FOLDER", help="where they go, as 000.wav, 000.txt, and so on")
     sample.add_argument("--split", default="human", metavar="NAME", help="human, human_dev, synthetic, synthetic_dev")

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.evaluation.claim_runs import EXACT, PUBLISHED, Ground, Table, tables
 from armory_mdnf.evaluation.claims import FAILS, HOLDS, MISSING, UNDECIDED, Found, Verdict, has_published, judge
 from armory_mdnf.evaluation.records import RunRecord
@@ -112,7 +113,11 @@ def as_json(judged: Judged) -> dict[str, Any]:
 
 def add_claims_command(commands: Any) -> None:
     """Add ``armory-mdnf claims`` to an argument parser's sub-commands."""
-    claims = commands.add_parser("claims", help="a verdict on each of the paper's fifteen claims, from results")
+    claims = commands.add_parser(
+        "claims",
+        help="a verdict on each of the paper's fifteen claims, from results",
+        **console.example("armory-mdnf claims results --json claims.json"),
+    )
     claims.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="results files, or folders of them")
     where = claims.add_mutually_exclusive_group()
     where.add_argument("--write", type=Path, metavar="FILE", help="write the page, docs/claims.md, and print nothing")

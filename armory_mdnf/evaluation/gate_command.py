@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.errors import OptionError, ResultsError
 
 STATISTICAL = "statistical"
@@ -14,7 +15,11 @@ STATISTICAL = "statistical"
 
 def add_gate_commands(commands: Any) -> None:
     """Add the two commands to an argument parser's sub-commands."""
-    gate = commands.add_parser("gate", help="hold results against a baseline: exit 0 passed, 1 worse, 2 not comparable")
+    gate = commands.add_parser(
+        "gate",
+        help="hold results against a baseline: exit 0 passed, 1 worse, 2 not comparable",
+        **console.example("armory-mdnf gate results/human --baseline baselines/bundled.json --junit gate.xml"),
+    )
     _add_results(gate)
     gate.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="what `armory-mdnf baseline` wrote")
     gate.add_argument(
@@ -31,7 +36,11 @@ def add_gate_commands(commands: Any) -> None:
     gate.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON")
     gate.set_defaults(run=_gate)
 
-    baseline = commands.add_parser("baseline", help="write a baseline of results: the only way in which one changes")
+    baseline = commands.add_parser(
+        "baseline",
+        help="write a baseline of results: the only way in which one changes",
+        **console.example("armory-mdnf baseline mine.json results/human --source 'our model, today'"),
+    )
     baseline.add_argument("file", type=Path, help="file to write")
     _add_results(baseline)
     baseline.add_argument("--source", metavar="TEXT", help="where the numbers come from (default: the paths given)")

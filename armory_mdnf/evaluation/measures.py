@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf import console
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.identity import identity_of
 from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, Outcome, RunRecord, compare
@@ -100,7 +101,11 @@ def _attacked(run: RunRecord) -> tuple[Any, ...]:
 
 def add_metrics_command(commands: Any) -> None:
     """Add ``armory-mdnf metrics`` to an argument parser's sub-commands."""
-    command = commands.add_parser("metrics", help="every metric that follows from the utterances of results")
+    command = commands.add_parser(
+        "metrics",
+        help="every metric that follows from the utterances of results",
+        **console.example("armory-mdnf metrics results/human/none_pgd_l2.json results/human/none_pgd_linf.json"),
+    )
     command.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="results files, or folders of them")
     command.add_argument("--json", type=Path, metavar="FILE", help="write them all as JSON")
     command.set_defaults(run=_metrics)

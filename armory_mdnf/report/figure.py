@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import OptionError, choices
-from armory_mdnf.evaluation.findings import INTERVALS, headline, headline_rows
+from armory_mdnf.evaluation.findings import headline, headline_rows
 from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.files.atomic import replacing
 from armory_mdnf.metrics.intervals import Interval
@@ -21,6 +21,7 @@ FORMATS = (".pdf", ".png", ".svg")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PAPER = "paper (LibriSpeech)"
+AXIS = "WER, % (95 % interval)"
 
 
 def check_format(path: str | os.PathLike[str]) -> None:
@@ -57,7 +58,7 @@ def draw_headline(path: str | os.PathLike[str], runs: Sequence[RunRecord], title
     """
     rows = headline_rows(runs)
     places = range(len(rows))[::-1]  # the first on top
-    with _figure(path, 8.0, 0.42 * len(rows) + 1.5, headline(runs)) as figure:
+    with _figure(path, 8.0, 0.36 * len(rows) + 1.3, headline(runs)) as figure:
         axis = figure.subplots()
         for column, label in enumerate(("nobody attacks", "under attack")):
             rates = [row.rates[column] for row in rows]
@@ -70,11 +71,11 @@ def draw_headline(path: str | os.PathLike[str], runs: Sequence[RunRecord], title
             axis.errorbar(xs, places, xerr=sides, label=label, **look)
         axis.set_yticks(places, [f"{row.title} (n = {row.utterances})" for row in rows])
         axis.set_xlim(left=0)
-        axis.set_xlabel(f"word error rate, %, with {INTERVALS}", fontsize="small")
+        axis.set_xlabel(AXIS)
         axis.grid(axis="x", linewidth=0.5, alpha=0.5)
-        axis.legend(loc="upper right", fontsize="small")
+        figure.legend(loc="outside lower left", ncols=2, fontsize="small", frameon=False)
         if title:
-            axis.set_title(title, loc="left", fontsize="medium")
+            figure.suptitle(title, fontsize="medium")
 
 
 @contextmanager
@@ -134,5 +135,5 @@ def _panel(axis: Any, placed: Sequence[Placed], rows: Sequence[tuple[str, str]],
     axis.set_xlim(-0.5, len(columns) - 0.5)
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", linewidth=0.5, alpha=0.5)
-    axis.set_ylabel("WER, % (95 % interval)")
+    axis.set_ylabel(AXIS)
     axis.set_title(split, loc="left", fontsize="medium")
