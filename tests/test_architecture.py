@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -128,3 +129,19 @@ def test_the_core_loads_neither_armory_nor_tensorflow() -> None:
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_modules_are_short(module: str) -> None:
     assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_the_picture_in_the_docs_is_the_table() -> None:
+    """Its arrows are allowed imports, and following them leads to all that are."""
+    text = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (picture,) = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
+    arrows: dict[str, set[str]] = {}
+    for first, second in re.findall(r"(\w+) --> (\w+)", picture):
+        arrows.setdefault(first, set()).add(second)
+    table = {name: allowed for name, allowed in ALLOWED.items() if name not in {*SHARED, "__init__"}}
+    assert [(a, b) for a, below in arrows.items() for b in below if b not in table[a]] == []
+
+    def below(name: str) -> set[str]:
+        return set().union(*({inner, *below(inner)} for inner in arrows.get(name, ())))
+
+    assert [(a, b) for a, allowed in table.items() for b in allowed if b not in below(a)] == []

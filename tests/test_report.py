@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from armory_mdnf import cli
-from armory_mdnf.audit.command import _keep
+from armory_mdnf.audit.command import as_json
 from armory_mdnf.audit.findings import Finding
 from armory_mdnf.audit.names import FORMAT
 from armory_mdnf.defenses.curves import load_curve
@@ -244,7 +244,7 @@ def test_cost_and_gain_are_differences_of_rates(made: content.Page) -> None:
     benign = [record(f"{name}_benign").rate("benign") for name in ("rs", "none")]
     assert None not in (none, rs, *benign)
     assert found.gain_value == pytest.approx(100 * (none - rs))  # type: ignore[operator]
-    assert found.cost == pytest.approx(100 * (benign[0] - benign[1]))  # type: ignore[operator]
+    assert found.cost_value == pytest.approx(100 * (benign[0] - benign[1]))  # type: ignore[operator]
 
 
 def test_utterances_have_their_errors(placed: list[runs.Placed], made: content.Page) -> None:
@@ -358,7 +358,7 @@ def audited(path: Path, run: RunRecord, findings: list[Finding] = FOUND) -> Path
         "versions": {},
     }
     settings = {"utterances": ["a", "b"], "iterations": 20, "iterations_asked": 100, "checks": ["gradient", "draws"]}
-    _keep(path, about | {"settings": settings}, findings, 1.0)
+    path.write_text(json.dumps(as_json(about | {"settings": settings}, findings, 1.0)))
     return path
 
 

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     for finding in audit(trials, Options(draws, attack.max_iter), only, tell):
         findings.append(finding)
         print(report.block(NAMES.index(finding.check) + 1, finding) + "\n", file=told, flush=True)
-        content = _content(about, findings, time.monotonic() - start)
+        content = as_json(about, findings, time.monotonic() - start)
         if args.output is not None:  # after each check: an audit that is stopped has found what it has found
             with storing(lambda: f"{len(findings)} findings are printed"):
                 write_text(args.output, dumps(content, indent=1, sort_keys=True) + "\n")
@@ -111,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
     return int(any(finding.verdict == FAIL for finding in findings))
 
 
-def _content(about: dict[str, Any], findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+def as_json(about: dict[str, Any], findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+    """What an audit's file holds after so many findings; ``about`` is what they are of."""
     return about | {
         "complete": len(findings) == len(about["settings"]["checks"]),
         "findings": [vars(finding) for finding in findings],

@@ -12,9 +12,9 @@ from typing import Any
 from armory_mdnf import console
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.armory_results import read_armory_results
-from armory_mdnf.evaluation.records import RunRecord, compare, read_json, read_record
-from armory_mdnf.evaluation.summary import COMPARISONS, attack_line, numbers, percent
-from armory_mdnf.metrics.intervals import difference_interval
+from armory_mdnf.evaluation.rates import difference
+from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, read_json, read_record
+from armory_mdnf.evaluation.summary import attack_line, numbers, percent
 from armory_mdnf.metrics.wer import WordCounts
 
 NO_DEFENCE = "NO DEFENCE"
@@ -106,9 +106,8 @@ def meaning(first: RunRecord, second: RunRecord) -> list[str]:
         f"This rests on {words} words in {utterances} utterance{'s' * (utterances != 1)}, one word being "
         f"{100 / words:.1f} points: it shows what happens, and not how good a defence is."
     )
-    pairs = [[compare(o, "adversarial") or WordCounts() for o in run.outcomes] for run in (first, second)]
-    interval = difference_interval(pairs[0], pairs[1])
-    if utterances >= FEWEST_DRAWN and interval.low is not None and interval.high is not None:
+    interval = difference(first, second, "adversarial")
+    if utterances >= FEWEST_DRAWN and interval and interval.low is not None and interval.high is not None:
         lines.append(
             f"Over more such utterances, {labels[0]} less {labels[1]} is expected from {100 * interval.low:.0f} to "
             f"{100 * interval.high:.0f} points (95 % interval)."
@@ -166,13 +165,8 @@ def paired(first: RunRecord, second: RunRecord) -> dict[str, Any]:
     Raises :class:`ResultsError` if the runs are not of the same attack on the same utterances.
     """
     _refuse_others(first, second)
-    differences = {}
-    for comparison in COMPARISONS:
-        counts = [[compare(o, comparison) for o in run.outcomes] for run in (first, second)]
-        pairs = [(a, b) for a, b in zip(*counts, strict=True) if a is not None and b is not None]
-        said = any(a.reference_words for a, _ in pairs)
-        found = difference_interval([a for a, _ in pairs], [b for _, b in pairs]) if said else None
-        differences[comparison] = None if found is None else asdict(found)
+    found = {comparison: difference(first, second, comparison) for comparison in COMPARISONS}
+    differences = {name: None if one is None else asdict(one) for name, one in found.items()}
     return {"first": numbers(first), "second": numbers(second), "difference": differences}
 
 

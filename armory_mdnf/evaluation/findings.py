@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.records import RunRecord, common_outcomes, compare
-from armory_mdnf.evaluation.summary import interval
+from armory_mdnf.evaluation.rates import difference, interval
+from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.files.strict_json import loads
-from armory_mdnf.metrics.intervals import Interval, difference_interval
+from armory_mdnf.metrics.intervals import Interval
 
 PAIRS = (
     ("does RS help?", "whisper_rs_pgd_l2_ours", "whisper_pgd_l2_ours"),
@@ -129,12 +129,10 @@ def paired(first: RunRecord, second: RunRecord) -> Interval:
 
     Raises :class:`ResultsError` if there is none.
     """
-    both = common_outcomes(first, second)
-    if not both:
-        raise ResultsError(f"{first.name} and {second.name} have no utterance in common")
-    pairs = [(compare(a, "adversarial"), compare(b, "adversarial")) for a, b in both]
-    counts = [(a, b) for a, b in pairs if a is not None and b is not None]
-    return difference_interval([a for a, _ in counts], [b for _, b in counts])
+    found = difference(first, second, "adversarial")
+    if found is None:
+        raise ResultsError(f"{first.name} and {second.name} have no attacked utterance in common")
+    return found
 
 
 def verdict(found: Interval) -> str:

@@ -7,22 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 from armory_mdnf.evaluation.cells import cell_described, departures, describe, heading
-from armory_mdnf.evaluation.records import Outcome, RunRecord, compare
-from armory_mdnf.metrics.intervals import Interval, wer_interval
+from armory_mdnf.evaluation.rates import interval
+from armory_mdnf.evaluation.records import COMPARISONS, Outcome, RunRecord
 
 CONDITIONS = ("benign", "adversarial")
-COMPARISONS = (*CONDITIONS, "target")
 
 
 def percent(rate: float | None) -> str:
     """A rate as a percentage with one decimal, or a dash."""
     return "-" if rate is None else f"{100 * rate:.1f}"
-
-
-def interval(run: RunRecord, comparison: str) -> Interval | None:
-    """Pooled word error rate of a comparison with its interval; None where no utterance has it, or no word was said."""
-    counts = [c for c in (compare(o, comparison) for o in run.outcomes) if c is not None]
-    return wer_interval(counts) if any(c.reference_words for c in counts) else None
 
 
 def numbers(run: RunRecord, where: str | None = None) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from armory_mdnf import __version__
 from armory_mdnf.errors import ArmoryMdnfError, cause
 from armory_mdnf.evaluation.cells import cell_described, heading
 from armory_mdnf.evaluation.comparison import NO_DEFENCE
+from armory_mdnf.evaluation.rates import difference
 from armory_mdnf.evaluation.records import Outcome, compare
-from armory_mdnf.metrics.intervals import Interval, difference_interval
-from armory_mdnf.metrics.wer import WordCounts
+from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report import alignment, charts
 from armory_mdnf.report.audits import Audit
 from armory_mdnf.report.charts import Chart
@@ -62,11 +62,10 @@ class Balance:
     threat: str
     benign: str
     attacked: str
-    cost: float | None
+    cost: str
+    cost_value: float | None
     gain: str
     gain_value: float | None
-    x: float
-    y: float
 
 
 @dataclass(frozen=True)
@@ -217,26 +216,24 @@ def _balances(placed: Sequence[Placed]) -> list[Balance]:
     for split in dict.fromkeys(p.run.split for p in placed):
         there = [p for p in placed if p.run.split == split]
         threat = _main_threat(there)
-        undefended = next((p for p in there if p.row == _plain(there) and p.threat.label == threat), None)
-        plain = _benign(there, _plain(there))
+        undefended, plain = _longest(there, _plain(there), threat), _benign(there, _plain(there))
         for row in rows_of(there):
-            p = next((p for p in there if p.row == row and p.threat.label == threat), None)
-            benign = _benign(there, row)
-            if p is None or p.attacked is None or benign is None:
+            p, benign = _longest(there, row, threat), _benign(there, row)
+            if p is None or p.attacked is None or benign is None or benign.benign is None:
                 continue
-            cost = None if plain is None or row == _plain(there) else 100 * (benign.value - plain.value)
-            gain = None if undefended is None or undefended is p else _gain(undefended, p)
+            alone = plain is None or row == _plain(there)
+            cost = None if alone or plain is None else difference(benign.run, plain.run, BENIGN)
+            gain = None if undefended is None or undefended is p else difference(undefended.run, p.run, "adversarial")
             found.append(
                 Balance(
                     *row,
                     f"{threat}, {data_name(split)}",
-                    percent(benign),
+                    percent(benign.benign),
                     percent(p.attacked),
-                    cost,
+                    percent(cost),
+                    None if cost is None else 100 * cost.value,
                     percent(gain),
                     None if gain is None else 100 * gain.value,
-                    100 * benign.value,
-                    100 * p.attacked.value,
                 )
             )
     return found
@@ -258,20 +255,16 @@ def _plain(placed: Sequence[Placed]) -> tuple[str, str]:
     return max(rows, key=rows.count, default=("", ""))
 
 
-def _benign(placed: Sequence[Placed], row: tuple[str, str]) -> Interval | None:
+def _benign(placed: Sequence[Placed], row: tuple[str, str]) -> Placed | None:
+    """The run that tells what a row understands where nobody attacks."""
     found = cell(placed, row, BENIGN)
-    return found[0][1] if found else None
+    return found[0][0] if found else None
 
 
-def _gain(undefended: Placed, p: Placed) -> Interval | None:
-    """Points of WER that a defence takes off under attack; None where the utterances are not the same."""
-    if [o.reference for o in undefended.run.outcomes] != [o.reference for o in p.run.outcomes]:
-        return None
-    return difference_interval(_attacked(undefended.run.outcomes), _attacked(p.run.outcomes))
-
-
-def _attacked(outcomes: Sequence[Outcome]) -> list[WordCounts]:
-    return [compare(outcome, "adversarial") or WordCounts() for outcome in outcomes]
+def _longest(placed: Sequence[Placed], row: tuple[str, str], threat: str) -> Placed | None:
+    """Of the runs of a cell the one with the most utterances."""
+    own = [p for p in placed if p.row == row and p.threat.label == threat]
+    return max(own, key=lambda p: len(p.run.outcomes), default=None)
 
 
 def _said(p: Placed, anchor: str, heard: Mapping[int, Heard]) -> list[Said]:

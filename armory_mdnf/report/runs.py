@@ -18,8 +18,8 @@ from armory_mdnf.data.own import is_path
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.cells import cell_described, cell_named, departures
 from armory_mdnf.evaluation.comparison import NO_DEFENCE, defence_label, read_run
+from armory_mdnf.evaluation.rates import interval
 from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, read_json
-from armory_mdnf.evaluation.summary import interval
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.metrics.wer import WordCounts
 
