@@ -178,8 +178,14 @@ def by_processes(rounds: int) -> list[dict[str, Any]]:
                 {
                     "processes": partial(workers.generate, dev, texts, STEPS),
                     "alone": partial(one_by_one, attack, dev, texts),
+                    "one thread": partial(with_one_thread, partial(one_by_one, attack, dev, texts)),
                 },
                 rounds,
+            )
+            # What a second thread gains, processes cannot: their ratio is at least this one over their number.
+            threads = f"by {torch.get_num_threads()} threads"
+            rows.append(
+                row("16 ragged utterances, by one thread", name, times["one thread"], times["alone"], threads, "")
             )
             against = f"one by one; {workers.processes} processes"
             rows.append(
@@ -207,6 +213,16 @@ def one_by_one(attack: PGD, utterances: list[np.ndarray], texts: list[str]) -> l
     """The utterances of a batch as single runs."""
     pairs = enumerate(zip(utterances, texts, strict=True))
     return [attack.generate(u, [text], indices=[i]) for i, (u, text) in pairs]
+
+
+def with_one_thread(run: Callable[[], object]) -> None:
+    """Run with one thread of torch's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def growth(rounds: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from armory_mdnf.evaluation.tables import markdown
 
-HELD, MISSED, SKIPPED = "held", "MISSED", "skipped"
+HELD, MISSED, SKIPPED, OPEN = "held", "MISSED", "skipped", "no bar"
 HEAD = ("what", "defence", "s", "ratio", "range", "against", "bar", "")
 
 
@@ -26,6 +26,8 @@ def judge(row: Mapping[str, Any]) -> str:
     """What became of the bar of a row of results."""
     if "skipped" in row:
         return SKIPPED
+    if not row["bar"]:
+        return OPEN
     return HELD if holds(row["ratio"], row["bar"]) else MISSED
 
 
@@ -45,5 +47,5 @@ def table(content: Mapping[str, Any]) -> str:
         numbers = f"{row['seconds']:.3f}", f"{row['ratio']:.2f}"
         rows.append([row["what"], row["defence"], *numbers, span, row["against"], row["bar"], judge(row)])
     found = [judge(row) for row in content["rows"]]
-    counts = ", ".join(f"{found.count(kind)} {kind}" for kind in (HELD, MISSED, SKIPPED) if kind in found)
-    return f"{markdown(rows, HEAD)}\n\n{len(found)} bars: {counts}"
+    counts = ", ".join(f"{found.count(kind)} {kind}" for kind in (HELD, MISSED, SKIPPED, OPEN) if kind in found)
+    return f"{markdown(rows, HEAD)}\n\n{len(found)} rows: {counts}"

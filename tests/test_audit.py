@@ -20,7 +20,7 @@ from armory_mdnf import cli
 from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD, CarliniWagner, RandomNoise
 from armory_mdnf.attacks.recognizer import Purpose
-from armory_mdnf.audit import views
+from armory_mdnf.audit import strength, views
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.command import parse_checks, parse_draws
 from armory_mdnf.audit.findings import FAIL, PASS, SKIP, VERDICTS, WARN, Finding, judge_gain, worst
@@ -273,6 +273,14 @@ def test_the_text_has_verdicts_evidence_and_advice() -> None:
     assert max(map(len, said.splitlines())) <= 100
 
 
+def test_a_longer_step_that_makes_up_for_iterations_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strength, "judge_gain", lambda gain: FAIL)
+    whole, part = (strength.check_steps(trials(), asked) for asked in (PLAN.iterations, PLAN.iterations + 1))
+    assert (whole.verdict, part.verdict) == (FAIL, WARN)
+    assert "--iterations" in part.advice
+    assert "--iterations" not in whole.advice
+
+
 def test_names_are_those_of_the_checks_and_of_the_docs() -> None:
     assert tuple(CHECKS) == NAMES
     docs = (Path(__file__).parents[1] / "docs" / "audit.md").read_text(encoding="utf-8")
@@ -362,3 +370,18 @@ def test_the_command_refuses(
     given = options if "--utterances" in options else ["--utterances", "2", *options]
     assert cli.main(["audit", str(source), *given]) == 2
     assert f"armory-mdnf: error: {message}" in capsys.readouterr().err
+
+
+KEPT = sorted((Path(__file__).parents[1] / "results" / "audit").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_the_docs_say_what_the_kept_audits_found(path: Path) -> None:
+    found, text = strict(path), (Path(__file__).parents[1] / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert found["complete"]
+    worse = {verdict: [f["check"] for f in found["findings"] if f["verdict"] == verdict] for verdict in (FAIL, WARN)}
+    told = "; ".join(f"{verdict}: {', '.join(checks)}" for verdict, checks in worse.items() if checks) or PASS
+    settings = found["settings"]
+    row = f"| `{path.stem}` | {len(settings['utterances'])}, {settings['iterations']} | {told} | "
+    assert row in text
+    assert str(Path.home()) not in path.read_text()

@@ -134,6 +134,9 @@ def test_bars() -> None:
     assert [bars.holds(r, "0.8 to 1.2") for r in (0.79, 0.8, 1.2, 1.21)] == [False, True, True, False]
     with pytest.raises(ValueError, match="expected a bar"):
         bars.holds(1.0, "cheap")
+    told = attack.row("s", "none", Timing((2.0,)), Timing((1.0,)), "b", "")
+    assert bars.judge(told) == "no bar"
+    assert bars.table({"rows": [told, told | {"bar": "<= 3"}]}).endswith("2 rows: 1 held, 1 no bar")
 
 
 def test_a_missed_bar_is_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -143,11 +146,11 @@ def test_a_missed_bar_is_an_exit_code(tmp_path: Path, monkeypatch: pytest.Monkey
         part.__name__ = name
         monkeypatch.setattr(attack, name, part)
     assert attack.main(["--out", str(tmp_path / "a.json")]) == 0
-    assert "6 bars: 6 held" in capsys.readouterr().out
+    assert "6 rows: 6 held" in capsys.readouterr().out
     ratios.append(1.1)
     assert attack.main(["--out", str(tmp_path / "a.json")]) == 1
     out = capsys.readouterr().out
-    assert "12 bars: 6 held, 6 MISSED" in out
+    assert "12 rows: 6 held, 6 MISSED" in out
     assert "| <= 1.05 | MISSED |" in out
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert bars.missed(rows) == 6
@@ -209,7 +212,7 @@ def test_the_table_has_a_line_a_row(tmp_path: Any) -> None:
     lines = bars.table({"rows": [json.loads(json.dumps(one)), missing]}).splitlines()
     assert lines[2] == "| step | none | 2.000 | 2.00 | 2.00 to 2.00 | bare | <= 1.05 | MISSED |"
     assert lines[3] == "| step | HG | - | - |  | no weights | <= 1.05 | skipped |"
-    assert lines[-1] == "2 bars: 1 MISSED, 1 skipped"
+    assert lines[-1] == "2 rows: 1 MISSED, 1 skipped"
 
 
 def test_a_constant_and_a_slope_are_found_and_so_is_what_bends() -> None:

@@ -53,3 +53,11 @@ def test_the_measured_differences_are_those_of_the_records(row: list[str]) -> No
 
 def test_there_are_measured_differences() -> None:
     assert len(ROWS) == len(re.findall(r"^\| (?:.*, then|the same:)", DIFFERENCES, re.MULTILINE)) > 5
+
+
+def test_how_near_the_targeted_attacks_came_is_that_of_the_records() -> None:
+    near = [
+        100 * (read_record(ROOT / "results" / "human" / f"none_{n}.json").rate("target") or 0)
+        for n in ("snr13", "snr20")
+    ]
+    assert f"a word error rate of {near[0]:.1f} %, the one of 20 dB {near[1]:.1f} %" in " ".join(DIFFERENCES.split())

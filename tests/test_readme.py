@@ -56,12 +56,17 @@ def test_the_state_paragraph_has_the_numbers_of_the_records() -> None:
     eot = points("human", "mg_mdnf_eot_l2") - mdnf
     cw = [points("human", f"{name}_cw", "target") for name in ("none", "mg_mdnf")]
     snr = [points("human", f"{name}_snr20", "target") for name in ("none", "mg_mdnf")]
+    smoothed = points("human", "rs_snr20", "target")
+    runs = ("mg_pgd_linf_ours", "mg_mdnf_pgd_linf", "mg_mdnf_flat_pgd_linf_ours", "rs_pgd_linf_ours")
+    linf = [points("human", name) for name in runs]
     said = (
         f"{none - mdnf:.1f} points against no defence on the human ten",
         f"Randomised smoothing helps more: {rs[0]:.1f} and {rs[1]:.1f} points",
         f"averaging over five draws (`eot`) adds {eot:.1f} points",
         f"within a word error rate of {cw[0]:.1f} % of its targets, with MG-MDNF within {cw[1]:.1f} %",
-        f"at an SNR of 20 dB it is {snr[0]:.1f} and {snr[1]:.1f} %",
+        f"at an SNR of 20 dB it is {snr[0]:.1f} and {snr[1]:.1f} %, with randomised smoothing {smoothed:.1f} %",
+        f"leave {linf[0]:.1f}, {linf[1]:.1f} and {linf[2]:.1f} %, randomised smoothing {linf[3]:.1f} %; under l2 flat "
+        f"noise leaves {points('human', 'mg_mdnf_flat_pgd_l2_ours'):.1f} %",
     )
     assert [sentence for sentence in said if sentence not in STATE] == []
     # No other number with a decimal, none of which could be looked up.
@@ -76,7 +81,7 @@ def test_the_state_paragraph_has_the_order_of_the_records() -> None:
         assert abs(points("human", f"none_{bound}") - points("human", f"mg_mdnf_{bound}")) <= none - mdnf
     for name in ("wg", "wg_mdnf"):  # "WG makes the attack easier"
         assert points("human", f"{name}_pgd_l2") > none
-    for name in ("none_cw", "none_snr20", "mg_mdnf_cw", "mg_mdnf_snr20"):  # "no target is reached"
+    for name in ("none_cw", "none_snr20", "rs_snr20", "mg_mdnf_cw", "mg_mdnf_snr20"):  # "no target is reached"
         assert record("human", name).reached == 0
     for split in ("human", "synthetic"):  # "resynthesis costs the recognisers little": of MG
         assert points(split, "mg_benign", "benign") - points(split, "none_benign", "benign") < 5

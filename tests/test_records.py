@@ -15,6 +15,7 @@ from armory_mdnf import cli
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation import cells, records, summary, tables
 from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.evaluation.gate_files import results_files
 
 RESULTS = CONFIGS.parent / "results"
 PGD = "none_pgd_l2"
@@ -284,3 +285,17 @@ def test_a_whole_run_of_ones_own_has_its_own_words_and_values(
         "3 of the split's 64 utterances, seed 0",
         "no defence against untargeted ProjectedGradientDescent (eps 1.5, eps_step 0.3, norm 2), 2 iterations",
     ]
+
+
+def test_files_of_something_else_are_told_from_damaged_ones(tmp_path: Path) -> None:
+    texts = {"audit": '{"format": "armory-mdnf audit 1"}', "speeds": '{"rows": []}', "list": "[1]"}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.json").write_text(text)
+        assert records.is_of_else(tmp_path / f"{name}.json")
+    (tmp_path / "cut.json").write_text('{"format": "armory_mdnf_rec')
+    assert not records.is_of_else(tmp_path / "cut.json")
+    (tmp_path / "armorys.json").write_text(json.dumps(content()))
+    assert not records.is_of_else(tmp_path / "armorys.json")
+    assert not records.is_of_else(RESULTS / "human" / "none_benign.json")
+    found = results_files([RESULTS])
+    assert {path.parent.name for path in found} == {"human", "librispeech", "synthetic"}

@@ -160,7 +160,8 @@ def test_a_budget_stops_whole_and_every_cell_has_some(
 
     with monkeypatch.context() as patch:
         patch.setattr(sweep_engine, "perform", slow)
-        patch.setattr(module, "_estimate", lambda cells, *_: ({c.kind: Cost(10.0, 0.0, 1) for c in cells}, 1, 1.0))
+        costs = lambda cells: {c.kind: Cost(10.0, 0.0, 1) for c in cells}  # noqa: E731
+        patch.setattr(module, "_estimate", lambda cells, *_: module._Estimate(costs(cells), 1, 1.0, 0, []))
         patch.setattr(time, "monotonic", lambda: now[0])
         assert sweep(grid, out, "--budget", "2m10s") == 4
     assert now[0] <= 1130.0

@@ -28,7 +28,7 @@ _FUNCTIONS: tuple[Callable[[Trials, Options], Finding], ...] = (
     lambda trials, options: check_convergence(trials, options.draws, options.iterations_asked),
     lambda trials, options: check_budget(trials),
     lambda trials, options: check_adaptive(trials),
-    lambda trials, options: check_steps(trials),
+    lambda trials, options: check_steps(trials, options.iterations_asked),
     lambda trials, options: check_headline(trials),
 )
 CHECKS = dict(zip(NAMES, _FUNCTIONS, strict=True))

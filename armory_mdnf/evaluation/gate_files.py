@@ -12,14 +12,12 @@ from armory_mdnf.evaluation.baselines import BaselineCell, Counts, cell_of, make
 from armory_mdnf.evaluation.cells import known_name
 from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.evaluation.identity import identity
-from armory_mdnf.evaluation.records import read_json
+from armory_mdnf.evaluation.records import is_of_else, read_json
 from armory_mdnf.files import strict_json
-
-SPEEDS = "bench"  # results/bench/ holds speeds, not results
 
 
 def results_files(paths: Iterable[Path]) -> list[Path]:
-    """The files that paths name: themselves, a run's folder its results, another folder every JSON below it.
+    """The files that paths name: themselves, a run's folder its results, another folder every JSON of results below it.
 
     Raises :class:`ResultsError` for a path that is not there or holds none.
     """
@@ -28,7 +26,7 @@ def results_files(paths: Iterable[Path]) -> list[Path]:
         if path.is_file():
             found.append(path)
             continue
-        inner = sorted(path.rglob("results.json")) or sorted(p for p in path.rglob("*.json") if p.parent.name != SPEEDS)
+        inner = sorted(path.rglob("results.json")) or sorted(p for p in path.rglob("*.json") if not is_of_else(p))
         if not inner:
             raise ResultsError(f"{path}: expected a results file or a folder that holds some, found none")
         found += inner

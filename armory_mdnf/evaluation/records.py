@@ -14,8 +14,9 @@ from armory_mdnf.files import strict_json
 from armory_mdnf.files.atomic import write_text
 from armory_mdnf.metrics.wer import WordCounts, count_words, pool
 
-FORMAT = "armory_mdnf_record/3"
-OLDER = "armory_mdnf_record/2"  # without what tells a part of a configuration from the whole
+RECORDS = "armory_mdnf_record/"
+FORMAT = f"{RECORDS}3"
+OLDER = f"{RECORDS}2"  # without what tells a part of a configuration from the whole
 
 FURTHER = ("segmental_snr_db", "stoi")
 """Measures of an utterance that only this package's own results have, and a file has only where there are some."""
@@ -255,3 +256,17 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ResultsError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def is_of_else(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is sound JSON of something else than a run: an audit, speeds, a configuration.
+
+    One that is damaged may be a run that was cut short: it is not passed over.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(content, dict):
+        return True
+    return not str(content.get("format", "")).startswith(RECORDS) and not {"config", "results"} <= content.keys()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.cells import cell_named, departures
-from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, read_record
+from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, is_of_else, read_record
 from armory_mdnf.evaluation.summary import percent
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-ELSEWHERE = ("bench", "audit", "librispeech")
+ELSEWHERE = "librispeech"
 """Folders of results with tables of their own."""
 ORDER = ("none", "rs", "mg", "mg_mdnf", "wg", "wg_mdnf")
 HEADER = (
@@ -22,8 +22,9 @@ HEADER = (
 
 
 def read_folder(folder: Path) -> list[RunRecord]:
-    """Every record below a folder, in the order of the paper's tables, but for the :data:`ELSEWHERE` in it."""
-    files = sorted(path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] not in ELSEWHERE)
+    """Every record below a folder, in the order of the paper's tables, but for its folder :data:`ELSEWHERE`."""
+    inside = sorted(path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] != ELSEWHERE)
+    files = [path for path in inside if not is_of_else(path)]
     if not files:
         raise ResultsError(f"no result files in {folder}")
     return sorted((read_record(path) for path in files), key=_place)

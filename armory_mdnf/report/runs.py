@@ -19,7 +19,7 @@ from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.cells import cell_described, cell_named, departures
 from armory_mdnf.evaluation.comparison import NO_DEFENCE, defence_label, read_run
 from armory_mdnf.evaluation.rates import interval
-from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, read_json
+from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, is_of_else
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.metrics.wer import WordCounts
 
@@ -90,7 +90,7 @@ def read_runs(
     """
     files: list[Path] = []
     for path in map(Path, paths):
-        files += sorted(p for p in path.rglob("*.json") if _is_results(p)) if path.is_dir() else [path]
+        files += sorted(p for p in path.rglob("*.json") if not is_of_else(p)) if path.is_dir() else [path]
     if not files:
         raise ResultsError(f"no results in {', '.join(map(str, paths))}: expected records, or folders that have them")
     placed = []
@@ -98,14 +98,6 @@ def read_runs(
         placed.append(place(_named(read_run(path), path), str(path)))
         tell(len(unique))
     return sorted(placed, key=lambda p: (p.run.split, defence_order(p.defence), p.row, p.threat.order, p.run.name))
-
-
-def _is_results(path: Path) -> bool:
-    try:
-        content = read_json(path)
-    except ResultsError:
-        return False
-    return str(content.get("format", "")).startswith("armory_mdnf_record/") or {"config", "results"} <= content.keys()
 
 
 def _named(run: RunRecord, path: Path) -> RunRecord:
