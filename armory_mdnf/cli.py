@@ -255,11 +255,11 @@ def _report_table(args: argparse.Namespace) -> int:
 
 
 def _findings(folder: Path, short: bool) -> str:
-    from armory_mdnf.evaluation.findings import findings, headline
+    from armory_mdnf.evaluation.findings import findings, headline, headline_rows
     from armory_mdnf.evaluation.tables import read_folder
 
     if short:
-        return headline(read_folder(folder))
+        return headline(headline_rows(read_folder(folder)))
     logs = {path.stem: path for path in sorted((Path(__file__).parent / "training" / "logs").glob("*_gan.jsonl"))}
     return findings(read_folder(folder), logs)
 

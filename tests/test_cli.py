@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_summary import armory_content
+from test_tour import subparsers
 
 import armory_mdnf
 from armory_mdnf import cli
@@ -153,18 +152,9 @@ def test_unknown_recipes_are_refused(capsys: pytest.CaptureFixture[str]) -> None
     assert "invalid choice: 'vocoderr'" in capsys.readouterr().err
 
 
-def leaves(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Commands that do something, by name."""
-    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    if not below:
-        yield name, parser
-    for action in below:
-        for word, one in action.choices.items():
-            yield from leaves(one, f"{name} {word}".strip())
-
-
 def test_every_command_that_tells_something_tells_it_to_machines() -> None:
     # These write files that machines read.
     writing = {"record", "report-table", "baseline", "train"}
-    without = {name for name, parser in leaves(cli.build_parser()) if "--json" not in parser._option_string_actions}
+    commands = [(name, parser) for name, parser in subparsers(cli.build_parser()) if not any(subparsers(parser))]
+    without = {name for name, parser in commands if "--json" not in parser._option_string_actions}
     assert without == writing

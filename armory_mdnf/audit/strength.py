@@ -28,6 +28,14 @@ FAR_LESS = 0.5
 HIGHER = 1.1
 
 
+def _of_part(verdict: str, taken: int, asked: int) -> str:
+    """A verdict of an attack that took fewer iterations than the configuration asks for: a warning at most.
+
+    That it has not converged, or that a longer step makes up for what was left out, says nothing of the configuration.
+    """
+    return WARN if verdict == FAIL and taken < asked else verdict
+
+
 def check_convergence(trials: Trials, draws: Sequence[int], asked: int) -> Finding:
     """Word error rate and loss against iterations, and against the draws of the mean gradient.
 
@@ -45,8 +53,7 @@ def check_convergence(trials: Trials, draws: Sequence[int], asked: int) -> Findi
         gain = difference_interval(curve[last].counts, curve[before].counts)
         evidence["gain_of_last_doubling"] = points(gain)
         verdict = judge_gain(gain)
-        # Where the audit was asked for fewer steps, that it has not converged says nothing of the configuration.
-        verdicts.append(WARN if verdict == FAIL and last < asked else verdict)
+        verdicts.append(_of_part(verdict, last, asked))
         said.append(f"from {before} to {last} iterations the word error rate changes by {100 * gain.value:+.1f} points")
         if verdict != PASS:
             advice.append("take more iterations" + (" (--iterations)" if last < asked else ""))
@@ -172,9 +179,7 @@ def check_steps(trials: Trials, asked: int) -> Finding:
         "width_of_interval": None if width is None else _percent(width),
         "gain_of_best": points(gain),
     }
-    verdict = judge_gain(gain)
-    if verdict == FAIL and plan.iterations < asked:  # a longer step makes up for iterations that the audit left out
-        verdict = WARN
+    verdict = _of_part(judge_gain(gain), plan.iterations, asked)
     if width is not None and max(rates) - own.rate > width:
         verdict = worst([verdict, WARN])
     statement = (

@@ -216,13 +216,13 @@ def _balances(placed: Sequence[Placed]) -> list[Balance]:
     for split in dict.fromkeys(p.run.split for p in placed):
         there = [p for p in placed if p.run.split == split]
         threat = _main_threat(there)
-        undefended, plain = _longest(there, _plain(there), threat), _benign(there, _plain(there))
+        own = _plain(there)
+        undefended, plain = _longest(there, own, threat), _benign(there, own)
         for row in rows_of(there):
             p, benign = _longest(there, row, threat), _benign(there, row)
             if p is None or p.attacked is None or benign is None or benign.benign is None:
                 continue
-            alone = plain is None or row == _plain(there)
-            cost = None if alone or plain is None else difference(benign.run, plain.run, BENIGN)
+            cost = None if plain is None or row == own else difference(benign.run, plain.run, BENIGN)
             gain = None if undefended is None or undefended is p else difference(undefended.run, p.run, "adversarial")
             found.append(
                 Balance(

@@ -58,17 +58,13 @@ def draw_headline(path: str | os.PathLike[str], runs: Sequence[RunRecord], title
     """
     rows = headline_rows(runs)
     places = range(len(rows))[::-1]  # the first on top
-    with _figure(path, 8.0, 0.36 * len(rows) + 1.3, headline(runs)) as figure:
+    with _figure(path, 8.0, 0.36 * len(rows) + 1.3, headline(rows)) as figure:
         axis = figure.subplots()
         for column, label in enumerate(("nobody attacks", "under attack")):
             rates = [row.rates[column] for row in rows]
             xs = [100 * rate.value for rate in rates]
-            sides = [
-                [100 * abs(rate.value - (rate.value if bound is None else bound)) for rate, bound in bounds]
-                for bounds in ([(r, r.low) for r in rates], [(r, r.high) for r in rates])
-            ]
             look = {"color": COLOURS[column], "marker": MARKERS[column], "linestyle": "none", "capsize": 3}
-            axis.errorbar(xs, places, xerr=sides, label=label, **look)
+            axis.errorbar(xs, places, xerr=_bars(rates), label=label, **look)
         axis.set_yticks(places, [f"{row.title} (n = {row.utterances})" for row in rows])
         axis.set_xlim(left=0)
         axis.set_xlabel(AXIS)
@@ -108,6 +104,13 @@ def _metadata(suffix: str, words: str) -> dict[str, str | None]:
     return {"Date": None} | ({"Description": words} if words else {})
 
 
+def _bars(rates: Sequence[Interval]) -> list[list[float]]:
+    """How far the intervals reach below and above their values, in percent; 0 where there is no bound."""
+    below = [100 * (rate.value - (rate.value if rate.low is None else rate.low)) for rate in rates]
+    above = [100 * ((rate.value if rate.high is None else rate.high) - rate.value) for rate in rates]
+    return [below, above]
+
+
 def _panel(axis: Any, placed: Sequence[Placed], rows: Sequence[tuple[str, str]], split: str) -> None:
     columns = columns_of(placed)
     for place in range(1, len(columns), 2):  # which points belong to which threat
@@ -122,12 +125,11 @@ def _panel(axis: Any, placed: Sequence[Placed], rows: Sequence[tuple[str, str]],
         if not points:
             continue
         values = [100 * rate.value for _, rate, _ in points]
-        below = [100 * (rate.value - (rate.value if rate.low is None else rate.low)) for _, rate, _ in points]
-        above = [100 * ((rate.value if rate.high is None else rate.high) - rate.value) for _, rate, _ in points]
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         xs = [x for x, _, _ in points]
         label = f"{row[0]} ({row[1]})"
-        axis.errorbar(xs, values, [below, above], fmt=marker, color=colour, capsize=2, markersize=5, label=label)
+        bars = _bars([rate for _, rate, _ in points])
+        axis.errorbar(xs, values, bars, fmt=marker, color=colour, capsize=2, markersize=5, label=label)
         published = [(x, paper) for x, _, paper in points if paper is not None]
         if published:
             axis.scatter(*zip(*published, strict=True), marker="_", s=60, color="#666666", zorder=3, label=PAPER)
