@@ -78,6 +78,7 @@ tables: install  ## write the tables of the recorded results in README.md and do
 	@mkdir -p docs/figures
 	$(BIN)/armory-mdnf plot results/librispeech --headline -o docs/figures/headline.svg \
 	  --title "LibriSpeech test-clean, whisper_ctc, white-box l2 attack of 1.5, 100 iterations"
+	$(BIN)/armory-mdnf plot --sensitivity -o docs/figures/noise_sensitivity.svg --title "What two draws of MDNF's noise have in common"
 	$(BIN)/armory-mdnf report-table --results results/librispeech --findings --write docs/findings.md
 	$(BIN)/armory-mdnf claims results --write docs/claims.md
 

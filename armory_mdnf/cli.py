@@ -22,7 +22,7 @@ EXIT_CODES = """exit codes:
   130  stopped by Ctrl-C
   141  the reader of the output is gone"""
 BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
-RECIPES = ("books", "corpus", "curve", "level", "recognizer", "resynthesis", "vocoder")
+RECIPES = ("books", "corpus", "curve", "level", "recognizer", "resynthesis", "sensitivity", "vocoder")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -256,12 +256,12 @@ def _report_table(args: argparse.Namespace) -> int:
 
 def _findings(folder: Path, short: bool) -> str:
     from armory_mdnf.evaluation.findings import findings, headline, headline_rows
+    from armory_mdnf.evaluation.noise_sensitivity import read_sensitivities
     from armory_mdnf.evaluation.tables import read_folder
 
     if short:
         return headline(headline_rows(read_folder(folder)))
-    logs = {path.stem: path for path in sorted((Path(__file__).parent / "training" / "logs").glob("*_gan.jsonl"))}
-    return findings(read_folder(folder), logs)
+    return findings(read_folder(folder), read_sensitivities())
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -23,7 +23,8 @@ from armory_mdnf import cli
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, make_cell, read_baseline, write_baseline
 from armory_mdnf.evaluation.gate import Options, gate
-from armory_mdnf.evaluation.gate_files import read_cell, results_files
+from armory_mdnf.evaluation.gate_files import read_cell
+from armory_mdnf.evaluation.records import results_files
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -312,7 +313,7 @@ def test_armorys_own_numbers_do_where_there_are_no_transcripts(tmp_path: Path) -
 def test_folders_give_their_results(tmp_path: Path) -> None:
     for name in ("a/results.json", "a/run.json", "b/results.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("{}" if name.endswith("run.json") else "cut sh")
     assert results_files([tmp_path]) == [tmp_path / "a" / "results.json", tmp_path / "b" / "results.json"]
     assert len(results_files([RESULTS / "human", RESULTS / "human" / "rs_benign.json"])) == len(
         list((RESULTS / "human").glob("*.json"))

@@ -12,6 +12,7 @@ import pytest
 
 from armory_mdnf import cli
 from armory_mdnf.errors import OptionError
+from armory_mdnf.evaluation.noise_sensitivity import read_sensitivities, trained
 from armory_mdnf.report import figure, runs
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -72,6 +73,24 @@ def test_the_readmes_figure_is_that_of_the_records(tmp_path: Path) -> None:
     assert all(row.split(" | ")[0].strip("| ") in drawn for row in made.splitlines()[2:])
 
 
+def test_the_figure_of_the_noise_sensitivity_is_that_of_the_logs(tmp_path: Path) -> None:
+    out = tmp_path / "cosines.svg"
+    assert cli.main(["plot", "--sensitivity", "-o", str(out)]) == 0
+    made, kept = (described(path) for path in (out, RESULTS.parent / "docs" / "figures" / "noise_sensitivity.svg"))
+    assert made == kept, "run `make tables`"
+    assert made in (RESULTS.parent / "docs" / "findings.md").read_text()
+
+
+def test_a_training_begins_where_its_start_was_measured() -> None:
+    rows = read_sensitivities()
+    steps = trained(rows)["melgan_gan"]
+    (start,) = (row for row in rows if (row.vocoder, row.step) == ("melgan", None))
+    assert steps[0].step == 0
+    assert steps[0].cosines == start.cosines
+    assert [row.step for row in steps] == sorted({row.step for row in steps})
+    assert trained(rows)["pwg_gan"][0].step != 0  # it began with nothing
+
+
 def described(path: Path) -> str:
     (found,) = ElementTree.fromstring(path.read_text()).iter("{http://purl.org/dc/elements/1.1/}description")
     return str(found.text)
@@ -90,6 +109,9 @@ def test_what_is_refused(tmp_path: Path, capsys: Any, monkeypatch: pytest.Monkey
     assert "unknown format of x.gif '.gif', expected one of .pdf, .png, .svg" in capsys.readouterr().err
     assert cli.main(["plot", str(RESULTS), "-o", str(tmp_path / "x.png"), "--split", "humann"]) == 2
     assert "did you mean 'human'" in capsys.readouterr().err
+    for words in ([], ["--sensitivity", str(RESULTS)]):
+        assert cli.main(["plot", "-o", str(tmp_path / "x.png"), *words]) == 2
+        assert "expected runs, or --sensitivity and no runs" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(OptionError, match=r"armory-mdnf\[plot\]"):
         figure.draw(tmp_path / "x.png", runs.read_runs([RESULTS / "human" / "rs_pgd_l2.json"]))

@@ -15,7 +15,6 @@ from armory_mdnf import cli
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation import cells, records, summary, tables
 from armory_mdnf.evaluation.armory_results import read_armory_results
-from armory_mdnf.evaluation.gate_files import results_files
 
 RESULTS = CONFIGS.parent / "results"
 PGD = "none_pgd_l2"
@@ -297,5 +296,5 @@ def test_files_of_something_else_are_told_from_damaged_ones(tmp_path: Path) -> N
     (tmp_path / "armorys.json").write_text(json.dumps(content()))
     assert not records.is_of_else(tmp_path / "armorys.json")
     assert not records.is_of_else(RESULTS / "human" / "none_benign.json")
-    found = results_files([RESULTS])
+    found = records.results_files([RESULTS])
     assert {path.parent.name for path in found} == {"human", "librispeech", "synthetic"}

@@ -240,7 +240,7 @@ def test_the_table_is_in_the_papers_order(results: Path, tmp_path: Path) -> None
 
 
 def test_an_empty_folder_has_no_table(tmp_path: Path) -> None:
-    with pytest.raises(ResultsError, match="no result files"):
+    with pytest.raises(ResultsError, match="found none"):
         tables.read_folder(tmp_path)
 
 

@@ -13,8 +13,8 @@ from conftest import speechlike, tiny_recognizer
 
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.training import sensitivity
 from armory_mdnf.training import vocoder as recipe
-from armory_mdnf.training import vocoder_watching
 from armory_mdnf.training.loading import ahead
 from armory_mdnf.training.sensitivity import noise_sensitivity
 from armory_mdnf.training.vocoder_data import find_recordings
@@ -109,7 +109,7 @@ def test_held_out_speakers_are_not_among_the_recordings(recordings: Path) -> Non
 def test_the_noise_sensitivity_is_logged(recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipe.GENERATORS, "melgan", TINY)
     monkeypatch.setattr(recipe, "load_recognizer", lambda name: tiny_recognizer())
-    monkeypatch.setattr(vocoder_watching.Watching, "spoken", lambda self: [(torch.from_numpy(X), "AB C")])
+    monkeypatch.setattr(recipe, "watched_prompts", lambda: [(torch.from_numpy(X), "AB C")])
     assert recipe.main(arguments(recordings, tmp_path / "run", "--steps", "1", "--sensitivity", "tiny")) == 0
     row = json.loads((tmp_path / "run" / "log.jsonl").read_text())
     assert all(-1 <= row[f"cosine_{name}"] <= 1 for name in ("waveform", "gradient", "published"))
@@ -122,6 +122,22 @@ def test_without_noise_every_draw_is_the_same_and_noise_parts_them(melgan: Vocod
     loud = noise_sensitivity(melgan, tiny_recognizer(), prompts, pairs=2, noise_level=400.0, curve=None)
     assert loud["waveform"] < 0.99
     assert loud["gradient"] < 0.9
+
+
+def test_finished_vocoders_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "load_recognizer", lambda name: tiny_recognizer())
+    monkeypatch.setattr(sensitivity, "watched_prompts", lambda: [(torch.from_numpy(X), "AB C")])
+    out = tmp_path / "cosines.json"
+    words = ["--vocoder", "melgan", "melgan_gan", "--out", str(out)]
+    assert sensitivity.main(words) == 0
+    found = json.loads(out.read_text())["cosines"]
+    assert list(found) == ["melgan", "melgan_gan"]
+    assert found["melgan"] != found["melgan_gan"]
+    assert all(-1 <= cosine <= 1 for cosines in found.values() for cosine in cosines.values())
+    monkeypatch.setattr(sensitivity, "noise_sensitivity", None)
+    assert sensitivity.main(words) == 0  # nothing is measured again
+    with pytest.raises(BundleError, match="vocoders"):
+        sensitivity.main(["--vocoder", "melgan", "--out", str(out)])
 
 
 def _square(number: int) -> np.ndarray:

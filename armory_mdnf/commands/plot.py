@@ -20,11 +20,15 @@ def add_command(commands: Any) -> None:
         "Needs matplotlib, the extra `plot`.",
         **console.example("armory-mdnf plot results -o wer.png", "armory-mdnf plot results --split human -o wer.svg"),
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="as for `report`")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="as for `report`")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help=".png, .svg or .pdf")
     parser.add_argument("--split", metavar="NAME", help="only the runs on this split")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--headline", action="store_true", help="the README's figure: what it says of results/librispeech"
+    )
+    which.add_argument(
+        "--sensitivity", action="store_true", help="no runs: how the bundled vocoders pass MDNF's noise on"
     )
     parser.add_argument("--title", default="", metavar="TEXT")
     console.add_json(parser)
@@ -33,11 +37,19 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw. Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input."""
+    from armory_mdnf.evaluation.noise_sensitivity import read_sensitivities
     from armory_mdnf.files.atomic import ensure_writable
     from armory_mdnf.report import figure, runs
 
+    if bool(args.runs) == args.sensitivity:
+        raise OptionError("expected runs, or --sensitivity and no runs")
     figure.check_format(args.out)
     ensure_writable(args.out)
+    if args.sensitivity:
+        drawn = read_sensitivities()
+        figure.draw_sensitivities(args.out, drawn, args.title)
+        _tell(args, "measurement", len(drawn))
+        return 0
     with options.Progress(None, "runs") as progress:
         placed = runs.read_runs(args.runs, progress.step_of)
     if args.split is not None:
@@ -49,8 +61,12 @@ def run(args: argparse.Namespace) -> int:
         figure.draw_headline(args.out, [p.run for p in placed], args.title)
     else:
         figure.draw(args.out, placed, args.title)
-    if args.json:
-        console.print_json({"out": str(args.out), "runs": len(placed)})
-    else:
-        print(f"{args.out}: {len(placed)} run{'s' * (len(placed) != 1)}")
+    _tell(args, "run", len(placed))
     return 0
+
+
+def _tell(args: argparse.Namespace, of: str, count: int) -> None:
+    if args.json:
+        console.print_json({"out": str(args.out), f"{of}s": count})
+    else:
+        print(f"{args.out}: {count} {of}{'s' * (count != 1)}")

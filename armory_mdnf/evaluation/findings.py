@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation.noise_sensitivity import Sensitivity, sensitivity_table
 from armory_mdnf.evaluation.rates import difference, interval
 from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.evaluation.tables import markdown
-from armory_mdnf.files.strict_json import loads
 from armory_mdnf.metrics.intervals import Interval
 
 PAIRS = (
@@ -39,15 +38,15 @@ PAIRS = (
 """Question, and the two runs whose word error rates under attack are subtracted, utterance by utterance."""
 
 
-def findings(runs: Sequence[RunRecord], logs: Mapping[str, Path]) -> str:
-    """All the tables as Markdown; ``logs`` are the training logs of vocoders by their names.
+def findings(runs: Sequence[RunRecord], sensitivities: Iterable[Sensitivity]) -> str:
+    """All the tables as Markdown.
 
     Raises :class:`ResultsError` if a run of :data:`PAIRS` is missing, or two runs share no utterance.
     """
     parts = [
         (f"Word error rates, pooled, with {INTERVALS}", _rates(runs)),
         ("Differences of the word error rate under attack, on the utterances that both runs have", _differences(runs)),
-        ("Noise sensitivity of the vocoders as they learn", _sensitivity(logs)),
+        ("Noise sensitivity of the vocoders as they learn", sensitivity_table(sensitivities)),
     ]
     return "\n\n".join(f"**{title}**\n\n{table}" for title, table in parts)
 
@@ -140,15 +139,3 @@ def verdict(found: Interval) -> str:
     if found.low is None or found.high is None or found.low <= 0 <= found.high:
         return "open"
     return "higher" if found.low > 0 else "lower"
-
-
-def _sensitivity(logs: Mapping[str, Path]) -> str:
-    rows = []
-    for name, path in logs.items():
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            row = loads(line, f"{path}, line {number}")
-            if "cosine_gradient" in row:
-                values = [row[k] for k in ("stoi_dev", "cosine_waveform", "cosine_gradient", "cosine_published")]
-                rows.append([name, str(row["step"]), *(f"{value:.2f}" for value in values)])
-    header = ("vocoder", "step", "STOI, human dev", "waveforms", "exact gradients", "published and exact")
-    return markdown(rows, header)

@@ -61,8 +61,9 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 def _gate(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.baselines import read_baseline
     from armory_mdnf.evaluation.gate import SNR_TOLERANCE_DB, Options, gate
-    from armory_mdnf.evaluation.gate_files import read_cell, results_files
+    from armory_mdnf.evaluation.gate_files import read_cell
     from armory_mdnf.evaluation.gate_reports import as_json, junit, text
+    from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files import strict_json
     from armory_mdnf.files.atomic import ensure_writable, write_text
 
@@ -83,7 +84,8 @@ def _gate(args: argparse.Namespace) -> int:
 
 def _baseline(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.baselines import Baseline, changes, read_baseline, write_baseline
-    from armory_mdnf.evaluation.gate_files import read_cell, results_files
+    from armory_mdnf.evaluation.gate_files import read_cell
+    from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files.atomic import ensure_writable
 
     ensure_writable(args.file)

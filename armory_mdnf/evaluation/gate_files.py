@@ -1,8 +1,8 @@
-"""The results files that a gate and the claims take: records, Armory's JSON, and folders of either."""
+"""What a gate reads of a results file: a record, or Armory's JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,8 @@ from armory_mdnf.evaluation.baselines import BaselineCell, Counts, cell_of, make
 from armory_mdnf.evaluation.cells import known_name
 from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.evaluation.identity import identity
-from armory_mdnf.evaluation.records import is_of_else, read_json
+from armory_mdnf.evaluation.records import read_json
 from armory_mdnf.files import strict_json
-
-
-def results_files(paths: Iterable[Path]) -> list[Path]:
-    """The files that paths name: themselves, a run's folder its results, another folder every JSON of results below it.
-
-    Raises :class:`ResultsError` for a path that is not there or holds none.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_file():
-            found.append(path)
-            continue
-        inner = sorted(path.rglob("results.json")) or sorted(p for p in path.rglob("*.json") if not is_of_else(p))
-        if not inner:
-            raise ResultsError(f"{path}: expected a results file or a folder that holds some, found none")
-        found += inner
-    return list(dict.fromkeys(found))
 
 
 def read_cell(path: Path) -> BaselineCell:

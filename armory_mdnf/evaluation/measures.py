@@ -113,7 +113,7 @@ def add_metrics_command(commands: Any) -> None:
 
 def _metrics(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.comparison import read_run
-    from armory_mdnf.evaluation.gate_files import results_files
+    from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files import strict_json
     from armory_mdnf.files.atomic import ensure_writable, write_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -256,6 +256,20 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ResultsError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def results_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The files that paths name: themselves, and every JSON of results below a folder, sorted.
+
+    Raises :class:`ResultsError` for a path that is not there or holds none.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        inner = [path] if path.is_file() else sorted(p for p in path.rglob("*.json") if not is_of_else(p))
+        if not inner:
+            raise ResultsError(f"{path}: expected a results file or a folder that holds some, found none")
+        found += inner
+    return list(dict.fromkeys(found))
 
 
 def is_of_else(path: str | os.PathLike[str]) -> bool:

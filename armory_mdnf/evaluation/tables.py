@@ -8,7 +8,7 @@ from pathlib import Path
 
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.cells import cell_named, departures
-from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, is_of_else, read_record
+from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, read_record, results_files
 from armory_mdnf.evaluation.summary import percent
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -23,11 +23,8 @@ HEADER = (
 
 def read_folder(folder: Path) -> list[RunRecord]:
     """Every record below a folder, in the order of the paper's tables, but for its folder :data:`ELSEWHERE`."""
-    inside = sorted(path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] != ELSEWHERE)
-    files = [path for path in inside if not is_of_else(path)]
-    if not files:
-        raise ResultsError(f"no result files in {folder}")
-    return sorted((read_record(path) for path in files), key=_place)
+    files = (path for path in results_files([folder]) if path.relative_to(folder).parts[0] != ELSEWHERE)
+    return sorted(map(read_record, files), key=_place)
 
 
 def _place(run: RunRecord) -> tuple[str, int, str]:

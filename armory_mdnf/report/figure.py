@@ -10,6 +10,7 @@ from typing import Any
 
 from armory_mdnf.errors import OptionError, choices
 from armory_mdnf.evaluation.findings import headline, headline_rows
+from armory_mdnf.evaluation.noise_sensitivity import COSINES, Sensitivity, sensitivity_table, trained
 from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.files.atomic import replacing
 from armory_mdnf.metrics.intervals import Interval
@@ -70,6 +71,31 @@ def draw_headline(path: str | os.PathLike[str], runs: Sequence[RunRecord], title
         axis.set_xlabel(AXIS)
         axis.grid(axis="x", linewidth=0.5, alpha=0.5)
         figure.legend(loc="outside lower left", ncols=2, fontsize="small", frameon=False)
+        if title:
+            figure.suptitle(title, fontsize="medium")
+
+
+def draw_sensitivities(path: str | os.PathLike[str], rows: Sequence[Sensitivity], title: str = "") -> None:
+    """Write how vocoders pass MDNF's noise on: a panel per cosine, a line per training, dashes for finished vocoders.
+
+    An SVG's description has the same numbers as text. Raises :class:`OptionError` without matplotlib.
+    """
+    finished = [row for row in rows if row.step is None]
+    with _figure(path, 9.0, 3.4, sensitivity_table(rows)) as figure:
+        panels = figure.subplots(1, len(COSINES), sharey=True)
+        for number, (axis, name) in enumerate(zip(panels, COSINES.values(), strict=True)):
+            looks = zip(COLOURS, MARKERS, strict=True)
+            for (vocoder, steps), (colour, marker) in zip(trained(rows).items(), looks, strict=False):
+                xs, ys = [row.step for row in steps], [row.cosines[number] for row in steps]
+                axis.plot(xs, ys, color=colour, marker=marker, label=f"{vocoder}, as it learns")
+            for row, (colour, _), dashes in zip(finished, looks, ("--", ":", "-."), strict=False):
+                axis.axhline(row.cosines[number], color=colour, linestyle=dashes, label=f"{row.vocoder}, finished")
+            axis.set_title(name, loc="left", fontsize="medium")
+            axis.set_xlabel("training step")
+            axis.grid(linewidth=0.5, alpha=0.5)
+        panels[0].set_ylabel("cosine of two draws")
+        panels[0].set_ylim(-0.2, 1.05)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
         if title:
             figure.suptitle(title, fontsize="medium")
 

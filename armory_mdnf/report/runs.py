@@ -19,7 +19,7 @@ from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.cells import cell_described, cell_named, departures
 from armory_mdnf.evaluation.comparison import NO_DEFENCE, defence_label, read_run
 from armory_mdnf.evaluation.rates import interval
-from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, is_of_else
+from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, results_files
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.metrics.wer import WordCounts
 
@@ -88,15 +88,10 @@ def read_runs(
     ``tell`` is called after each run with how many there are.
     Raises :class:`ResultsError` for a file that is none of these or damaged, and where there is no run at all.
     """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        files += sorted(p for p in path.rglob("*.json") if not is_of_else(p)) if path.is_dir() else [path]
-    if not files:
-        raise ResultsError(f"no results in {', '.join(map(str, paths))}: expected records, or folders that have them")
-    placed = []
-    for path in (unique := dict.fromkeys(files)):
+    files, placed = results_files(paths), []
+    for path in files:
         placed.append(place(_named(read_run(path), path), str(path)))
-        tell(len(unique))
+        tell(len(files))
     return sorted(placed, key=lambda p: (p.run.split, defence_order(p.defence), p.row, p.threat.order, p.run.name))
 
 

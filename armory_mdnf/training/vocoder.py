@@ -34,7 +34,7 @@ from armory_mdnf.files.provenance import made_of, of_array, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.options import whole
 from armory_mdnf.training.options import Parser, describe_value, program, typed
-from armory_mdnf.training.sensitivity import noise_sensitivity
+from armory_mdnf.training.sensitivity import noise_sensitivity, watched_prompts
 from armory_mdnf.training.state import MADE_OF, after_failure, fill_optimizer, load_state, save_state
 from armory_mdnf.training.vocoder_data import Segments, find_recordings, mel_statistics, read_all
 from armory_mdnf.training.vocoder_generators import GENERATORS, RECIPE, begin_with, build, condition_on
@@ -77,7 +77,7 @@ class Run:
         self.segments = Segments(groups, weights, RECIPE, SEGMENT, noisy=recipe.noisy, snr_db=recipe.noise_snr_db)
         self.held_out = watching.read()
         self.listener = None if watching.sensitivity is None else load_recognizer(watching.sensitivity)
-        self.prompts = [] if self.listener is None else watching.spoken()
+        self.prompts = [] if self.listener is None else watched_prompts()
         torch.manual_seed(recipe.seed)
         self.generator = build(recipe.kind).to(self.device)
         self.discriminator = MelGANMultiScaleDiscriminator(max_downsample_channels=256).to(self.device)

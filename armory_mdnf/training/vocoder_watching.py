@@ -11,12 +11,9 @@ from torch import Tensor, nn
 
 from armory_mdnf.audio.mel import LogMel
 from armory_mdnf.audio.noise import stream
-from armory_mdnf.data.bundled import load_split
 from armory_mdnf.errors import OptionError
 from armory_mdnf.training.vocoder_data import find_recordings, read_all
 from armory_mdnf.training.vocoder_generators import RECIPE
-
-SENSITIVITY_PROMPTS = 4
 
 
 def generate(kind: str, generator: nn.Module, log_mel: Tensor, noise: Tensor) -> Tensor:
@@ -58,12 +55,6 @@ class Watching:
             paths = find_recordings(Path(text))[:: self.evaluate_stride][: self.evaluate_limit]
             found[Path(text).name.removesuffix(".jsonl")] = read_all(paths, RECIPE.sample_rate_hz)
         return found
-
-    def spoken(self) -> list[tuple[Tensor, str]]:
-        """The shortest prompts of the bundled human dev split, whose noise sensitivity is watched: audio and words."""
-        chosen = sorted(load_split("human", "dev"), key=lambda u: (u.duration_s, u.id))[:SENSITIVITY_PROMPTS]
-        texts = [u.transcript for u in chosen]
-        return list(zip(read_all([u.path for u in chosen], RECIPE.sample_rate_hz), texts, strict=True))
 
 
 def check_stoi() -> None:
