@@ -321,19 +321,26 @@ def machine() -> dict[str, Any]:
     }
 
 
+PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    part.__name__: part for part in (step_ratios, peers, batching, by_processes, growth, resampling)
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attack", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/bench/attack.json"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="torch threads, 0: as many as cores")
+    text = "only these parts, for a table of their own: give another --out (default: all)"
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help=text)
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     rows: list[dict[str, Any]] = []
-    for part in (step_ratios, peers, batching, by_processes, growth, resampling):
-        print(f"{part.__name__} ...", file=sys.stderr, flush=True)
-        rows += part(args.rounds)
+    for name in args.parts:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        rows += PARTS[name](args.rounds)
     content = {"machine": machine(), "rounds": args.rounds, "steps_a_run": STEPS, "rows": rows}
     write_text(args.out, json.dumps(content, indent=1) + "\n")
     print(bars.table(content))
