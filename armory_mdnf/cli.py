@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from armory_mdnf import __version__, console
 from armory_mdnf.errors import ArmoryMdnfError, OptionError, StorageError
@@ -22,6 +23,7 @@ EXIT_CODES = """exit codes:
   130  stopped by Ctrl-C
   141  the reader of the output is gone"""
 BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
+SHOW_PROGRESS = ("transcribe", "defend", "attack", "evaluate", "run", "sweep", "audit", "report", "plot")
 RECIPES = ("books", "corpus", "curve", "level", "recognizer", "resynthesis", "sensitivity", "vocoder")
 
 
@@ -93,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="keep a run that is not the whole configuration too; the record and the table say in what it differs",
     )
+    console.add_json(record)
     record.set_defaults(run=_record)
 
     table = commands.add_parser(
@@ -108,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     kinds = table.add_mutually_exclusive_group()
     kinds.add_argument("--findings", action="store_true", help=text)
     kinds.add_argument("--headline", action="store_true", help="the README's short table of these results")
+    console.add_json(table)
     table.set_defaults(run=_report_table)
 
     compare = commands.add_parser(
@@ -127,6 +131,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_audit_command(commands)
     add_checkpoint_command(commands)
     add_data_command(commands)
+    for name in SHOW_PROGRESS:
+        console.add_quiet(commands.choices[name])
 
     train = commands.add_parser(
         "train",
@@ -225,9 +231,12 @@ def _record(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.records import write_record
     from armory_mdnf.files.atomic import ensure_writable
 
-    run = as_recorded(read_armory_results(_results_file(args)), args.out.stem, args.partial)
+    results = _results_file(args)
+    run = as_recorded(read_armory_results(results), args.out.stem, args.partial)
     ensure_writable(args.out)
     write_record(args.out, run)
+    if args.json:
+        console.print_json({"results": str(results), "out": str(args.out), "utterances": len(run.outcomes)})
     return 0
 
 
@@ -241,17 +250,23 @@ def _report_table(args: argparse.Namespace) -> int:
         table = _findings(args.results, args.headline)
     else:
         table = results_table(read_folder(args.results))
+    content: dict[str, Any] = {"results": str(args.results), "table": table}
+    stale = False
     if args.check:
         text = args.check.read_text(encoding="utf-8")
-        if replace_block(text, table) != text:
+        stale = replace_block(text, table) != text
+        content |= {"file": str(args.check), "up_to_date": not stale}
+        if stale:
             print(f"the table in {args.check} is not that of {args.results}: run `make tables`", file=sys.stderr)
-            return 1
     elif args.write:
         text = args.write.read_text(encoding="utf-8")
         write_text(args.write, replace_block(text, table))
-    else:
+        content |= {"out": str(args.write)}
+    if args.json:
+        console.print_json(content)
+    elif not (args.check or args.write):
         print(table)
-    return 0
+    return int(stale)
 
 
 def _findings(folder: Path, short: bool) -> str:
@@ -294,7 +309,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> int:
     try:
         args = build_parser().parse_args(argv)
-        code = int(args.run(args))
+        quiet = vars(args).get("quiet", False)
+        code = int(console.quietly(lambda: args.run(args)) if quiet else args.run(args))
     except BaseException:
         with contextlib.suppress(OSError, StorageError):  # it is told what went wrong first
             _flush()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -80,6 +82,26 @@ def example(*lines: str) -> dict[str, Any]:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """``--json``."""
     parser.add_argument("--json", action="store_true", help="print one JSON object for machines")
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """``--quiet``."""
+    parser.add_argument("--quiet", action="store_true", help="nothing on standard error, unless something goes wrong")
+
+
+def quietly(run: Callable[[], int]) -> int:
+    """Run with nothing on standard error, and tell what was to go there if the work was not done whole.
+
+    0 and 1 are codes of work that was: the check that failed is on standard output.
+    """
+    held, code = io.StringIO(), None
+    try:
+        with contextlib.redirect_stderr(held):
+            code = run()
+        return code
+    finally:
+        if code not in (0, 1):
+            sys.stderr.write(held.getvalue())
 
 
 def print_json(content: Any) -> None:

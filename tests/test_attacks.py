@@ -19,7 +19,7 @@ from armory_mdnf.attacks import PGD, CarliniWagner
 from armory_mdnf.attacks.carlini_wagner import ShrinkingBound
 from armory_mdnf.attacks.geometry import L2, SNR, Geometry, Linf
 from armory_mdnf.attacks.gradient import LossGradient
-from armory_mdnf.attacks.pgd import Batch, Descent, mean_losses
+from armory_mdnf.attacks.pgd import Batch, Descent, mean_losses, understood_as_target
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import load_split
@@ -289,6 +289,13 @@ def test_a_targeted_attack_stops_where_it_succeeds() -> None:
     needed = (start - model.above).clamp(min=0) / torch.stack([model.w[:n].norm() for n in batch.lengths])
     assert bool((sizes <= needed + 0.02 + 1e-4).all())
     assert bool((sizes >= needed - 1e-4).all())
+
+
+def test_blanks_around_a_target_count_for_nothing() -> None:
+    model, batch = linear_batch()
+    batch = Batch(batch.x, batch.lengths, [[ord("B")]] * 3, batch.indices)
+    model.transcribe = lambda x, lengths, keys: ["B ", " B", "B B"]  # type: ignore[method-assign]
+    assert understood_as_target(model, batch, (0,)) == [True, True, False]
 
 
 @settings(max_examples=25)

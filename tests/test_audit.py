@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from art.attacks.evasion import ProjectedGradientDescent
 from conftest import speechlike, tiny_recognizer
 from runner_folder import strict
 
@@ -138,6 +139,14 @@ def test_multiples_of_a_bound_and_of_a_step() -> None:
     assert relative.step_fraction == pytest.approx(0.6)
 
 
+def test_arts_attack_has_the_gradient_of_its_estimator() -> None:
+    for gradient in ("exact", "published"):
+        model = estimator()
+        model.gradient = gradient
+        attack = ProjectedGradientDescent(model, norm=2, eps=1.0, eps_step=0.2, max_iter=3)
+        assert Plan.of(attack).published == (gradient == "published")
+
+
 def test_what_is_no_untargeted_pgd_is_refused() -> None:
     model = estimator()
     for attack in (CarliniWagner(model), RandomNoise(model, eps=1.0), PGD(model, eps=1.0, targeted=True)):
@@ -202,6 +211,17 @@ def test_without_its_noise_mdnf_is_resynthesis_and_smoothing_nothing(melgan: Any
         torch.testing.assert_close(view.heard(tried.batch.x, tried.batch.lengths, keys), expected)
         assert not torch.allclose(tried.white_box.heard(tried.batch.x, tried.batch.lengths, keys), expected)
     assert views.without_noise(estimator(MelResynth(melgan, device_type="cpu"))) is None
+
+
+def test_a_vocoder_that_has_to_have_noise_gets_the_same_at_every_draw(pwg: Any) -> None:
+    tried = trials(MDNF(pwg, 40.0, None, device_type="cpu"))
+    still = views.without_noise(tried.estimator)
+    assert still is not None
+    first, second = (tried.keys(Purpose.ATTACK, step) for step in (0, 1))
+    x, lengths = tried.batch.x, tried.batch.lengths
+    assert torch.equal(still.heard(x, lengths, first), still.heard(x, lengths, second))
+    assert not torch.equal(tried.white_box.heard(x, lengths, first), tried.white_box.heard(x, lengths, second))
+    assert views.without_noise(estimator(MelResynth(pwg, device_type="cpu"))) is not None
 
 
 def test_another_seed_is_another_draw_and_leaves_the_defence() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from test_summary import armory_content
 from test_tour import subparsers
 
 import armory_mdnf
-from armory_mdnf import cli
+from armory_mdnf import cli, console
 from armory_mdnf.evaluation import summary, tables
 from armory_mdnf.runner.overrides import BATCH_SECONDS
 
@@ -58,8 +59,27 @@ def test_record_and_table(results: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert cli.main(["report-table", *folder, "--write", str(readme)]) == 0
     assert cli.main(["report-table", *folder, "--check", str(readme)]) == 0
     assert "| human | mg_mdnf_pgd_l2 |" in readme.read_text()
+    assert capsys.readouterr().out == ""
     assert cli.main(["report-table", *folder]) == 0
     assert "mg_mdnf_pgd_l2" in capsys.readouterr().out
+
+
+def test_record_and_table_for_machines(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, readme = tmp_path / "results" / "mg_mdnf_pgd_l2.json", tmp_path / "README.md"
+    readme.write_text(f"{tables.BEGIN}\n{tables.END}\n")
+
+    def told(*words: object, code: int = 0) -> Any:
+        assert cli.main([*map(str, words), "--json"]) == code
+        return json.loads(capsys.readouterr().out)
+
+    assert told("record", out, results) == {"results": str(results), "out": str(out), "utterances": 2}
+    words = ("report-table", "--results", out.parent)
+    table = told(*words)
+    assert table.keys() == {"results", "table"}
+    assert told(*words, "--check", readme, code=1) == table | {"file": str(readme), "up_to_date": False}
+    assert told(*words, "--write", readme) == table | {"out": str(readme)}
+    assert table["table"].strip() in readme.read_text()
+    assert told(*words, "--check", readme)["up_to_date"] is True
 
 
 def test_results_that_are_not_new_are_refused_by_name_too(results: Path, tmp_path: Path, capsys: Any) -> None:
@@ -152,9 +172,26 @@ def test_unknown_recipes_are_refused(capsys: pytest.CaptureFixture[str]) -> None
     assert "invalid choice: 'vocoderr'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("code", "told"), [(0, ""), (1, ""), (3, "left out: a.wav\n"), (130, "left out: a.wav\n")])
+def test_quiet_tells_what_went_wrong(code: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> int:
+        print("left out: a.wav", file=sys.stderr)
+        return code
+
+    assert console.quietly(run) == code
+    assert capsys.readouterr().err == told
+
+
+def test_quiet_tells_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in cli.SHOW_PROGRESS:
+        assert "--quiet" in dict(subparsers(cli.build_parser()))[name]._option_string_actions
+    assert cli.main(["run", str(tmp_path / "none.json"), "--quiet"]) == 2
+    assert capsys.readouterr().err.startswith("armory-mdnf: error: ")
+
+
 def test_every_command_that_tells_something_tells_it_to_machines() -> None:
     # These write files that machines read.
-    writing = {"record", "report-table", "baseline", "train"}
+    writing = {"baseline", "train"}
     commands = [(name, parser) for name, parser in subparsers(cli.build_parser()) if not any(subparsers(parser))]
     without = {name for name, parser in commands if "--json" not in parser._option_string_actions}
     assert without == writing

@@ -174,12 +174,18 @@ def test_transcribe_takes_long_files_of_any_kind(long_one: Path, weights: str, f
     assert heard["transcript"] == " ".join(p["transcript"] for p in heard["pieces"] if p["transcript"])
 
 
-def test_a_file_that_cannot_be_read_costs_itself(spoken: Path, weights: str, tmp_path: Path, capsys: Any) -> None:
+def test_a_file_that_cannot_be_read_costs_itself(
+    spoken: Path, weights: str, tmp_path: Path, found: Spoken, capsys: Any
+) -> None:
     words = ["transcribe", str(tmp_path / "none.wav"), str(spoken), "--model", weights]
     assert cli.main(words) == 3
     told = capsys.readouterr()
     assert told.err == f"left out: no audio file at {tmp_path}/none.wav\n"
     assert told.out.startswith(f"{spoken}: ")
+    heard = found(*words, code=3)
+    assert [entry["file"] for entry in heard["files"]] == [str(spoken)]
+    missing = str(tmp_path / "none.wav")
+    assert heard["failed"] == [{"file": missing, "reason": f"no audio file at {missing}"}]
     assert "no audio file" in refused(capsys, *words[:2])
 
 
@@ -226,6 +232,20 @@ def test_defend(spoken: Path, melgan: Vocoder, tmp_path: Path, found: Spoken, mo
     defended = read_recording(out, 16000)
     expected, _ = defenses.MelResynth(melgan)(read_recording(spoken, 16000))
     np.testing.assert_allclose(defended, np.clip(expected, -1, 1), rtol=0, atol=1e-5)
+
+
+def test_defend_by_a_defence_of_others(spoken: Path, tmp_path: Path, found: Spoken) -> None:
+    """ART's take one recording as (1, T)."""
+    kwargs = {"clip_values": [-1.0, 1.0], "bit_depth": 4}
+    block = {
+        "module": "art.defences.preprocessor",
+        "name": "FeatureSqueezing",
+        "kwargs": kwargs,
+        "type": "Preprocessor",
+    }
+    (tmp_path / "squeeze.json").write_text(json.dumps(block))
+    found("defend", spoken, "-o", tmp_path / "out.wav", "--defense", tmp_path / "squeeze.json", "--device", "cpu")
+    assert len(np.unique(np.round(read_recording(tmp_path / "out.wav", 16000), 3))) <= 16
 
 
 def test_defend_refuses(spoken: Path, tmp_path: Path, capsys: Any) -> None:

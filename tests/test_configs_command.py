@@ -35,7 +35,7 @@ def test_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_list_for_machines_is_what_the_files_say(capsys: pytest.CaptureFixture[str]) -> None:
-    listed = json.loads(said(capsys, "--json", "*noise_l2", "none_benign.json", "none_benign"))
+    listed = json.loads(said(capsys, "--json", "*noise_l2", "none_benign.json", "none_benign"))["configs"]
     names = [entry["name"] for entry in listed]
     assert names[-1] == "none_benign"
     assert names[:-1] == [name for name in configs.known() if name.endswith("noise_l2")]
@@ -55,10 +55,9 @@ def test_what_is_written_is_what_is_there(tmp_path: Path, capsys: pytest.Capture
         assert path.read_bytes() == (CONFIGS / path.relative_to(folder)).read_bytes()
         check_config(json.loads(path.read_text()))
     (folder / "librispeech" / "rs_cw.json").unlink()
-    assert json.loads(said(capsys, "librispeech/rs_cw", "none_pgd_l2", "--to", str(folder), "--json")) == [
-        str(folder / "librispeech" / "rs_cw.json"),
-        str(folder / "none_pgd_l2.json"),
-    ]
+    assert json.loads(said(capsys, "librispeech/rs_cw", "none_pgd_l2", "--to", str(folder), "--json")) == {
+        "written": [str(folder / "librispeech" / "rs_cw.json"), str(folder / "none_pgd_l2.json")]
+    }
 
 
 def test_an_edited_file_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

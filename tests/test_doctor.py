@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import configparser
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from importlib import metadata
@@ -121,6 +123,42 @@ def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     assert set(states(doctor.packages()).values()) == {doctor.BROKEN}
     assert set(states(doctor.extras()).values()) == {doctor.ABSENT}
+
+
+def test_every_extra_is_looked_at() -> None:
+    """Armory has a line of its own, and what developers need is no business of a user's."""
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[1] / "setup.cfg")
+    extras = {
+        name: set(re.findall(r"^[\w-]+", needs.replace("-", "_"), re.MULTILINE))
+        for name, needs in setup["options.extras_require"].items()
+        if name not in ("armory", "dev")
+    }
+    assert set.union(*extras.values()) == doctor.EXTRAS.keys()
+    for name, (_, advice) in doctor.EXTRAS.items():
+        (extra,) = re.findall(r"^pip install 'armory-mdnf\[(\w+)\]'$", advice)
+        assert name in extras[extra]
+
+
+def test_what_pip_alone_does_not_install_comes_with_what_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    advice = {finding.what: finding.advice for look in (doctor.packages, doctor.armory) for finding in look()}
+    script = (Path(__file__).parents[1] / "tools" / "install.sh").read_text()
+    for words in ("--no-build-isolation parallel-wavegan", "setuptools", "wheel"):
+        assert words in advice["parallel_wavegan"]
+        assert words in script
+    for words in ("uninstall -q -y opencv-python", "--no-deps --force-reinstall opencv-python-headless"):
+        assert words.replace("-q ", "") in advice["armory"]
+        assert words in script
+    assert "`make install`" in advice["armory"]
+
+
+@pytest.mark.parametrize("path", ["/bin/ffmpeg", None])
+def test_ffmpeg_is_for_the_corpora(path: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: path)
+    (finding,) = doctor.tools()
+    assert (finding.state == doctor.OK) is (path is not None)
+    assert "for `train corpus`" in finding.detail
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,8 +109,9 @@ def test_ragged_gradients_are_those_one_by_one(defended, utterances):
     rewind(defended)
     for u, text, a, b in zip(utterances, TEXTS, together, in_turn, strict=True):
         alone = defended.loss_gradient(u[None], [text])[0]
-        assert relative(a, alone) < 1e-4
-        assert relative(b, alone) < 1e-4
+        # A mel bin near the logarithm's floor makes much of a rounding error in the spectrum behind a defence.
+        assert relative(a, alone) < 1e-3
+        assert relative(b, alone) < 1e-3
 
 
 def test_gradients_are_of_the_callers_kind(plain, utterances):

@@ -24,6 +24,7 @@ def written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 
     def write(*words: object) -> Any:
         path = tmp_path / "c.json"
+        path.unlink(missing_ok=True)
         options = ["--device", "cpu", "--config", str(path), "--only-write"]
         assert cli.main(["evaluate", *map(str, words), *options]) == 0
         assert capsys.readouterr().out == f"configuration: {path}\n"
@@ -110,3 +111,76 @@ def test_own_recordings_from_one_line(tmp_path: Path, weights: str, capsys: Any,
     assert cli.main(again) == 3  # the configuration is no dead end
     (results,) = Path("again").glob("*/results.json")
     assert read_run(results).outcomes == run.outcomes
+
+
+# Names, and what is there already.
+
+
+def only_write(folder: Path, *words: object) -> int:
+    return cli.main(["evaluate", *map(str, words), "--device", "cpu", "--only-write", "--output-dir", str(folder)])
+
+
+PLAIN = ("--attack", "pgd-l2", "--model", "hf:some/model.en")
+
+
+@pytest.mark.parametrize(
+    ("others", "name"),
+    [
+        ((), "none_pgd-l2_human_model.en"),
+        (("--eps", 0.5), "none_pgd-l2_human_model.en_eps0.5"),
+        (("--steps", 7, "--eot", 5), "none_pgd-l2_human_model.en_steps7_eot5"),
+        (("--seed", 3, "--limit", 2), "none_pgd-l2_human_model.en_limit2_seed3"),
+        (("--targeted", "--model", "x/y"), "none_pgd-l2_human_y_targeted"),
+    ],
+)
+def test_every_option_gives_another_name(others: tuple[object, ...], name: str, tmp_path: Path) -> None:
+    assert only_write(tmp_path, *PLAIN, *others) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.json"]
+
+
+def test_nothing_that_differs_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert only_write(tmp_path, *PLAIN) == 0
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    assert only_write(tmp_path, *PLAIN) == 0  # the same
+    edited = before.replace(b'"max_iter": 100', b'"max_iter": 50')
+    path.write_bytes(edited)
+    assert edited != before
+    assert only_write(tmp_path, *PLAIN) == 2
+    assert f"{path} is there and differs: --config FILE.json takes another name" in capsys.readouterr().err
+    assert path.read_bytes() == edited
+    assert only_write(tmp_path, *PLAIN, "--config", tmp_path / "other.json") == 0
+    assert (tmp_path / "other.json").read_bytes() == before
+
+
+QUICK = ("--attack", "pgd-l2", "--steps", "1", "--limit", "2", "--device", "cpu", "--json")
+
+
+def test_a_run_beside_it_is_not_mistaken_for_its_own(
+    tmp_path: Path, weights: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = cli._run
+
+    def two_runs(args: Any) -> int:
+        for name in ("a", "z"):
+            (tmp_path / f"{name}_of_another").mkdir()
+        print("a component speaks")
+        return run(args)
+
+    monkeypatch.setattr(cli, "_run", two_runs)
+    assert cli.main(["evaluate", "--model", weights, *QUICK, "--output-dir", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert Path(found["results"]).parent.name.startswith(Path(found["config"]).stem)
+    assert len(read_run(found["results"]).outcomes) == found["utterances"] == 2
+    assert "a component speaks" in told.err
+
+
+def test_quiet(tmp_path: Path, weights: str, capsys: Any) -> None:
+    words = ["evaluate", "--model", weights, *QUICK, "--output-dir", str(tmp_path)]
+    assert cli.main(words) == 0
+    assert "batch 1/" in capsys.readouterr().err
+    assert cli.main([*words, "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert json.loads(told.out)["utterances"] == 2

@@ -310,6 +310,25 @@ def test_armorys_own_numbers_do_where_there_are_no_transcripts(tmp_path: Path) -
         read_cell(tmp_path / "armory.json")
 
 
+def test_a_baseline_has_the_weights_of_its_records(
+    config: dict[str, Any], run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, record, target = run(config), tmp_path / "kept" / "mine.json", tmp_path / "b.json"
+    assert cli.main(["record", str(record), str(folder / "results.json")]) == 0
+    assert cli.main(["baseline", str(target), str(record)]) == 0
+    content = json.loads(target.read_text())
+    (cell,) = content["cells"].values()
+    assert cell["weights"] == json.loads((folder / "run.json").read_text())["weights"]
+    sources = [str(record), str(folder / "results.json")]
+    options = ["--baseline", str(target), "--tolerance", "0"]
+    assert [cli.main(["gate", source, *options]) for source in sources] == [0, 0]
+    cell["weights"] = dict.fromkeys(cell["weights"], 64 * "0")
+    target.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert [cli.main(["gate", source, *options]) for source in sources] == [2, 2]
+    assert capsys.readouterr().out.count("other weights: ") == 2
+
+
 def test_folders_give_their_results(tmp_path: Path) -> None:
     for name in ("a/results.json", "a/run.json", "b/results.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -116,3 +116,8 @@ def test_norms() -> None:
 def test_perturbation_refusals(x: np.ndarray, x_adv: np.ndarray, message: str) -> None:
     with pytest.raises(AudioError, match=message):
         perturbation.snr_db(x, x_adv)
+
+
+def test_blanks_around_what_was_heard_do_not_miss_the_target() -> None:
+    assert wer.reached("HELLO YOU", " HELLO  YOU ")
+    assert not wer.reached("HELLO YOU", "HELLOYOU")

@@ -71,6 +71,17 @@ def test_kaldi(tmp_path: Path) -> None:
         own.load_own(tmp_path)
 
 
+def test_kaldi_parts_by_any_white_space(tmp_path: Path) -> None:
+    for letter in "abc":
+        sound(tmp_path / f"{letter}.wav")
+    (tmp_path / "wav.scp").write_text("a\ta.wav\nb   b.wav  \n \tc \t c.wav\t\nd\n")
+    (tmp_path / "text").write_text("a\thello there\nb  two \t words \nc\nd\t\n")
+    utterances = {u.id: u for u in own.load_own(tmp_path, strict=False)}
+    assert [(u.id, u.transcript) for u in utterances.values() if not u.problem] == EXPECTED
+    assert "expected a transcript with words" in utterances["c"].problem
+    assert "no audio file" in utterances["d"].problem
+
+
 @pytest.mark.filterwarnings("ignore:.* has .* of the .* utterances")
 def test_a_librispeech_split_below_any_folder(tmp_path: Path) -> None:
     root = make_librispeech(tmp_path)
@@ -173,3 +184,10 @@ def test_json_lines_are_strict(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"file": "x.wav", "text": "y"}) + "\n{'a': 1}\n")
     with pytest.raises(BundleError, match="line 2"):
         own.load_own(tmp_path / "a.jsonl")
+
+
+def test_an_empty_recording_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(0, np.float32), 16000)
+    (tmp_path / "a.txt").write_text("hello")
+    (utterance,) = own.load_own(tmp_path, strict=False)
+    assert utterance.problem == f"{tmp_path / 'a.wav'} is empty: expected samples"

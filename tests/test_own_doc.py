@@ -6,9 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import speechlike
 from test_tour import ROOT, words_of
 
 from armory_mdnf import cli
+from armory_mdnf.audio.files import write_flac
+from armory_mdnf.data.own import load_own
+from armory_mdnf.evaluation.rates import difference
 from armory_mdnf.evaluation.records import read_record
 
 OWN = (ROOT / "docs" / "own.md").read_text(encoding="utf-8")
@@ -36,6 +40,21 @@ def test_every_command_of_own(
     assert len(list(tmp_path.glob("runs/*/results.json"))) == 4
 
 
+def test_a_data_set_of_hugging_faces_is_saved_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its NAME is a folder here, which needs no network."""
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed (the extra hf)")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "NAME").mkdir()
+    write_flac("a.flac", speechlike(8000), 16000)
+    sound = {"bytes": Path("a.flac").read_bytes(), "path": "a.flac"}
+    made = datasets.Dataset.from_dict({"audio": [sound, sound], "text": ["one", "two"]})
+    made.cast_column("audio", datasets.Audio()).to_parquet("NAME/test.parquet")
+    (block,) = re.findall(r"```python\n(.*?)```", OWN, re.DOTALL)
+    exec(block, {})
+    assert [(u.transcript, u.duration_s) for u in load_own("my_set")] == [("ONE", 0.5), ("TWO", 0.5)]
+
+
 def test_own_goes_all_the_way() -> None:
     assert [words_of(line)[0] for line in COMMANDS] == [
         *("data", "transcribe", "evaluate", "evaluate", "evaluate", "run", "audit", "report")
@@ -61,3 +80,17 @@ def test_how_near_the_targeted_attacks_came_is_that_of_the_records() -> None:
         for n in ("snr13", "snr20")
     ]
     assert f"a word error rate of {near[0]:.1f} %, the one of 20 dB {near[1]:.1f} %" in " ".join(DIFFERENCES.split())
+
+
+def test_the_normalisations_differ_by_what_is_said() -> None:
+    first, second = (
+        read_record(ROOT / "results" / "human" / f"{name}.json")
+        for name in ("mg_mdnf_pgd_l2_ours", "mg_mdnf_frame_pgd_l2_ours")
+    )
+    found = difference(first, second, "adversarial")
+    assert found is not None
+    assert found.low is not None
+    assert f"leaves {100 * found.value:.1f} points less, with an interval that ends at 0" in " ".join(
+        DIFFERENCES.split()
+    )
+    assert round(100 * found.low) == 0

@@ -13,9 +13,10 @@ from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyT
 from conftest import ragged_array
 
 from armory_mdnf.asr.estimator import RecognizerEstimator
+from armory_mdnf.asr.preprocessing import Chain
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio import ragged
-from armory_mdnf.defenses import RandomizedSmoothing
+from armory_mdnf.defenses import MelResynth, RandomizedSmoothing
 from armory_mdnf.errors import AudioError
 
 CPU = {"device_type": "cpu"}
@@ -147,3 +148,14 @@ def test_arts_gaussian_noise_differs_from_sample_to_sample(recognizer: Any, utte
     for row, n in zip(added, lengths.tolist(), strict=True):
         assert float(row[:n].std()) == pytest.approx(0.01, rel=0.1)
         assert not row[n:].any()
+
+
+@pytest.mark.parametrize("keys", [None, [(3, 0), (4, 0)]])
+def test_defences_of_one_seed_draw_independently(keys: Any) -> None:
+    chain = Chain([MelResynth("melgan"), RandomizedSmoothing(15), RandomizedSmoothing(15)])
+    draws = chain.draw(2, keys)
+    first, second = ([torch.randn(4000, generator=g) for g in streams or ()] for streams in draws[1:])
+    for a, b in zip(first, second, strict=True):
+        assert abs(float(torch.nn.functional.cosine_similarity(a, b, dim=0))) < 0.1
+    alone = RandomizedSmoothing(15).draw(2, keys)
+    assert all(torch.equal(a, torch.randn(4000, generator=g)) for a, g in zip(first, alone, strict=True))

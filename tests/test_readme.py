@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +16,13 @@ import pytest
 
 from armory_mdnf import attacks, cli, defenses
 from armory_mdnf.asr import pipeline
+from armory_mdnf.commands.configs import known
 from armory_mdnf.data.bundled import load_split
+from armory_mdnf.data.selection import read_samples
 from armory_mdnf.evaluation.comparison import read_run, side_by_side
 from armory_mdnf.evaluation.records import RunRecord, compare
+from armory_mdnf.metrics.perturbation import snr_db
+from armory_mdnf.runner.components import make_defense
 from armory_mdnf.runner.overrides import BATCH_SECONDS
 
 ROOT = Path(__file__).parents[1]
@@ -54,17 +60,20 @@ def test_the_state_paragraph_has_the_numbers_of_the_records() -> None:
     none, mdnf = points("human", "none_pgd_l2"), points("human", "mg_mdnf_pgd_l2")
     rs = [points(split, "none_pgd_l2") - points(split, "rs_pgd_l2") for split in ("human", "synthetic")]
     eot = points("human", "mg_mdnf_eot_l2") - mdnf
-    cw = [points("human", f"{name}_cw", "target") for name in ("none", "mg_mdnf")]
-    snr = [points("human", f"{name}_snr20", "target") for name in ("none", "mg_mdnf")]
-    smoothed = points("human", "rs_snr20", "target")
+    four = ("none", "mg", "mg_mdnf", "rs")
+    cw, snr = ([points("human", f"{name}_{attack}", "target") for name in four] for attack in ("cw", "snr20"))
+    spoilt = [points("human", f"{name}_snr40") for name in four]
     runs = ("mg_pgd_linf_ours", "mg_mdnf_pgd_linf", "mg_mdnf_flat_pgd_linf_ours", "rs_pgd_linf_ours")
     linf = [points("human", name) for name in runs]
     said = (
         f"{none - mdnf:.1f} points against no defence on the human ten",
         f"Randomised smoothing helps more: {rs[0]:.1f} and {rs[1]:.1f} points",
         f"averaging over five draws (`eot`) adds {eot:.1f} points",
-        f"within a word error rate of {cw[0]:.1f} % of its targets, with MG-MDNF within {cw[1]:.1f} %",
-        f"at an SNR of 20 dB it is {snr[0]:.1f} and {snr[1]:.1f} %, with randomised smoothing {smoothed:.1f} %",
+        f"within a word error rate of {cw[0]:.1f} % of its targets, with MG within {cw[1]:.1f}, with MG-MDNF "
+        f"{cw[2]:.1f}, with randomised smoothing {cw[3]:.1f} %; at an SNR of 20 dB it is {snr[0]:.1f}, {snr[1]:.1f}, "
+        f"{snr[2]:.1f} and {snr[3]:.1f} %",
+        f"at 40 dB {spoilt[0]:.1f} % of the words are lost undefended, {spoilt[1]:.1f} with MG, {spoilt[2]:.1f} with "
+        f"MG-MDNF and {spoilt[3]:.1f} % with randomised smoothing",
         f"leave {linf[0]:.1f}, {linf[1]:.1f} and {linf[2]:.1f} %, randomised smoothing {linf[3]:.1f} %; under l2 flat "
         f"noise leaves {points('human', 'mg_mdnf_flat_pgd_l2_ours'):.1f} %",
     )
@@ -199,6 +208,49 @@ def test_options_of_the_tables_exist(name: str) -> None:
     named = set(re.findall(r"`([a-z_0-9]+)`", cell)) - {"l2", "linf", "snr"}
     assert named
     assert named <= options_of(getattr(defenses, name, None) or getattr(attacks, name))
+
+
+# What can be copied and run.
+
+
+PAGES = {"README": README, "configurations": DOCS["configurations"]}
+
+
+def blocks(language: str, page: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE)
+    return [text for named, text in found if named == language]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_python_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block after block on the shortest prompt; two iterations, where no number is named."""
+    monkeypatch.setattr(attacks, "PGD", functools.partial(attacks.PGD, max_iter=2))
+    shortest = min(load_split("human", "eval"), key=lambda utterance: utterance.duration_s)
+    names = {"audio": read_samples(shortest)[None], "targets": [shortest.transcript]}
+    for block in blocks("python", page):
+        exec(block, names)
+    size = snr_db(names["audio"][0], names["adversarial"][0])
+    assert size is not None
+    assert 29.9 < size < 60
+
+
+@pytest.mark.parametrize("text", [text for page in PAGES for text in blocks("json", page)])
+def test_defences_of_the_blocks_can_be_made(text: str) -> None:
+    assert make_defense(json.loads(f"{{{text}}}")["defense"], "cpu")
+
+
+@pytest.mark.slow
+def test_configurations_are_written_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--check`: one utterance and one iteration."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("", "configurations")
+    write, run = (shlex.split(line)[1:] for line in block.splitlines())
+    assert cli.main(write) == 0
+    assert {path.stem for path in tmp_path.rglob("*.json")} == {
+        name for name in known() if name == "none_pgd_l2" or name.startswith("mg_mdnf_pgd_")
+    }
+    assert cli.main([*run, "--check"]) == 0
 
 
 # Language.

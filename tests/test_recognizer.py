@@ -124,3 +124,12 @@ def test_targets_and_utterances_must_be_as_many() -> None:
 def test_configurations_that_are_none_are_refused(values: dict) -> None:
     with pytest.raises(OptionError):
         DeepSpeech2Config.from_dict(values)
+
+
+@pytest.mark.parametrize("rate_hz", [16000, 22050, 11025, 8000])
+def test_frames_are_those_of_the_spectrogram(rate_hz: int) -> None:
+    """At 22050 Hz a window of 20 ms has 441 samples: half of it, rounded down, is reflected at each end."""
+    front_end = LogSpectrogram(rate_hz)
+    for samples in range(1000, 1000 + 2 * front_end.hop):
+        spectrogram, frames = front_end(torch.zeros(1, samples), torch.tensor([samples]))
+        assert spectrogram.shape[-1] == int(frames)

@@ -209,13 +209,15 @@ def test_records_keep_what_tells_a_part_from_the_whole(file: Callable[[object], 
     path = tmp_path / "mine.json"
     records.write_record(path, run)
     assert records.read_record(path) == run
+    assert not {"weights", "device"} & json.loads(path.read_text()).keys()  # nobody knows them
     assert "mine (not whole: attack max_iter 1 instead of 100; a check run; 1 of 10 utterances)" in (
         tables.results_table([run])
     )
     with pytest.raises(ResultsError, match="not the whole of mine"):
         cells.as_recorded(run, "mine")
     stored = json.loads(path.read_text())
-    for key, value in (("chosen", "ten"), ("changed", {"a": 1}), ("left_out", {}), ("flags", []), ("split_size", True)):
+    wrong = (("chosen", "ten"), ("changed", {"a": 1}), ("left_out", {}), ("flags", []), ("split_size", True))
+    for key, value in (*wrong, ("weights", {"ds2_base": 1}), ("weights", ["x"]), ("device", 0)):
         path.write_text(json.dumps(copy.deepcopy(stored) | {key: value}))
         with pytest.raises(ResultsError, match="not a complete record"):
             records.read_record(path)
@@ -298,3 +300,20 @@ def test_files_of_something_else_are_told_from_damaged_ones(tmp_path: Path) -> N
     assert not records.is_of_else(RESULTS / "human" / "none_benign.json")
     found = records.results_files([RESULTS])
     assert {path.parent.name for path in found} == {"human", "librispeech", "synthetic"}
+
+
+def test_a_record_says_which_weights_and_device_made_it(
+    config: dict[str, Any], run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = run(config), tmp_path / "kept" / "mine.json"
+    assert cli.main(["record", str(out), str(folder / "results.json")]) == 0
+    about, kept = strict(folder / "run.json"), records.read_record(out)
+    assert about["weights"]
+    assert (kept.weights, kept.device) == (about["weights"], about["device"])
+    assert strict(out)["format"] == records.FORMAT
+    (folder / "copy.json").write_bytes((folder / "results.json").read_bytes())  # it may be of another run
+    assert (read_armory_results(folder / "copy.json").weights, kept.device) == ({}, "cpu")
+    (folder / "run.json").write_text(json.dumps(about | {"weights": {"w": 1}}))
+    capsys.readouterr()
+    assert cli.main(["record", str(out), str(folder / "results.json")]) == 2
+    assert "run.json: expected weights with their checksums" in capsys.readouterr().err

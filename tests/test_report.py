@@ -25,6 +25,7 @@ from armory_mdnf.audit.findings import Finding
 from armory_mdnf.audit.names import FORMAT
 from armory_mdnf.defenses.curves import load_curve
 from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation import paper
 from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, read_record, write_record
 from armory_mdnf.metrics.wer import count_words
 from armory_mdnf.report import alignment, charts, content, listening, noise, page, pictures, runs
@@ -82,11 +83,11 @@ def test_the_committed_runs_stand_where_their_descriptions_say(placed: list[runs
 def test_the_papers_numbers(defence: str, threat: str, number: float) -> None:
     found = [
         table["rows"][defence][table["columns"].index(threat)]
-        for table in runs.paper()["tables"].values()
+        for table in paper.paper()["tables"].values()
         if defence in table["rows"] and threat in table["columns"]
     ]
     assert number in found
-    for table in runs.paper()["tables"].values():
+    for table in paper.paper()["tables"].values():
         assert {len(row) for row in table["rows"].values()} == {len(table["columns"])}
 
 
@@ -110,14 +111,27 @@ def test_threats_in_the_papers_words(attack: dict[str, Any], label: str) -> None
     run = changed(record(), **attack)
     kwargs = {k: v for k, v in run.config["attack"]["kwargs"].items() if k != "max_iter" or "max_iter" in str(attack)}
     run.config["attack"]["kwargs"] = kwargs
-    assert runs.threat_of(run).label == label
+    assert paper.threat_of(run).label == label
+
+
+def test_gradients_of_one_threat_are_neighbours() -> None:
+    exact = read_record(RESULTS / "librispeech" / "whisper_mg_mdnf_pgd_l2_ours.json")
+    published = read_record(RESULTS / "librispeech" / "whisper_mg_mdnf_pgd_l2_published.json")
+    options = ({}, {"eps": 1.0}, {"eps": 0.5}, {"max_iter": 250}, {"eot_draws": 5}, {"norm": "inf", "eps": 0.01})
+    placed = [runs.place(changed(run, kwargs=more), "x") for more in options for run in (published, exact)]
+    assert content.columns_of(placed) == [
+        "benign",
+        *(f"{label}{gradient}" for label in (
+            "l2 1.5", "l2 1.5, 250 steps", "l2 1.0", "l2 0.5", "EOT-5 at l2 1.5", "linf 0.01",
+        ) for gradient in ("", ", published gradient")),
+    ]  # fmt: skip
 
 
 def test_flat_noise_is_a_row_of_its_own() -> None:
     run = record("mg_mdnf_pgd_l2")
     kwargs = run.config["defense"]["kwargs"] | {"curve": None}
     flat = dataclasses.replace(run, config={**run.config, "defense": run.config["defense"] | {"kwargs": kwargs}})
-    assert runs.row_label(flat) == "MG-MDNF with flat noise"
+    assert paper.row_label(flat) == "MG-MDNF with flat noise"
     assert runs.place(flat, "x").paper == 64.0
     assert runs.place(run, "x").paper == 52.4
 
@@ -134,7 +148,7 @@ def test_flat_noise_is_a_row_of_its_own() -> None:
 def test_vocoders_have_the_papers_names(vocoder: str, label: str) -> None:
     run = record("mg_pgd_l2")
     block = run.config["defense"] | {"kwargs": {"vocoder": vocoder}}
-    assert runs.row_label(dataclasses.replace(run, config={**run.config, "defense": block})) == label
+    assert paper.row_label(dataclasses.replace(run, config={**run.config, "defense": block})) == label
 
 
 def test_a_control_has_no_number_of_the_paper() -> None:
@@ -163,11 +177,10 @@ def test_folders_and_files_of_every_kind(tmp_path: Path) -> None:
             runs.read_runs([path])
     (tmp_path / "broken.json").unlink()
     assert [p.run.name for p in runs.read_runs([tmp_path, tmp_path / "deep" / "a.json"])] == ["none_pgd_l2"]
-    with pytest.raises(ResultsError, match="no results file at"):
-        runs.read_runs([tmp_path / "none"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ResultsError, match="no results in"):
-        runs.read_runs([tmp_path / "empty"])
+    for name in ("none", "empty"):
+        with pytest.raises(ResultsError, match=f"{name}: expected a results file or a folder that holds some"):
+            runs.read_runs([tmp_path / name])
 
 
 def test_a_run_of_the_native_runner_has_its_folders_name(tmp_path: Path, config: Any, run: Any) -> None:
@@ -209,12 +222,12 @@ def test_what_differs_in_words() -> None:
 def test_the_table_has_the_rates_of_the_records(made: content.Page) -> None:
     table = next(t for t in made.tables if t.split == "human")
     rows = {row[:2]: dict(zip(table.columns, row[2], strict=True)) for row in table.rows}
-    (entry,) = rows["MG-MDNF", "ds2_mg"]["l2 1.5"]
-    rate = record("mg_mdnf_pgd_l2").rate("adversarial")
+    (entry,) = rows["MG", "ds2_mg"]["l2 1.5"]
+    rate = record("mg_pgd_l2").rate("adversarial")
     assert rate is not None
     assert entry.rate == pytest.approx(100 * rate)
-    assert (entry.utterances, entry.paper, entry.shade) == (10, 52.4, 4)
-    assert rows["RS", "ds2_base"]["CW 0.01"] == ()
+    assert (entry.utterances, entry.paper, entry.shade) == (10, 84.2, 4)
+    assert rows["WG", "ds2_wg"]["CW 0.01"] == ()
     assert table.columns[:4] == ("benign", "l2 1.5", "l2 1.0", "l2 0.5")
     assert [row[0] for row in table.rows] == sorted((row[0] for row in table.rows), key=runs.defence_order)
     assert not any(entry.lacks for row in table.rows for entries in row[2] for entry in entries)
@@ -238,6 +251,37 @@ def test_the_worst_case_is_the_highest_rate(placed: list[runs.Placed], made: con
     ]
     assert worst.rate.value == pytest.approx(sum(counts) / sum(len(o.reference.split()) for o in record().outcomes))
     assert worst.rate.value > worst.alone_rate.value
+
+
+def test_a_run_without_ids_is_of_the_same_utterances() -> None:
+    """Older records and Armory's results have none: nothing may be counted twice for that."""
+    first = record("mg_pgd_l2")
+    second = record("mg_pgd_linf_ours")
+    assert {o.id is None for o in first.outcomes} == {True}
+    assert {o.id is None for o in second.outcomes} == {False}
+    both = [runs.place(run, run.name) for run in (first, second)]
+    (worst,) = content.build(both, {}).worst
+    pairs = zip(first.outcomes, second.outcomes, strict=True)
+    counts = [max(compare(o, "adversarial").errors for o in pair) for pair in pairs]
+    words = sum(len(o.reference.split()) for o in first.outcomes)
+    assert worst.rate.value == pytest.approx(sum(counts) / words)
+
+
+def test_no_worst_case_is_better_than_one_of_its_threats(made: content.Page) -> None:
+    assert all(w.rate.value >= w.alone_rate.value for w in made.worst if w.rate.utterances == w.alone_rate.utterances)
+
+
+def test_white_noise_is_no_threat() -> None:
+    attacked = record("none_pgd_l2_0.5")
+    noise = changed(record("none_pgd_l2"), name="RandomNoise", module="armory_mdnf.attacks")  # of a higher rate
+    both = [runs.place(run, name) for run, name in ((attacked, "a"), (noise, "n"))]
+    assert [p.threat.control for p in both] == [False, True]
+    assert both[1].attacked.value > both[0].attacked.value
+    made = content.build(both, {})
+    (worst,) = made.worst
+    assert (worst.threats, worst.alone, worst.rate) == (1, "l2 0.5", both[0].attacked)
+    assert [b.threat for b in made.balances] == ["l2 0.5, human"]
+    assert content.build(both[1:], {}).worst == ()
 
 
 def test_cost_and_gain_are_differences_of_rates(made: content.Page) -> None:
@@ -284,6 +328,21 @@ def test_weights_that_are_not_here_have_no_checksum() -> None:
     gone = dataclasses.replace(run, config={**run.config, "model": block})
     ((name, why),) = content.build([runs.place(gone, "x")], {}).runs[0].checksums
     assert (name, "gone.safetensors" in why) == ("not on this machine", True)
+
+
+def test_a_run_that_says_what_made_it_is_shown_so() -> None:
+    known = dataclasses.replace(record(), weights={"ds2_base": "ab" * 32}, device="cuda")
+    placed = [runs.place(known, "x"), runs.place(record(), "y")]
+    own, other = content.build(placed, {}).runs
+    assert (own.checksums, own.here) == ((("ds2_base", "ab" * 32),), False)
+    assert other.here
+    assert ("device", "cuda") in own.facts
+    assert "device" not in dict(other.facts)
+    assert [json.loads(run.config)["sysconfig"]["use_gpu"] for run in (own, other)] == [True, False]
+    commands = [run.command for run in (own, other)]  # what is shipped is of a CPU
+    assert commands == [f"armory-mdnf run {name}none_pgd_l2.json" for name in ("", "scenario_configs/")]
+    html = page.render(placed)
+    assert html.count("<dt>SHA-256</dt>") == html.count("<dt>SHA-256 here, now</dt>") == 1
 
 
 def test_charts_have_the_rates_at_their_places(placed: list[runs.Placed]) -> None:
@@ -498,18 +557,79 @@ def test_sounds_are_those_of_the_run(tmp_path: Path, config: Any, run: Any, caps
     }  # fmt: skip
     folder = run(config)
     (placed,) = runs.read_runs([folder])
-    heard = listening.listen(placed.run, 2)
-    assert [h.position for h in heard] == [0, 1]
-    for h, outcome in zip(heard, placed.run.outcomes, strict=False):
+    heard = listening.listen(placed.run, [0, 2])
+    assert [h.position for h in heard] == [0, 2]
+    for h, outcome in zip(heard, placed.run.outcomes[::2], strict=True):
         assert [sound.name for sound in h.sounds] == [
             listening.ORIGINAL, listening.ATTACKED, listening.PERTURBATION, listening.DEFENDED,
             listening.DEFENDED_ATTACK, listening.BEHIND,
         ]  # fmt: skip
-        assert h.transcripts[0] == outcome.benign
+        assert h.transcripts == (outcome.benign, outcome.adversarial)
     out = tmp_path / "r.html"
     assert cli.main(["report", str(folder), "-o", str(out), "--audio", "1"]) == 0
     found = outline(out.read_text())
     assert found.tags.count("audio") == found.tags.count("img") == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "places"),
+    [
+        (["--audio", "2"], [[0, 1], [0, 1]]),
+        (["--audio", "2", "--utterances", "worst"], [[2, 1], [2, 0]]),
+        (["--audio", "9", "--utterances", "worst"], [[2, 1], [2, 0, 1]]),
+        (["--utterances", "c,a"], [[0, 2], []]),
+        (["--utterances", "2"], [[], [1]]),
+        ([], [[], []]),
+    ],
+)
+def test_which_utterances_are_heard(
+    options: list[str], places: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ["A A A"] * 3
+    under = {"a": [None, "A A X", "X X X"], "b": ["A X X", "A A A", "X"]}
+    for name, texts in under.items():  # Armory's results, such as b's, name no utterances: the page counts them
+        ids = ["a", "b", "c"] if name == "a" else [None] * 3
+        rows = zip(said, said, texts, ids, strict=True)
+        outcomes = tuple(Outcome(r, h, t, id=i) for r, h, t, i in rows)
+        write_record(tmp_path / f"{name}.json", dataclasses.replace(record(), name=name, outcomes=outcomes))
+    asked: dict[str, list[int]] = {}
+
+    def listen(run: RunRecord, wanted: list[int], tell: Any) -> list[Any]:
+        asked[run.name] = wanted
+        return []
+
+    monkeypatch.setattr(listening, "listen", listen)
+    words = ["report", *(str(tmp_path / f"{name}.json") for name in under), "-o", str(tmp_path / "r.html")]
+    assert cli.main([*words, *options]) == 0
+    assert [asked.get(name, []) for name in under] == places
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--utterances", "2,x,11"], "--utterances: no attacked run has 'x', '11'"),
+        (["--utterances", "worst"], "--utterances worst: expected --audio N"),
+        (["--utterances", "1", "--audio", "2"], "--audio has no effect with --utterances ID"),
+    ],
+)
+def test_utterances_that_cannot_be_heard(options: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
+    path = RESULTS / "human" / "none_pgd_l2.json"
+    assert cli.main(["report", str(path), "-o", str(tmp_path / "r.html"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.slow
+def test_twelve_cells_with_eight_sounding_utterances_can_be_sent_by_mail(placed: list[runs.Placed]) -> None:
+    """Six signals of 2.7 s each, as long as the human split's are in the mean."""
+    cells = [p for p in placed if p.run.split == "human" and p.attacked is not None][:12]
+    heard = {}
+    for place in range(8):
+        sounds = tuple(listening._sound("x", "", speechlike(43200, seed=6 * place + i), 16000) for i in range(6))
+        heard[place] = listening.Heard(place, sounds, ("A", "B"))
+    html = page.render(cells, dict.fromkeys((p.path for p in cells), heard))
+    assert html.count("<audio") == 12 * 8 * 6
+    assert len(html.encode()) < 15e6
 
 
 def test_a_run_that_cannot_be_computed_is_told(tmp_path: Path, capsys: Any) -> None:
@@ -525,7 +645,7 @@ def test_a_run_that_cannot_be_computed_is_told(tmp_path: Path, capsys: Any) -> N
 def test_other_data_are_refused() -> None:
     run = dataclasses.replace(record(), outcomes=(Outcome("SOMETHING ELSE", "A", "B"),))
     with pytest.raises(ResultsError, match="are not the utterances of the run"):
-        listening.listen(run, 1)
+        listening.listen(run, [0])
 
 
 def test_mp3_holds_the_sound(tmp_path: Path) -> None:

@@ -97,3 +97,15 @@ def test_bad_rates_and_shapes_are_refused() -> None:
         resample(torch.zeros(1, 10), of(10), 0.5, 16000)  # type: ignore[arg-type]
     with pytest.raises(AudioError, match=r"audio \(N, T\)"):
         resample(torch.zeros(10), of(10), 16000, 8000)
+
+
+@pytest.mark.parametrize("rates", [(16001, 16000), (44099, 16000), (16000, 383999)])
+def test_rates_whose_filters_would_fill_the_memory_are_refused(rates: tuple[int, int]) -> None:
+    with pytest.raises(AudioError, match=f"larger common divisor with {rates[1]} Hz, got {rates[0]} Hz"):
+        resample(torch.zeros(1, 400), of(400), *rates)
+
+
+def test_usual_rates_are_not() -> None:
+    for rate in (8000, 11025, 12000, 22050, 24000, 32000, 44056, 44100, 48000, 96000, 192000):
+        y, lengths = resample(torch.zeros(1, 400), of(400), rate, 16000)
+        assert y.shape == (1, int(lengths))

@@ -276,6 +276,12 @@ def test_progress_tells_the_time_left_by_the_audio_that_is_left(monkeypatch: pyt
     ]
 
 
+def test_empty_recordings_cost_next_to_nothing() -> None:
+    stream = Terminal(tty=False)
+    assert len(list(progress.follow(batches_of(0.0, 0.0), 0, stream))) == 2  # type: ignore[arg-type]
+    assert stream.text.splitlines()[-1].endswith("0:00:00 left")
+
+
 def test_the_bar_at_a_terminal_counts_audio_and_utterances(monkeypatch: pytest.MonkeyPatch) -> None:
     watch, stream = Clock(monkeypatch), Terminal(tty=True)
     for _ in progress.follow(batches_of(6.0, 3.0, 1.0), 3, stream):  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import HeldUtterance
 from armory_mdnf.defenses import RandomizedSmoothing
-from armory_mdnf.errors import ResultsError
+from armory_mdnf.errors import OptionError, ResultsError
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.measures import measures
 from armory_mdnf.evaluation.records import LeftOut, Outcome, read_record, write_record
@@ -25,6 +25,7 @@ from armory_mdnf.metrics.intelligibility import stoi
 from armory_mdnf.runner import command
 from armory_mdnf.runner.evaluate import BENIGN, Evaluation
 from armory_mdnf.runner.lines import parse_line, to_line
+from armory_mdnf.runner.named import code_of, others
 
 needs_stoi = pytest.mark.skipif(
     not command.intelligibility.available(), reason="pystoi is not installed: pip install armory-mdnf[stoi]"
@@ -181,3 +182,25 @@ def test_a_failed_utterance_stays_one(weights: str) -> None:
     made = RecognizerEstimator(weights, device_type="cpu")
     (line,) = Evaluation(made, attack=None, intelligibility=stoi)([(0, held(np.zeros(10, np.float32)))])
     assert isinstance(line, LeftOut)
+
+
+def test_a_metric_of_others_that_fails_is_named(weights: str) -> None:
+    def fails(x: Any, x_adv: Any) -> float:
+        raise ZeroDivisionError("silence")
+
+    made = RecognizerEstimator(weights, device_type="cpu")
+    evaluation = Evaluation(made, attack=Changes(0.1), measures={"mine.si_sdr": fails})
+    with pytest.raises(
+        OptionError, match=r"metric\.perturbation: mine\.si_sdr cannot be used: ZeroDivisionError: silence"
+    ):
+        evaluation([(3, held(speechlike(8000)))])
+
+
+def test_the_code_of_metrics_and_of_user_init_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "letters_of_mine.py").write_text("def share(x, x_adv):\n    return 0.5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    __import__("letters_of_mine")
+    metric = {"task": ["word_error_rate"], "perturbation": ["l2", "letters_of_mine.share"]}
+    begun = {"metric": dict.fromkeys(metric, ()), "user_init": {"module": "letters_of_mine"}}
+    for config in ({"metric": metric}, begun):
+        assert set(code_of(others(config))) == {"armory_mdnf", "letters_of_mine"}

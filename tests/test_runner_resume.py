@@ -19,13 +19,15 @@ import torch
 from conftest import speechlike, tiny_recognizer
 from librispeech_folder import make_librispeech
 from runner_folder import INDEX, RS, lines, near, same
+from test_architecture import MODULES, imports, package_of
 
 from armory_mdnf import cli
 from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.data import librispeech
 from armory_mdnf.evaluation.armory_results import read_armory_results
-from armory_mdnf.runner import command, journal
+from armory_mdnf.files.provenance import of_sources
+from armory_mdnf.runner import command, journal, named
 from armory_mdnf.runner.components import make_estimator
 from armory_mdnf.runner.evaluate import Evaluation
 from armory_mdnf.runner.named import files_of
@@ -188,13 +190,51 @@ def test_other_recordings_do_not_go_on(
 
 def test_runs_of_older_versions_do_not_go_on(interrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = interrupted / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": journal.OLDER}))
-    assert cli.main(["run", "--resume", str(interrupted)]) == 2
-    assert f"{path} is of an older version, which did not keep what recordings" in capsys.readouterr().err
+    for older, lacks in (("/1", "what recordings"), ("/2", "which code of this package")):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"format": f"armory_mdnf_run{older}"}))
+        assert cli.main(["run", "--resume", str(interrupted)]) == 2
+        err = capsys.readouterr().err
+        assert f"{path} is of an older version, which did not keep {lacks}" in err
+        assert "start a new run" in err
     content = json.loads(path.read_text()) | {"format": journal.FORMAT, "armory_mdnf": "0.0.1"}
     path.write_text(json.dumps(content))
     assert cli.main(["run", "--resume", str(interrupted)]) == 2
     assert "armory_mdnf was '0.0.1' there" in capsys.readouterr().err
+
+
+def test_other_code_of_this_package_does_not_go_on(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = named.own_code()
+    monkeypatch.setattr(named, "own_code", lambda: "0" * 64)
+    assert cli.main(["run", "--resume", str(interrupted)]) == 2
+    assert f"code.armory_mdnf was '{before}' there, is '{'0' * 64}' now; start a new run" in capsys.readouterr().err
+
+
+def test_code_is_known_by_its_text_wherever_it_is(tmp_path: Path) -> None:
+    sources = {"a.py": "x = 1\ny = 2\n", "inner/a.py": "z = 'ä'\n", "told/b.py": "", "alone.py": ""}
+
+    def checksum(place: str, changes: dict[str, str], ending: str = "\n") -> str:
+        for name, text in (sources | changes).items():
+            (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place / name).write_bytes(text.replace("\n", ending).encode())
+        return of_sources(tmp_path / place, ("told", "alone"))
+
+    same = {
+        checksum("as it is", {}),
+        checksum("elsewhere", {}, "\r\n"),
+        checksum("other files", {"told/b.py": "y", "alone.py": "y", "notes.txt": "y"}),
+    }
+    others = [{"a.py": "x = 1\ny = 3\n"}, {"inner/a.py": "z = 'a'\n"}, {"c.py": ""}, {"inner/alone.py": ""}]
+    assert len(same) == 1
+    assert len(same | {checksum(str(number), changes) for number, changes in enumerate(others)}) == 1 + len(others)
+
+
+def test_no_run_imports_code_that_does_not_count() -> None:
+    ours = [name for name in MODULES if package_of(name) not in named.APART]
+    assert set(named.APART) < {package_of(name) for name in MODULES}
+    reached = {target for name in ours for target in imports(MODULES[name], set(MODULES), lazy=True)}
+    assert [name for name in reached if named.is_ours(name) and package_of(name) in named.APART] == []
 
 
 def test_options_without_effect_are_refused(interrupted: Path, tmp_path: Path, capsys: Any) -> None:

@@ -21,9 +21,10 @@ from armory_mdnf.audio.files import write_flac
 from armory_mdnf.data import librispeech
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import bundled, read_samples
-from armory_mdnf.errors import AttackError, AudioError
+from armory_mdnf.errors import AttackError, AudioError, OptionError
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.records import LeftOut
+from armory_mdnf.runner import components
 from armory_mdnf.runner.evaluate import Evaluation
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
@@ -282,3 +283,16 @@ def test_every_line_of_a_run_is_strict_json(root: Path, config: dict[str, Any], 
     folder = run(config, "--skip-attack", code=3)
     for text in (folder / "utterances.jsonl").read_text().splitlines():
         json.loads(text, parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.parametrize(
+    ("index", "n", "expected"), [("[2:]", 3, [2, 3, 4]), ("[:-1]", 2, [0, 1]), ([4, 0, 4], 2, [0, 4])]
+)
+def test_positions_of_a_split_whose_size_nobody_knows(index: Any, n: int, expected: list[int]) -> None:
+    assert components._numbers(index, n) == expected
+
+
+def test_a_generator_that_gives_fewer_than_the_index_asks_for_is_refused() -> None:
+    pairs = [(np.zeros((1, 16), np.float32), ["A"])] * 2
+    with pytest.raises(OptionError, match="theirs: index has 3 positions, and 2 utterances came for it"):
+        components._held(pairs, "theirs", [0, 5, 900])

@@ -14,7 +14,21 @@ from hypothesis import strategies as st
 
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation import armory_results, records, summary, tables
+from armory_mdnf.evaluation.rates import interval
 
+RESULTS = Path(__file__).parents[1] / "results"
+# What the paper has for them: Tables 2, 3 and 4, the text, and nothing for a control and another number of decibels.
+NUMBERED = {
+    "none_benign": "11.0",
+    "mg_mdnf_pgd_l2": "52.4",
+    "mg_mdnf_pgd_l2_1.0": "42.2",
+    "mg_mdnf_cw": "56.3",
+    "mg_mdnf_eot_l2": "63.3",
+    "mg_mdnf_flat_pgd_linf_ours": "25.8",
+    "wg_mdnf_benign": "19.2",
+    "none_mg_pgd_l2": "-",
+    "none_snr13": "-",
+}
 INFINITY, NAN = float("inf"), float("nan")
 
 
@@ -108,7 +122,10 @@ def test_targets_are_read_recorded_and_shown(tmp_path: Path) -> None:
     text = summary.summarise(run)
     assert "target       reached by 1 of 2, word error rate to it 50.0 %" in text
     assert "target       PRESS TWO" in text
-    assert tables.results_table([run]).splitlines()[-1].endswith("| 25.0 | 75.0 | 50.0 | 1 | 20.5 | 2 |")
+    cells = tables.results_table([run]).splitlines()[-1].strip("| ").split(" | ")
+    rates = [interval(run, name).percent() for name in ("benign", "adversarial", "target")]
+    assert [rate.split()[0] for rate in rates] == ["25.0", "75.0", "50.0"]
+    assert cells[3:] == [*rates[:2], "-", rates[2], "1", "20.5", "2"]
 
 
 def test_targets_of_other_utterances_are_refused(tmp_path: Path) -> None:
@@ -236,7 +253,15 @@ def test_the_table_is_in_the_papers_order(results: Path, tmp_path: Path) -> None
         records.write_record(tmp_path / "results" / "human" / f"{name}.json", named)
     rows = tables.results_table(tables.read_folder(tmp_path / "results")).splitlines()[2:]
     assert [row.split(" | ")[1] for row in rows] == ["none_pgd_l2", "mg_pgd_l2", "mg_mdnf_pgd_l2", "wg_pgd_l2"]
-    assert rows[0] == "| human | none_pgd_l2 | ds2_mg | 25.0 | 75.0 | - | - | 20.5 | 2 |"
+    rates = [interval(run, name).percent() for name in ("benign", "adversarial")]
+    assert rows[0] == f"| human | none_pgd_l2 | ds2_mg | {' | '.join(rates)} | - | - | - | 20.5 | 2 |"
+
+
+def test_the_tables_have_the_papers_numbers() -> None:
+    human = [records.read_record(RESULTS / "human" / f"{name}.json") for name in NUMBERED]
+    place = tables.HEADER.index(tables.PAPER)
+    rows = tables.results_table(human).splitlines()[2:]
+    assert {row.strip("| ").split(" | ")[1]: row.strip("| ").split(" | ")[place] for row in rows} == NUMBERED
 
 
 def test_an_empty_folder_has_no_table(tmp_path: Path) -> None:

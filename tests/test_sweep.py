@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runner_folder import CELLS, lines, strict, write_cells
+from runner_folder import CELLS, failures, lines, strict, write_cells
+from test_runner_resume import full_from
 
 from armory_mdnf import cli
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import AudioError, OptionError
 from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.files import atomic
+from armory_mdnf.runner import evaluate, named, sweep_engine, sweep_plan
 from armory_mdnf.runner import sweep as module
-from armory_mdnf.runner import sweep_engine, sweep_plan
+from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.sweep_engine import Done, Task, perform
-from armory_mdnf.runner.sweep_plan import Cost, cost, names, parse_budget
-
-Sweep = Callable[..., int]
+from armory_mdnf.runner.sweep_plan import Cell, Cost, cost, names, parse_budget
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +79,7 @@ def test_a_sweep_gives_the_results_of_every_cell(grid: list[str], tmp_path: Path
         assert not (out / name / "partial.json").exists()
         strict(out / name / "results.json")
     err = capsys.readouterr().err
-    assert "plain: 5 of 5 utterances left, 2 iterations, 0:00:0" in err
+    assert "plain: 5 of 5 utterances left, 2 iterations, 0:0" in err  # a busy machine takes a while
     assert " with 1 process, about " in err
     before = (out / "plain" / "results.json").read_bytes()
     assert sweep(grid, out) == 2
@@ -137,6 +139,79 @@ def test_what_something_else_made_is_refused_unless_set_aside(grid: list[str], t
     assert "sweep.batch_seconds was 32.0 there, is 3.0 now" in capsys.readouterr().err
 
 
+def test_other_code_of_this_package_is_refused(
+    grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    out, resumed = tmp_path / "runs", ("--index", "13", "--resume")
+    assert sweep(grid[:1], out, "--index", "13") == 0
+    before = named.own_code()
+    monkeypatch.setattr(named, "own_code", lambda: "0" * 64)
+    for options in (resumed, (*resumed, "--dry-run")):
+        assert sweep(grid[:1], out, *options) == 2
+        err = capsys.readouterr().err
+        assert f"code.armory_mdnf was '{before}' there, is '{'0' * 64}' now" in err
+        assert "begin in another --output-dir, or --set-aside renames the folder" in err
+    path = out / "plain" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": "armory_mdnf_run/2"}))
+    assert sweep(grid[:1], out, *resumed) == 2
+    err = capsys.readouterr().err
+    assert "is of an older version, which did not keep which code of this package" in err
+    assert "--set-aside renames the folder" in err
+    assert sweep(grid[:1], out, *resumed, "--set-aside") == 0
+
+
+def test_strict_keeps_what_is_done_and_stops_again(
+    grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    out = tmp_path / "runs"
+    original = evaluate.Evaluation.__call__
+
+    def one_fails(self: Any, batch: Any) -> Any:
+        pairs = zip(batch, original(self, batch), strict=True)
+        return [failed(*entry, "a pause") if line.index == 18 else line for entry, line in pairs]
+
+    monkeypatch.setattr(evaluate.Evaluation, "__call__", one_fails)
+    assert sweep(grid[:1], out, "--index", "13,18", "--strict") == 2
+    assert re.search("--strict: .*a pause", capsys.readouterr().err)
+    assert set(lines(out / "plain")) == {13}
+    assert sweep(grid[:1], out, "--index", "13,18", "--resume") == 3
+    capsys.readouterr()
+    assert sweep(grid[:1], out, "--index", "13,18", "--resume", "--strict") == 2
+    assert "--strict: " in capsys.readouterr().err
+
+
+def test_a_kill_before_a_cell_is_written_down_costs_nothing(grid: list[str], tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "runs"
+    (out / "plain").mkdir(parents=True)
+    (out / "smoothed").mkdir()
+    half = atomic._partial(out / "smoothed" / "run.json")
+    half.write_text('{"attack')
+    assert sweep(grid, out, "--index", "13", "--resume") == 0
+    assert all((out / name / "results.json").exists() for name in CELLS)
+    assert not half.exists()
+    (out / "other").mkdir()
+    (out / "other" / "notes.txt").touch()
+    other = Path(grid[0]).rename(tmp_path / "other.json")
+    assert sweep([str(other)], out, "--index", "13", "--resume") == 2
+    assert "other is not the folder of a run" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_once_with_what_is_on_it(
+    grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    out = tmp_path / "runs"
+    with monkeypatch.context() as patch:
+        full_from(3, patch)
+        assert sweep(grid, out) == 2
+    err = capsys.readouterr().err
+    assert "armory-mdnf: error: " in err
+    assert "/utterances.jsonl: No space left on device; stopped after 2 of 10 utterances, which are safe" in err
+    assert err.count("go on with\n  armory-mdnf sweep") == 1
+    assert sum(map(len, found(out).values())) == 2
+    assert sweep(grid, out, "--resume") == 0
+    assert all(len(cell) == 5 for cell in found(out).values())
+
+
 def test_two_sweeps_do_not_write_one_folder(grid: list[str], tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "runs"
     out.mkdir()
@@ -187,12 +262,87 @@ def test_a_dry_run_tells_time_and_memory_and_writes_nothing(grid: list[str], tmp
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_of_what_is_there_writes_nothing(grid: list[str], tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "runs"
+    assert sweep(grid[:1], out, "--index", "13,14") == 0
+    journal = out / "plain" / "utterances.jsonl"
+    first, second = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(first + second[:20])
+    dry = ("--index", "13,14", "--resume", "--dry-run")
+
+    def files() -> dict[Path, Any]:
+        return {path: path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*")}
+
+    before = files()
+    capsys.readouterr()
+    assert sweep(grid, out, *dry) == 0
+    err = capsys.readouterr().err
+    assert "plain: 1 of 2 utterances left" in err
+    assert "smoothed: 2 of 2 utterances left" in err
+    assert sweep(grid[:1], out, *dry, "--batch-seconds", "3") == 2
+    assert "sweep.batch_seconds was 32.0 there, is 3.0 now" in capsys.readouterr().err
+    assert sweep(grid[:1], out, *dry, "--batch-seconds", "3", "--set-aside") == 0
+    assert "plain: 2 of 2 utterances left" in capsys.readouterr().err
+    assert files() == before
+    journal.unlink()  # as of a kill between the two files of a cell
+    assert sweep(grid[:1], out, *dry) == 0
+    assert "plain: 2 of 2 utterances left" in capsys.readouterr().err
+    assert not journal.exists()
+
+
+def test_the_command_that_goes_on_repeats_all_that_changes_the_sweep() -> None:
+    (parsers,) = (a for a in cli.build_parser()._actions if isinstance(a.choices, dict))
+    parser = parsers.choices["sweep"]
+    words = ["a.json", "b c.json"]
+    for action in parser._actions:
+        if action.option_strings and action.dest != "help":
+            value = {int: "7", float: "7.5"}.get(action.type, "x y")
+            given = [] if action.nargs == 0 else [list(action.choices)[-1] if action.choices else value]
+            words += [action.option_strings[0], *given]
+    given = parser.parse_args(words)
+    first, second, *again = shlex.split(module._again(given))
+    # These change what is told, or whether anything is done; what `--set-aside` does has been done.
+    untold = {"dry_run": False, "set_aside": False, "json": False, "quiet": False}
+    assert (first, second) == ("armory-mdnf", "sweep")
+    assert vars(parser.parse_args(again)) == vars(given) | {k: v for k, v in untold.items() if k in vars(given)}
+    assert all(vars(given)[name] != parser.get_default(name) for name in vars(given) if name != "run")
+
+
+@pytest.mark.parametrize("budget_s", [None, 200])
+def test_time_elapsed_and_time_left_make_up_the_whole(
+    budget_s: int | None, grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    now: list[float] = [1000.0]
+    cells: list[Cell] = []
+
+    def estimate(made: list[Cell], journals: list[Any], place: Any) -> Any:
+        cells.extend(made)
+        left = [sum(module._audio(c, t) for t in module._left(c, j)) for c, j in zip(made, journals, strict=True)]
+        costs = {cell.kind: Cost(10.0, 0.0, 1) for cell in made}
+        return module._Estimate(costs, 1, 1.0, 0, [{"seconds": 10 * audio} for audio in left])
+
+    def twice_as_long(task: Task) -> Done:
+        seconds = 20 * module._audio(cells[task.cell], task)
+        now[0] += seconds
+        return replace(perform(task), seconds=seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_engine, "perform", twice_as_long)
+        patch.setattr(module, "_estimate", estimate)
+        patch.setattr(time, "monotonic", lambda: now[0])
+        options = [] if budget_s is None else ["--budget", f"{budget_s}s"]
+        assert sweep(grid, tmp_path / "runs", *options) == (0 if budget_s is None else module.OUT_OF_TIME)
+    told = re.findall(r"(\d+):(\d+):(\d+) elapsed, (\d+):(\d+):(\d+) left in all\n", capsys.readouterr().err)
+    assert len(told) > 1
+    for numbers in told:
+        sums = [sum(map(int, pair)) for pair in zip(numbers[:3], numbers[3:], strict=True)]
+        whole = 3600 * sums[0] + 60 * sums[1] + sums[2]
+        assert whole == pytest.approx(budget_s or now[0] - 1000, abs=1)
+
+
 def test_utterances_that_cannot_be_processed_are_left_out(
     grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from armory_mdnf.errors import AudioError
-    from armory_mdnf.runner import evaluate
-
     real = evaluate.read_samples
 
     def read(utterance: Any) -> Any:
@@ -204,6 +354,25 @@ def test_utterances_that_cannot_be_processed_are_left_out(
     assert sweep(grid[:1], tmp_path / "runs") == 3
     assert "left out: spy" in capsys.readouterr().err
     assert read_armory_results(tmp_path / "runs" / "plain" / "results.json").left_out
+
+
+def test_a_cell_of_which_nothing_can_be_processed_is_named(
+    grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def mute(self: Any, batch: Any) -> Any:
+        return [failed(*entry, "nothing is heard") for entry in batch]
+
+    real = evaluate.Evaluation.__call__
+    monkeypatch.setattr(evaluate.Evaluation, "__call__", lambda self, b: (real if self.in_batches else mute)(self, b))
+    out = tmp_path / "runs"
+    assert sweep(grid, out, "--index", "13,14", "--json") == 2
+    told, err = capsys.readouterr()
+    assert "plain: none of the 2 utterances could be processed; " in err
+    assert "smoothed: none" not in err
+    assert [cell["results"] for cell in json.loads(told)["cells"]] == [None, str(out / "smoothed" / "results.json")]
+    assert set(failures(out / "plain")) == {13, 14}
+    assert sweep(grid, out, "--index", "13,14", "--resume") == 2
+    assert "plain: none of the 2 utterances could be processed; " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -21,7 +22,9 @@ from runner_folder import CELLS, lines, write_cells
 from armory_mdnf import cli
 from armory_mdnf.errors import OptionError, ResultsError
 from armory_mdnf.evaluation.armory_results import read_armory_results
-from armory_mdnf.runner import sweep_engine, sweep_places, sweep_ray
+from armory_mdnf.runner import machine, sweep_engine, sweep_places, sweep_plan, sweep_ray
+from armory_mdnf.runner.machine import GIB
+from armory_mdnf.runner.named import own_code
 from armory_mdnf.runner.sweep_engine import Processes, visible
 
 
@@ -88,11 +91,57 @@ def test_processes_are_counted_on_every_device(monkeypatch: pytest.MonkeyPatch) 
     made: list[tuple[int, Any]] = []
     monkeypatch.setattr(sweep_places, "engine", lambda number, devices: made.append((number, devices)))
     place = sweep_places.Local(3, ["cuda:0", "cuda:1"])
-    assert place.choose([], on_gpu=True) == (6, 2.0)
+    assert place.choose([], on_gpu=True, memory=0) == (6, 2.0)
     place.start(6)
     assert made == [(3, ["cuda:0", "cuda:1"])]
-    assert sweep_places.Local(None, ["cuda:1"]).choose([], on_gpu=True) == (1, 1.0)
+    assert sweep_places.Local(None, ["cuda:1"]).choose([], on_gpu=True, memory=0) == (1, 1.0)
     assert isinstance(sweep_engine.engine(1, ()), sweep_engine.Here)
+
+
+@pytest.mark.parametrize(
+    ("cores", "free_gib", "tried", "chosen"),
+    [
+        (1, 99, [], 1),
+        (2, 99, [1, 2], 2),
+        (6, 99, [1, 2, 4, 6], 4),
+        (8, 99, [1, 2, 4, 8], 4),
+        (8, 4.5, [1, 2, 4], 4),
+        (8, 1.5, [], 1),
+    ],
+)
+def test_the_fastest_number_is_taken_that_cores_and_memory_allow(
+    cores: int, free_gib: float, tried: list[int], chosen: int, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    seen: list[int] = []
+
+    def measured(number: int, tasks: Any) -> float:
+        seen.append(number)
+        return {1: 0.5, 2: 0.9, 4: 1.5}.get(number, 1.2)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(sweep_places, "free_memory", lambda: free_gib * GIB)
+    monkeypatch.setattr(sweep_places, "measured", measured)
+    found = sweep_places.Local(None).choose([sweep_engine.Task(0, "{}", (0,), 1)], on_gpu=False, memory=GIB)
+    assert found == (chosen, pytest.approx({1: 1.0, 2: 1.8, 4: 3.0}[chosen]))
+    assert seen == tried
+    err = capsys.readouterr().err
+    assert ("processes would hold" in err) is (free_gib < cores)
+    if free_gib == 4.5:
+        assert err == "note: 8 processes would hold 8.0 GiB of memory, of which 4.5 GiB are free: not tried\n"
+
+
+def test_memory_that_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "GROUP", tmp_path)
+    assert machine.free_memory() == math.inf
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  7000 kB\nHugePages_Total:  0\n")
+    assert machine.free_memory() == 7000 * 1024
+    (tmp_path / "memory.current").write_text("500\n")
+    (tmp_path / "memory.stat").write_text("file 300\ninactive_file 200\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.free_memory() == 7000 * 1024
+    (tmp_path / "memory.max").write_text("600\n")
+    assert machine.free_memory() == 600 - 500 + 200
 
 
 def test_nothing_looks_at_the_gpus_before_a_process_has_its_own() -> None:
@@ -254,6 +303,28 @@ def test_a_node_with_other_weights_is_refused(
     assert "every node needs the same files and versions" in err
     assert "which are safe; go on with\n  armory-mdnf sweep" in err
     assert "--engine ray" in err
+
+
+def test_a_node_with_other_code_is_refused(
+    grid: list[str], tmp_path: Path, imitated: Callable[..., Imitation], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    imitated()
+    real = sweep_ray.prepare
+
+    def other(config: Any) -> Any:
+        made = real(config)
+        return replace(made, identity=made.identity | {"code": {"armory_mdnf": "0" * 64}})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_ray, "prepare", other)
+        assert sweep(grid, tmp_path / "runs", "--engine", "ray") == 2
+    told = f"code.armory_mdnf was '{own_code()}' there, is '{'0' * 64}' now; every node needs the same"
+    assert told in capsys.readouterr().err
+    # ... and where the worker that plans has it, before anything is begun.
+    monkeypatch.setattr(sweep_plan, "prepare", other)
+    assert sweep(grid, tmp_path / "others", "--engine", "ray") == 2
+    assert f"the command, compared with a worker's plan, was made of something else: {told}" in capsys.readouterr().err
+    assert not (tmp_path / "others").exists()
 
 
 def test_a_cluster_that_cannot_be_had(

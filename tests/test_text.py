@@ -8,19 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armory_mdnf.data.text import (
-    CHARACTERS,
-    DIGITS,
-    MAX_NUMBER,
-    SCALES,
-    TEENS,
-    TENS,
-    contains_run,
-    digit_words,
-    normalise,
-    number_words,
-)
+from armory_mdnf.data.text import CHARACTERS, contains_run, normalise
 from armory_mdnf.errors import TranscriptError
+from armory_mdnf.spoken import DIGITS, MAX_NUMBER, SCALES, TEENS, TENS, digit_words, number_words
 from armory_mdnf.training.corpora.prompts import fix, parse_transcripts
 
 words = st.lists(st.sampled_from(["A", "B", "C", "D", "AB", "BA"]), max_size=8).map(" ".join)

@@ -31,16 +31,16 @@ pgd_l2_1.0            T2    .        T2    T2    T2       .             .       
 pgd_l2_0.5            T2    .        T2    T2    T2       .             .              T4    T4
 pgd_linf              T2    own      T2    T2    T2       text          own            T4    T4
 pgd_linf_0.005        T2    .        T2    T2    T2       .             .              T4    T4
-pgd_l2_published      .     .        .     .     own      own           .              own   own
-pgd_linf_published    .     .        .     .     own      own           .              own   own
+pgd_l2_published      .     .        own   .     own      own           .              own   own
+pgd_linf_published    .     .        own   .     own      own           .              own   own
 noise_l2              own   .        .     own   own      .             .              .     .
 noise_linf            own   .        .     own   own      .             .              .     .
 pgd_l2_250_steps      .     .        .     .     text     .             .              .     .
 pgd_l2_500_steps      .     .        .     .     text     .             .              .     .
 eot_l2                .     .        own   .     text     .             .              own   own
 eot_l2_published      .     .        .     .     own      .             .              own   own
-eot20_l2              .     .        .     .     own      .             .              .     .
-eot20_l2_published    .     .        .     .     own      .             .              .     .
+eot20_l2              .     .        .     .     own      .             .              own   own
+eot20_l2_published    .     .        .     .     own      .             .              own   own
 snr13                 own   .        .     .     own      .             .              .     .
 snr20                 T3    .        T3    T3    T3       .             .              own   own
 snr30                 T3    .        T3    T3    T3       .             .              own   own
@@ -80,11 +80,22 @@ WHISPER_LIBRISPEECH = """
                       whisper  none_whisper_mg  whisper_rs  whisper_mg  whisper_mg_mdnf  whisper_mg_mdnf_flat
 benign                own      own              own         own         own              own
 pgd_l2_ours           own      own              own         own         own              own
-pgd_l2_published      .        .                .           .           own              own
+pgd_l2_1.0_ours       own      .                own         own         own              .
+pgd_l2_0.5_ours       own      .                own         own         own              .
 pgd_linf_ours         own      own              own         own         own              own
-pgd_linf_published    .        .                .           .           own              own
-eot_l2                .        .                .           .           own              .
+pgd_linf_0.005_ours   own      .                own         own         own              .
+pgd_l2_250_steps_ours .        .                .           .           own              .
+pgd_l2_500_steps_ours .        .                .           .           own              .
+pgd_l2_published      .        .                own         .           own              own
+pgd_linf_published    .        .                own         .           own              own
+eot_l2                .        .                own         .           own              .
+eot_l2_published      .        .                .           .           own              .
 eot20_l2              .        .                .           .           own              .
+eot20_l2_published    .        .                .           .           own              .
+snr20                 own      .                own         own         own              .
+snr30                 own      .                own         own         own              .
+snr40                 own      .                own         own         own              .
+cw                    own      .                own         own         own              .
 noise_l2              own      .                .           own         own              .
 noise_linf            own      .                .           own         own              .
 
@@ -95,7 +106,9 @@ pgd_l2_published      .           own
 pgd_linf_ours         own         own
 pgd_linf_published    .           own
 eot_l2                .           own
+eot_l2_published      .           own
 eot20_l2              .           own
+eot20_l2_published    .           own
 """
 
 # Columns: what the description calls it, its row in the paper, recogniser, defence and its options.

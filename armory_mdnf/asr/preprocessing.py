@@ -23,8 +23,8 @@ class Defense(Protocol):
     stochastic: bool
     apply_predict: bool
 
-    def draw(self, n: int, keys: Sequence[Key] | None = None) -> list[torch.Generator]:
-        """Noise streams for the next ``n`` utterances, or those that their keys fix."""
+    def draw(self, n: int, keys: Sequence[Key] | None = None, place: int = 0) -> list[torch.Generator]:
+        """Noise streams for the next ``n`` utterances, or those that their keys fix, others at another ``place``."""
 
     def transform(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator] | None = None) -> Tensor:
         """Shape: (N, T), (N,) -> (N, T), zero beyond lengths."""
@@ -63,8 +63,16 @@ class Chain:
         return all(isinstance(op, Defense) for op in self.operations)
 
     def draw(self, n: int, keys: Sequence[Key] | None = None) -> Draws:
-        """Noise for the next ``n`` utterances of every defence, or that which their keys fix."""
-        return [op.draw(n, keys) if isinstance(op, Defense) else None for op in self.operations]
+        """Noise for the next ``n`` utterances of every defence, or that which their keys fix.
+
+        Defences of one seed draw independently of each other: each has a place among those that draw noise.
+        """
+        draws: Draws = []
+        place = 0
+        for op in self.operations:
+            draws.append(op.draw(n, keys, place) if isinstance(op, Defense) else None)
+            place += isinstance(op, Defense) and op.stochastic
+        return draws
 
     def __call__(self, x: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Shape: x (N, T), zero beyond lengths (N,) -> (N, T), lengths (N,). Differentiable.

@@ -247,7 +247,8 @@ class RandomNoise(RecognizerAttack):
     """White noise as large as an attack may be, whatever the recogniser says: the control of an attack.
 
     ``norm``, ``eps`` and ``snr_db`` as those of :class:`PGD`. Under "l2" and "snr" the noise is Gaussian and its norm
-    is the radius; under "linf" every sample changes by the radius, up or down. ``seed`` and the utterance's index fix
+    is the radius; under "linf" every sample changes by the radius, up or down. Samples that would leave [-1, 1] end
+    there, so that loud audio gets less. ``seed`` and the utterance's index fix
     it. ``targeted`` is for Armory, which asks for it, and must be False.
     Raises :class:`OptionError` for options outside their range.
     """

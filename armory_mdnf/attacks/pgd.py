@@ -139,8 +139,8 @@ def mean_losses(recognizer: AttackedRecognizer, batch: Batch, draws: int) -> Ten
 
 
 def understood_as_target(recognizer: AttackedRecognizer, batch: Batch, step: tuple[int, ...]) -> list[bool]:
-    """Which utterances are transcribed as their targets, under draws that no gradient has seen."""
+    """Which utterances are transcribed as their targets, white space apart, under draws that no gradient has seen."""
     keys = [(index, Purpose.SELECTION, *step) for index in batch.indices]
     texts = recognizer.transcribe(batch.x, batch.lengths, keys)
-    found = recognizer.encode(texts, len(texts))
+    found = recognizer.encode([" ".join(text.split()) for text in texts], len(texts))
     return [list(a) == list(b) for a, b in zip(found, batch.targets, strict=True)]

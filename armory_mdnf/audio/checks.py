@@ -48,13 +48,17 @@ def check_sample_rate(found_hz: int | None, expected_hz: int) -> None:
 def restore(values: Sequence[npt.NDArray[Any]], like: Any) -> Any:
     """Give per-utterance arrays the kind of ``like``: its container, its shape, its dtype and its device.
 
-    ``values`` are in the order, and of the lengths, that :func:`as_waveforms` found in ``like``.
+    A sequence that is no array comes back as a list. ``values`` are in the order, and of the lengths, that
+    :func:`as_waveforms` found in ``like``.
     """
     if _is_tensor(like):
         stacked = like.new_tensor(np.stack(values))
         return stacked if like.dim() == 2 else stacked[0]
     if not isinstance(like, np.ndarray):
-        return [_typed(value, _numpy(u)) for value, u in zip(values, like, strict=True)]
+        return [
+            u.new_tensor(value) if _is_tensor(u) else _typed(value, _numpy(u))
+            for value, u in zip(values, like, strict=True)
+        ]
     if like.ndim == 2:
         return np.stack(values).astype(like.dtype)
     if like.dtype != object:

@@ -17,6 +17,9 @@ from armory_mdnf.errors import OptionError, quoted
 Key = tuple[int, ...]
 """What tells one draw from all others: numbers >= 0, such as an utterance's index, a purpose, a step."""
 
+BEHIND = 1 << 31
+"""No index, purpose or step reaches it, so that no key ends as one of another place does."""
+
 
 class NoiseSource:
     """Streams of white Gaussian noise.
@@ -34,20 +37,21 @@ class NoiseSource:
         """Go back to an earlier draw, so that an evaluation can be repeated with the same noise."""
         self.count = count
 
-    def streams(self, n: int, keys: Sequence[Key] | None = None) -> list[torch.Generator]:
+    def streams(self, n: int, keys: Sequence[Key] | None = None, place: int = 0) -> list[torch.Generator]:
         """One generator for each of the next ``n`` utterances.
 
         With ``keys``, one per utterance and of at least two numbers, a generator depends on the seed and its key alone;
-        the count stays as it is.
+        the count stays as it is. Sources of one seed give other draws at another ``place``.
         """
+        behind = (BEHIND + place,) if place else ()
         if keys is not None:
             if len(keys) != n or any(len(key) < 2 for key in keys):
                 found = quoted(keys)
                 raise OptionError(f"expected {n} keys of at least two whole numbers, one per utterance, got {found}")
-            return [stream(self.seed, *key) for key in keys]
+            return [stream(self.seed, *key, *behind) for key in keys]
         counts = range(self.count, self.count + n)
         self.count += n
-        return [stream(self.seed, count) for count in counts]
+        return [stream(self.seed, count, *behind) for count in counts]
 
 
 def stream(seed: int, *key: int) -> torch.Generator:

@@ -14,6 +14,9 @@ from torch import Tensor
 from armory_mdnf.audio import ragged
 from armory_mdnf.errors import AudioError, OptionError
 
+LARGEST_RATIO = 1 << 24
+"""Taps of a resampler's filters are about the product of the two rates over their common divisor."""
+
 
 @lru_cache(maxsize=8)
 def _resampler(from_hz: int, to_hz: int, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
@@ -39,7 +42,8 @@ def resample(x: Tensor, lengths: Tensor, from_hz: int, to_hz: int) -> tuple[Tens
     """Change the sample rate of each utterance as if it were alone; the input itself if the rates are equal.
 
     Shape: (N, T), (N,) -> (N, T'), (N,); zero beyond each utterance's end, T' = max of the new lengths.
-    Raises :class:`OptionError` for a rate that is no whole number of Hz >= 1, :class:`AudioError` for other shapes.
+    Raises :class:`OptionError` for a rate that is no whole number of Hz >= 1, :class:`AudioError` for other shapes
+    and for rates whose filters would be too many.
     """
     from_hz, to_hz = _check_rate("from_hz", from_hz), _check_rate("to_hz", to_hz)
     if x.dim() != 2 or lengths.shape != x.shape[:1]:
@@ -48,6 +52,12 @@ def resample(x: Tensor, lengths: Tensor, from_hz: int, to_hz: int) -> tuple[Tens
         )
     if from_hz == to_hz:
         return x, lengths
+    common = math.gcd(from_hz, to_hz)
+    if from_hz // common * (to_hz // common) > LARGEST_RATIO:
+        raise AudioError(
+            f"expected a sample rate with a larger common divisor with {to_hz} Hz, got {from_hz} Hz: the filters "
+            "between them would not fit into memory; resample the recording first"
+        )
     # The interpolation reads zeros around an utterance: alone or in a batch, as long as nothing lies beyond its end.
     new: Tensor = _resampler(from_hz, to_hz, x.device, x.dtype)(ragged.zero_beyond(x, lengths))
     new_lengths = resampled_lengths(lengths, from_hz, to_hz)

@@ -67,6 +67,7 @@ class Plan:
                 eps_step=float(attack.eps_step),
                 max_iter=attack.max_iter,
                 targeted=attack.targeted,
+                gradient=getattr(attack.estimator, "gradient", "exact"),
             )
         if not isinstance(attack, PGD) or attack.targeted:
             found = (

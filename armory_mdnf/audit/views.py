@@ -20,7 +20,7 @@ from torch import Tensor
 from armory_mdnf.asr.pipeline import Pipeline
 from armory_mdnf.asr.preprocessing import Chain, Draws
 from armory_mdnf.audio import ragged
-from armory_mdnf.audio.noise import Key
+from armory_mdnf.audio.noise import Key, NoiseSource
 from armory_mdnf.defenses import MDNF, RandomizedSmoothing
 from armory_mdnf.defenses.base import WaveformDefense
 from armory_mdnf.options import MAX_SNR_DB
@@ -170,16 +170,25 @@ def reseeded(estimator: Any, by: int = 1) -> View:
     return View(estimator, Chain(operations), seed=by)
 
 
+class _OneDraw(NoiseSource):
+    """The same noise for an utterance whatever the step and the draw."""
+
+    def streams(self, n: int, keys: Sequence[Key] | None = None, place: int = 0) -> list[torch.Generator]:
+        return super().streams(n, None if keys is None else [(key[0], 0) for key in keys], place)
+
+
 def without_noise(estimator: Any) -> View | None:
     """The defences with the noise that they add turned off; None where there is none to turn off.
 
-    That of :class:`MDNF` and :class:`RandomizedSmoothing`, the latter at :data:`MAX_SNR_DB`.
+    That of :class:`MDNF` and :class:`RandomizedSmoothing`, the latter at :data:`MAX_SNR_DB`. A vocoder that has to have
+    noise gets the same at every draw.
     """
     operations = [copy.copy(operation) for operation in Chain(estimator.preprocessing_operations).operations]
-    noisy = [operation for operation in operations if isinstance(operation, (MDNF, RandomizedSmoothing))]
+    noisy = [operation for operation in operations if isinstance(operation, WaveformDefense) and operation.stochastic]
     for operation in noisy:
+        operation.noise = _OneDraw(operation.noise.seed)
         if isinstance(operation, MDNF):
             operation.noise_level = 0.0
-        else:
+        elif isinstance(operation, RandomizedSmoothing):
             operation.snr_db = float(MAX_SNR_DB)
     return View(estimator, Chain(operations)) if noisy else None

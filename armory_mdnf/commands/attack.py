@@ -100,7 +100,7 @@ def _attacked(attack: Any, part: Any, target: str | None, index: int) -> Any:
 
 
 def _found(before: str, after: str, reference: str | None, target: str | None) -> dict[str, Any]:
-    from armory_mdnf.metrics.wer import count_words
+    from armory_mdnf.metrics.wer import count_words, reached
 
     said = before if reference is None else reference
     return {
@@ -109,7 +109,7 @@ def _found(before: str, after: str, reference: str | None, target: str | None) -
         "before": before,
         "after": after,
         "target": target,
-        "reached": None if target is None else after == target,
+        "reached": None if target is None else reached(target, after),
         "wer_before": count_words(said, before).rate,
         "wer_after": count_words(said, after).rate,
         "wer_to_target": None if target is None else count_words(target, after).rate,

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             raise OptionError("--force replaces files: expected --to FOLDER too")
         found = [shipped(name) for name in names]
         if args.json:
-            console.print_json([asdict(one) for one in found])
+            console.print_json({"configs": [asdict(one) for one in found]})
         else:
             width = max(len(one.name) for one in found)
             scales = max(len(one.scale) for one in found)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     written = write(names, args.to, args.force)
     if args.json:
-        console.print_json([str(path) for path in written])
+        console.print_json({"written": [str(path) for path in written]})
     else:
         print(*written, sep="\n")
     return 0

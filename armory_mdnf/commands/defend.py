@@ -34,6 +34,9 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Defend. Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input."""
+    import torch
+
+    from armory_mdnf.asr.preprocessing import Chain
     from armory_mdnf.audio import recordings
     from armory_mdnf.commands import listener
     from armory_mdnf.files.atomic import ensure_writable
@@ -48,11 +51,16 @@ def run(args: argparse.Namespace) -> int:
     ensure_writable(args.out)
     audio = recordings.read_recording(args.file, RATE_HZ)
     defense = make_defense(block, listener.choose_device(args.device))
+    # A chain says which defence gives back what it should not, and takes those of others as a recogniser does.
+    chain, device = Chain([defense]), getattr(defense, "device", torch.device("cpu"))
     bounds = recordings.pieces(audio, RATE_HZ, longest_s)
     defended = audio.copy()
     with options.Progress(len(bounds), args.file.name) as progress:
         for start, end in bounds:
-            defended[start:end] = defense(audio[start:end])[0]
+            x = torch.from_numpy(audio[start:end])[None].to(device)
+            with torch.no_grad():
+                heard, _ = chain(x, torch.tensor([end - start], device=device), chain.draw(1))
+            defended[start:end] = heard[0].cpu().numpy()
             progress.step()
     recordings.write_recording(args.out, defended, RATE_HZ)
     difference = snr_db(audio, defended)

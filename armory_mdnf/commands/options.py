@@ -73,7 +73,7 @@ def chosen_attack(args: argparse.Namespace, targeted: bool) -> Block:
 class Progress:
     """A bar on standard error for what takes more than five seconds; nothing for what is quicker."""
 
-    def __init__(self, total: int | None, what: str, quiet: bool = False) -> None:
+    def __init__(self, total: int | None, what: str) -> None:
         from tqdm import tqdm
 
         terminal = sys.stderr.isatty()
@@ -82,7 +82,6 @@ class Progress:
             desc=what,
             file=sys.stderr,
             delay=PROGRESS_AFTER_S,
-            disable=quiet,
             ascii=not terminal,
             # Elsewhere each state of the bar is a line that stays.
             mininterval=0.2 if terminal else PROGRESS_AFTER_S,

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armory_mdnf import console
 from armory_mdnf.commands import options
-from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, quoted
+
+if TYPE_CHECKING:
+    from armory_mdnf.report.runs import Placed
+
+WORST = "worst"
 
 
 def add_command(commands: Any) -> None:
@@ -22,7 +28,7 @@ def add_command(commands: Any) -> None:
         "--output` found of their configurations.",
         **console.example(
             "armory-mdnf report results -o report.html",
-            "armory-mdnf report results/human/mg_mdnf_pgd_l2.json -o report.html --audio 2",
+            "armory-mdnf report results/human/mg_mdnf_pgd_l2.json -o report.html --audio 2 --utterances worst",
         ),
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
@@ -36,6 +42,11 @@ def add_command(commands: Any) -> None:
         help="players and spectrograms of the first N utterances of every attacked run, whose attacks are computed "
         "again (default 0)",
     )
+    parser.add_argument(
+        "--utterances",
+        metavar="ID[,ID...]",
+        help=f"which to hear, as the page names them; `{WORST}`: the N of --audio with the most errors under attack",
+    )
     console.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -47,6 +58,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.audio < 0:
         raise OptionError(f"--audio: expected a whole number >= 0, got {args.audio}")
+    if args.utterances == WORST and not args.audio:
+        raise OptionError(f"--utterances {WORST}: expected --audio N, how many")
+    if args.utterances not in (None, WORST) and args.audio:
+        raise OptionError("--audio has no effect with --utterances ID: all that are named are heard")
     ensure_writable(args.out)
     files, others = audits.split_paths(args.runs)
     if not others:
@@ -54,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     with options.Progress(None, "runs") as progress:
         placed = runs.read_runs(others, progress.step_of)
     audited = audits.read_audits(files, placed)
-    heard, silent = _listen(placed, args.audio) if args.audio else ({}, [])
+    chosen = _chosen(placed, args.audio, args.utterances)
+    heard, silent = _listen(placed, chosen) if any(chosen.values()) else ({}, [])
     write_text(args.out, page.render(placed, heard, args.title, audited))
     size = args.out.stat().st_size
     if args.json:
@@ -65,19 +81,34 @@ def run(args: argparse.Namespace) -> int:
     return 3 if silent else 0
 
 
-def _listen(placed: list[Any], count: int) -> tuple[dict[str, Any], list[str]]:
+def _chosen(placed: Sequence[Placed], count: int, which: str | None) -> dict[str, list[int]]:
+    """Places of the utterances to hear, by the path of their run. Raises :class:`OptionError` for unknown ids."""
+    from armory_mdnf.report.runs import names_of
+    from armory_mdnf.report.worst import worst_places
+
+    attacked = {p.path: p.run for p in placed if p.attacked is not None}
+    if which is None:
+        return {path: list(range(len(run.outcomes)))[:count] for path, run in attacked.items()}
+    if which == WORST:
+        return {path: worst_places(run)[:count] for path, run in attacked.items()}
+    wanted, named = which.split(","), {path: names_of(run) for path, run in attacked.items()}
+    if unknown := [name for name in wanted if not any(name in names for names in named.values())]:
+        raise OptionError(f"--utterances: no attacked run has {', '.join(map(quoted, unknown))}")
+    return {path: [i for i, name in enumerate(names) if name in wanted] for path, names in named.items()}
+
+
+def _listen(placed: Sequence[Placed], chosen: Mapping[str, list[int]]) -> tuple[dict[str, Any], list[str]]:
     """Signals by the path of a run, and the paths of those that could not be computed."""
     from armory_mdnf.report.listening import chosen_sounds, listen
 
-    attacked = [p for p in placed if p.attacked is not None]
     heard: dict[str, Any] = {}
     silent = []
-    total = sum(min(count, len(p.run.outcomes)) for p in attacked)
-    with options.Progress(total, "utterances") as progress:
-        for p in attacked:
-            try:
-                heard[p.path] = chosen_sounds(listen(p.run, count, progress.step))
-            except (ArmoryMdnfError, OSError) as error:
-                print(f"without sound: {p.path}: {cause(error)}", file=sys.stderr)
-                silent.append(p.path)
+    with options.Progress(sum(map(len, chosen.values())), "utterances") as progress:
+        for p in placed:
+            if places := chosen.get(p.path):
+                try:
+                    heard[p.path] = chosen_sounds(listen(p.run, places, progress.step))
+                except (ArmoryMdnfError, OSError) as error:
+                    print(f"without sound: {p.path}: {cause(error)}", file=sys.stderr)
+                    silent.append(p.path)
     return heard, silent

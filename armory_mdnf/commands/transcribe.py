@@ -43,17 +43,18 @@ def run(args: argparse.Namespace) -> int:
     model = model_for(args.model, args.defense)
     estimator = listener.load(model, defense_block(args.defense, args.seed), args.device)
     found: list[dict[str, Any]] = []
-    failed = 0
+    failed: list[dict[str, str]] = []
     for path in args.files:
         try:
             parts = listener.cut(estimator, read_recording(path, estimator.sample_rate), longest_s)
             with options.Progress(len(parts), path.name) as progress:
                 heard = listener.transcribe(estimator, parts, progress.step)
         except AudioError as error:
+            reason = str(error) if str(path) in str(error) else f"{path}: {error}"
             if len(args.files) == 1:
-                raise AudioError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-            print(f"left out: {error if str(path) in str(error) else f'{path}: {error}'}", file=sys.stderr)
-            failed += 1
+                raise AudioError(reason) from error
+            print(f"left out: {reason}", file=sys.stderr)
+            failed.append({"file": str(path), "reason": reason})
             continue
         text = listener.joined(heard)
         entry = {"file": str(path), "duration_s": heard[-1].end_s, "transcript": text}
@@ -61,5 +62,6 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(text if len(args.files) == 1 else f"{shown(str(path), 200)}: {text}", flush=True)
     if args.json:
-        console.print_json({"model": model, "defense": args.defense, "seed": args.seed, "files": found})
+        content = {"model": model, "defense": args.defense, "seed": args.seed}
+        console.print_json(content | {"files": found, "failed": failed})
     return INCOMPLETE if failed else 0

@@ -109,6 +109,7 @@ def _utterance(name: str, path: Path, text: str, speaker: str = "") -> Utterance
         try:
             info = soundfile.info(str(path))
             duration_s = info.frames / info.samplerate
+            problem = problem or ("" if info.frames else f"{path} is empty: expected samples")
         except (OSError, RuntimeError) as error:
             problem = f"{path} is not audio that can be read: {cause(error)}"
     return Utterance(name, path, transcript, speaker, float(duration_s), problem, converted=True)
@@ -224,11 +225,11 @@ def _kaldi_lines(path: Path) -> Iterable[tuple[str, str]]:
     seen = set()
     for number, line in enumerate(_lines(path).splitlines(), 1):
         if line.strip():
-            name, _, rest = line.strip().partition(" ")
+            name, *rest = line.strip().split(None, 1)  # Kaldi parts them by any white space
             if name in seen:
                 raise BundleError(f"{path}, line {number}: {quoted(name)} is there twice")
             seen.add(name)
-            yield name, rest.strip()
+            yield name, "".join(rest)
 
 
 def _librispeech(found: Iterable[Path]) -> Iterable[Utterance]:

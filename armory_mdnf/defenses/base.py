@@ -63,9 +63,12 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
     def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
         """The defence itself, differentiable, on :attr:`device`. Shape: (N, T), (N,) -> (N, T)."""
 
-    def draw(self, n: int, keys: Sequence[Key] | None = None) -> list[torch.Generator]:
-        """Noise streams for the next ``n`` utterances, or those that keys fix, to hand to :meth:`transform`."""
-        return self.noise.streams(n, keys)
+    def draw(self, n: int, keys: Sequence[Key] | None = None, place: int = 0) -> list[torch.Generator]:
+        """Noise streams for the next ``n`` utterances, or those that keys fix, to hand to :meth:`transform`.
+
+        ``place`` tells apart defences of one seed that stand one behind another.
+        """
+        return self.noise.streams(n, keys, place)
 
     def reseed(self, seed: int) -> None:
         """Start anew with another seed."""

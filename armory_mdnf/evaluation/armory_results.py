@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.records import FURTHER, Outcome, RunRecord, read_json, with_extent
+from armory_mdnf.evaluation.records import FURTHER, Outcome, RunRecord, read_json, with_extent, with_origin
 
 TRANSCRIPTS = "transcripts"
+NATIVE = "results.json"
+"""What ``armory-mdnf run`` calls its results, beside a ``run.json`` that says what they were made with."""
 # Armory's prefixes of task metrics, and the comparison that each stands for.
 PREFIXES = {"benign": "benign", "adversarial": "adversarial", "targeted": "target"}
 KEPT_BLOCKS = ("_description", "attack", "dataset", "defense", "model", "user_init")
@@ -23,7 +25,7 @@ TIMING = re.compile(r"Avg\. CPU time \(s\) for (\d+) executions of (\w+)")
 
 
 def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
-    """Read the JSON that ``armory run`` wrote.
+    """Read the JSON that ``armory run`` wrote, or ``armory-mdnf run``, with what is beside it.
 
     Raises :class:`ResultsError` if it is missing or damaged, if it lacks the transcripts (the configuration's
     ``metric.task`` must name ``armory_mdnf.plugin.metrics.transcripts``), or if its parts disagree.
@@ -65,9 +67,21 @@ def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
     )
     _check_against_armory(run, results, path)
     try:
-        return _with_extent(run, content)
+        run = _with_extent(run, content)
     except (AttributeError, KeyError, TypeError) as error:
         raise ResultsError(f"{path}: what it says of the run is damaged: {error!r}") from error
+    return _with_what_made_it(run, Path(path))
+
+
+def _with_what_made_it(run: RunRecord, path: Path) -> RunRecord:
+    """The run with its weights and device, where its folder is that of a native run."""
+    about = path.with_name("run.json")
+    if path.name != NATIVE or not about.is_file():
+        return run
+    try:
+        return with_origin(run, read_json(about))
+    except TypeError as error:
+        raise ResultsError(f"{about}: {error}") from error
 
 
 def _with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:

@@ -90,7 +90,7 @@ def make_cell(
     return BaselineCell(name, identity, sizes.pop(), values, counts, tuple(snr_db), **known)
 
 
-def cell_of(run: RunRecord, name: str, weights: Mapping[str, str] | None = None) -> BaselineCell:
+def cell_of(run: RunRecord, name: str) -> BaselineCell:
     """What a run found, as a cell. Raises :class:`ResultsError` for one that has a transcript of some only."""
     counts: dict[str, Counts] = {}
     for comparison in COMPARISONS:
@@ -107,7 +107,7 @@ def cell_of(run: RunRecord, name: str, weights: Mapping[str, str] | None = None)
         [outcome.snr_db for outcome in run.outcomes] if "adversarial" in counts else (),
         references=tuple(of_values([outcome.reference])[:12] for outcome in run.outcomes),
         ids=tuple(ids) if len(ids) == len(run.outcomes) else (),
-        weights=dict(weights or {}),
+        weights=run.weights,
         chosen=run.chosen,
     )
 

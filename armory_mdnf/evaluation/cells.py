@@ -22,7 +22,7 @@ from armory_mdnf.files.provenance import leaves
 # What a run may have other than its cell: where and how it is computed, and the split, which every table names.
 INCIDENTAL = (
     *("attack.kwargs.batch_size", "attack.kwargs.batch_seconds", "attack.kwargs.verbose"),
-    *("attack.targeted_labels.kwargs.split", "defense.kwargs.device_type", "model.wrapper_kwargs"),
+    *("attack.targeted_labels.kwargs.split", "defense.kwargs.device_type", "model.wrapper_kwargs.device_type"),
     "user_init.kwargs.threads",
 )
 PARTS = ("defense", "model", "user_init", "attack")

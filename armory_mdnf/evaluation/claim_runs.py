@@ -18,6 +18,14 @@ BENIGN = "benign"
 ROLES = re.compile(r"(.+?)_(base|mg|wg|hg)$")
 INCIDENTAL = ("batch_seconds", "batch_size", "num_random_init", "seed", "targeted", "verbose")
 NORMS = {"2": "l2", "l2": "l2", "inf": "linf", "linf": "linf"}
+CW = "CW 0.01"
+CW_OPTIONS = {
+    "eps": 0.01,
+    "max_iter": 400,
+    "learning_rate": 0.0001,
+    "decrease_factor_eps": 0.8,
+    "num_iter_decrease_eps": 10,
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,8 @@ def _threat(run: RunRecord) -> str | None:
     if block.get("use_label") or given.get("num_random_init"):
         return None
     kwargs = {key: value for key, value in given.items() if key not in (*INCIDENTAL, "gradient")}
+    if block.get("name") in ("CarliniWagner", "CarliniWagnerASR"):
+        return CW if CW_OPTIONS | kwargs == CW_OPTIONS else None
     steps = kwargs.pop("max_iter", 100)
     draws = kwargs.pop("eot_draws", 1)
     norm, step = str(kwargs.pop("norm", None)), kwargs.pop("eps_step", None)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 
-from armory_mdnf.evaluation.claim_runs import BENIGN, EXACT, PUBLISHED, STOCHASTIC, Table
-from armory_mdnf.evaluation.records import RunRecord, common_outcomes, compare
+from armory_mdnf.evaluation.claim_runs import BENIGN, CW, EXACT, PUBLISHED, STOCHASTIC, Table
+from armory_mdnf.evaluation.rates import paired_counts
+from armory_mdnf.evaluation.records import RunRecord, common_outcomes
 from armory_mdnf.metrics.intervals import Interval, difference_interval
 
 HOLDS, FAILS, UNDECIDED, MISSING = "holds", "does not hold", "undecided at this size", "not measured"
@@ -84,6 +85,15 @@ def _against(first: str, second: str, rates: Mapping[str, tuple[float, float]], 
 
 MG, FLOODED, FLAT, WG = "MG", "MG-MDNF", "MG-MDNF flat", "WG"
 L2, L2_SMALL, LINF, LINF_SMALL = "l2 1.5", "l2 0.5", "linf 0.01", "linf 0.005"
+UNTARGETED = (BENIGN, L2, "l2 1", L2_SMALL, LINF, LINF_SMALL)
+LONGER = tuple(f"{L2} of {n} iterations" for n in (250, 500))
+CELLS: tuple[Cell, ...] = (
+    *product(("none", "RS", MG, FLOODED), (*UNTARGETED, "20 dB", "30 dB", "40 dB", CW)),
+    *((FLOODED, threat) for threat in (f"{L2} EOT 5", *LONGER)),
+    *product((FLAT,), (L2, LINF)),
+    *product((WG, "WG-MDNF"), UNTARGETED),
+)
+"""The cells of the paper's Tables 2, 3 and 4 and of its ablations, each once."""
 CLAIMS = (
     Claim(1, f"MG alone helps little at l2 1.5: by {LITTLE:g} points at most",
           _against("none", MG, {L2: (87.9, 84.2)}, high=LITTLE)),
@@ -116,8 +126,7 @@ CLAIMS = (
     Claim(14, "flat noise beats the curve at linf 0.01",
           _against(FLOODED, FLAT, {LINF: (65.6, 25.8)}, low=0.0, above=True)),
     Claim(15, f"250 and 500 iterations change little: {MINOR:g} points at most",
-          _parts({((FLOODED, f"{L2} of {n} iterations"), (FLOODED, L2)): None for n in (250, 500)},
-                 low=-MINOR, high=MINOR)),
+          _parts({((FLOODED, threat), (FLOODED, L2)): None for threat in LONGER}, low=-MINOR, high=MINOR)),
 )  # fmt: skip
 
 
@@ -131,6 +140,11 @@ def has_published(table: Table) -> bool:
     return any(gradient == PUBLISHED for _, _, gradient in table)
 
 
+def without_run(table: Table) -> list[Cell]:
+    """The :data:`CELLS` that no run of the ground is of, by either gradient."""
+    return [cell for cell in CELLS if not any(_candidates(cell, table, gradient) for gradient in (EXACT, PUBLISHED))]
+
+
 def _judge(claim: Claim, table: Table, gradient: str) -> Verdict:
     parts = [_find(part, table, gradient) for part in claim.parts]
     verdicts = {found.verdict for found in parts}
@@ -142,12 +156,10 @@ def _find(part: Part, table: Table, gradient: str) -> Found:
     for cell, runs in ((part.first, first), (part.second, second)):
         if not runs:
             return Found(part, MISSING, why=f"no run of {cell[0]}, {cell[1]}")
-    pairs = [common_outcomes(a, b) for a in first for b in second]
-    common = max(pairs, key=len)
-    comparison = [BENIGN if threat == BENIGN else "adversarial" for _, threat in (part.first, part.second)]
-    columns = [[compare(pair[i], comparison[i]) for pair in common] for i in (0, 1)]
-    counts = [[c for c in column if c is not None] for column in columns]
-    if not counts[0] or len(counts[0]) != len(counts[1]) or not sum(c.reference_words for c in counts[0]):
+    common = max((common_outcomes(a, b) for a in first for b in second), key=len)
+    first_side, second_side = (BENIGN if threat == BENIGN else "adversarial" for _, threat in (part.first, part.second))
+    counts = paired_counts(common, (first_side, second_side))
+    if not sum(c.reference_words for c in counts[0]):
         return Found(part, MISSING, why="the two have no utterances in common")
     difference = difference_interval(counts[0], counts[1])
     rates = [sum(c.errors for c in found) / sum(c.reference_words for c in found) for found in counts]

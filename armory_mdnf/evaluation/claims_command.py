@@ -12,8 +12,19 @@ from typing import Any
 
 from armory_mdnf import console
 from armory_mdnf.evaluation.claim_runs import EXACT, PUBLISHED, Ground, Table, tables
-from armory_mdnf.evaluation.claims import FAILS, HOLDS, MISSING, UNDECIDED, Found, Verdict, has_published, judge
-from armory_mdnf.evaluation.records import RunRecord
+from armory_mdnf.evaluation.claims import (
+    CELLS,
+    FAILS,
+    HOLDS,
+    MISSING,
+    UNDECIDED,
+    Cell,
+    Found,
+    Verdict,
+    has_published,
+    judge,
+    without_run,
+)
 from armory_mdnf.evaluation.tables import markdown
 
 FORMAT = "armory_mdnf_claims/1"
@@ -27,15 +38,20 @@ utterances, and the points that it must reach. It **holds** if the whole 95 % in
 *published* is that of ART's estimator, which pulls the loss's gradient back through another draw. With fifteen claims
 at 95 %, expect one that chance decides.
 """
+MISSING_CELLS = """## Cells of the paper's tables without a run
+
+Of the cells of Tables 2, 3 and 4 and of the ablations (EOT of 5 draws, flat noise, 250 and 500 iterations), those that
+no recorded run is of, by either gradient.
+"""
 COLUMNS = ("claim", "gradient", "verdict", "word error rates %, difference [95 %]", "in the paper")
 Judged = Mapping[Ground, Mapping[str, Sequence[Verdict]]]
 
 
-def judge_all(runs: Sequence[RunRecord]) -> dict[Ground, dict[str, list[Verdict]]]:
+def judge_all(grounds: Mapping[Ground, Table]) -> dict[Ground, dict[str, list[Verdict]]]:
     """Verdicts by ground and gradient; the published one where there are runs of it."""
     return {
         ground: {gradient: judge(table, gradient) for gradient in _gradients(table)}
-        for ground, table in tables(runs).items()
+        for ground, table in grounds.items()
     }
 
 
@@ -43,8 +59,8 @@ def _gradients(table: Table) -> list[str]:
     return [EXACT, *([PUBLISHED] if has_published(table) else [])]
 
 
-def page(judged: Judged) -> str:
-    """The Markdown page."""
+def page(judged: Judged, missing: Mapping[Ground, Sequence[Cell]]) -> str:
+    """The Markdown page. ``missing``: the cells of each ground that have no run."""
     lines = [HEADER]
     for ground, by_gradient in judged.items():
         lines += [f"## {title(ground)}", ""]
@@ -54,7 +70,11 @@ def page(judged: Judged) -> str:
             lines += [f"By the {gradient} gradient: {', '.join(parts)}.", ""]
         rows = [_row(gradient, verdict) for gradient, verdicts in by_gradient.items() for verdict in verdicts]
         lines += [markdown(rows, COLUMNS), ""]
-    return "\n".join(lines)
+    lines += [MISSING_CELLS]
+    for ground, cells in missing.items():
+        names = "; ".join(", ".join(cell) for cell in cells) or "none"
+        lines += [f"- **{title(ground)}**, {len(cells)} of {len(CELLS)}: {names}"]
+    return "\n".join([*lines, ""])
 
 
 def title(ground: Ground) -> str:
@@ -135,8 +155,9 @@ def _claims(args: argparse.Namespace) -> int:
     for target in (args.write, args.json):
         if target is not None:
             ensure_writable(target)
-    judged = judge_all([read_run(path) for path in results_files(args.results)])
-    text = page(judged)
+    grounds = tables(read_run(path) for path in results_files(args.results))
+    judged = judge_all(grounds)
+    text = page(judged, {ground: without_run(table) for ground, table in grounds.items()})
     if args.json:
         write_text(args.json, strict_json.dumps(as_json(judged), indent=1) + "\n")
     if args.check:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.noise_sensitivity import Sensitivity, sensitivity_table
 from armory_mdnf.evaluation.rates import difference, interval
 from armory_mdnf.evaluation.records import RunRecord
-from armory_mdnf.evaluation.tables import markdown
+from armory_mdnf.evaluation.tables import PAPER, markdown, paper_rate, rate, size
 from armory_mdnf.metrics.intervals import Interval
 
 PAIRS = (
@@ -18,6 +17,8 @@ PAIRS = (
     ("does RS help?", "whisper_rs_pgd_linf_ours", "whisper_pgd_linf_ours"),
     ("does MG help?", "whisper_mg_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does MG help?", "whisper_mg_pgd_linf_ours", "whisper_pgd_linf_ours"),
+    ("does MG-MDNF help?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_pgd_l2_ours"),
+    ("does MG-MDNF help?", "whisper_mg_mdnf_pgd_linf_ours", "whisper_pgd_linf_ours"),
     ("or is it the fine-tuning?", "none_whisper_mg_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does the noise add to MG?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_mg_pgd_l2_ours"),
     ("does the noise add to MG?", "whisper_mg_mdnf_pgd_linf_ours", "whisper_mg_pgd_linf_ours"),
@@ -26,13 +27,23 @@ PAIRS = (
     ("is the published gradient weaker?", "whisper_mg_mdnf_pgd_l2_published", "whisper_mg_mdnf_pgd_l2_ours"),
     ("is the published gradient weaker?", "whisper_mg_mdnf_pgd_linf_published", "whisper_mg_mdnf_pgd_linf_ours"),
     ("is the published gradient weaker?", "whisper_mg_mdnf_flat_pgd_l2_published", "whisper_mg_mdnf_flat_pgd_l2_ours"),
+    (
+        "is the published gradient weaker?",
+        "whisper_mg_mdnf_flat_pgd_linf_published",
+        "whisper_mg_mdnf_flat_pgd_linf_ours",
+    ),
     ("is EOT 5 stronger?", "whisper_mg_mdnf_eot_l2", "whisper_mg_mdnf_pgd_l2_ours"),
     ("is EOT 20 stronger?", "whisper_mg_mdnf_eot20_l2", "whisper_mg_mdnf_pgd_l2_ours"),
+    ("does HG help?", "whisper_hg_pgd_l2_ours", "whisper_pgd_l2_ours"),
+    ("does HG-MDNF help?", "whisper_hg_mdnf_pgd_l2_ours", "whisper_pgd_l2_ours"),
+    ("the same, by the published gradient", "whisper_hg_mdnf_pgd_l2_published", "whisper_pgd_l2_ours"),
+    ("RS or HG-MDNF?", "whisper_rs_pgd_l2_ours", "whisper_hg_mdnf_pgd_l2_ours"),
     ("does the noise add to HG?", "whisper_hg_mdnf_pgd_l2_ours", "whisper_hg_pgd_l2_ours"),
     ("the same, by the published gradient", "whisper_hg_mdnf_pgd_l2_published", "whisper_hg_pgd_l2_ours"),
     ("is the published gradient weaker?", "whisper_hg_mdnf_pgd_l2_published", "whisper_hg_mdnf_pgd_l2_ours"),
     ("is EOT 5 stronger?", "whisper_hg_mdnf_eot_l2", "whisper_hg_mdnf_pgd_l2_ours"),
     ("is it the attack, or any noise?", "whisper_noise_l2", "whisper_pgd_l2_ours"),
+    ("is it the attack, or any noise?", "whisper_mg_noise_l2", "whisper_mg_pgd_l2_ours"),
     ("is it the attack, or any noise?", "whisper_mg_mdnf_noise_l2", "whisper_mg_mdnf_pgd_l2_ours"),
 )
 """Question, and the two runs whose word error rates under attack are subtracted, utterance by utterance."""
@@ -98,17 +109,10 @@ def headline(rows: Iterable[HeadlineRow]) -> str:
 def _rates(runs: Iterable[RunRecord]) -> str:
     rows = []
     for run in runs:
-        snr = run.sizes(lambda o: o.snr_db)
-        rates = [_interval(run, comparison) for comparison in ("benign", "adversarial")]
-        size = f"{statistics.fmean(snr):.1f}" if snr else "-"
-        rows.append([run.name, run.recognizer, str(len(run.outcomes)), *rates, size])
-    header = ("configuration", "recogniser", "utterances", "benign WER %", "WER under attack %", "SNR dB")
+        rates = [rate(run, comparison) for comparison in ("benign", "adversarial")]
+        rows.append([run.name, run.recognizer, str(len(run.outcomes)), *rates, paper_rate(run), size(run)])
+    header = ("configuration", "recogniser", "utterances", "benign WER %", "WER under attack %", PAPER, "SNR dB")
     return markdown(rows, header)
-
-
-def _interval(run: RunRecord, comparison: str) -> str:
-    found = interval(run, comparison)
-    return "-" if found is None else found.percent()
 
 
 def _differences(runs: Iterable[RunRecord]) -> str:

@@ -13,7 +13,6 @@ from armory_mdnf.evaluation.cells import known_name
 from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.evaluation.identity import identity
 from armory_mdnf.evaluation.records import read_json
-from armory_mdnf.files import strict_json
 
 
 def read_cell(path: Path) -> BaselineCell:
@@ -27,19 +26,7 @@ def read_cell(path: Path) -> BaselineCell:
     if "format" not in content and isinstance(results, dict) and not any(TRANSCRIPTS in key for key in results):
         return _counted(content, results, path)
     run = read_run(path)
-    return cell_of(run, f"{run.split}/{known_name(run) or run.name}", weights_beside(path))
-
-
-def weights_beside(path: Path) -> dict[str, str]:
-    """SHA-256 of the weights of a native run, which its folder has beside ``results.json``; else nothing."""
-    run = path.with_name("run.json")
-    if path.name != "results.json" or not run.is_file():
-        return {}
-    content = strict_json.read_json(run, ResultsError)
-    weights = content.get("weights") if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(value, str) for value in weights.values()):
-        raise ResultsError(f"{run}: expected weights with their checksums, found {quoted(weights)}")
-    return weights
+    return cell_of(run, f"{run.split}/{known_name(run) or run.name}")
 
 
 def _counted(content: Mapping[str, Any], results: Mapping[str, Any], path: Path) -> BaselineCell:

@@ -11,10 +11,10 @@ from typing import Any
 from armory_mdnf import console
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.identity import identity_of
-from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, Outcome, RunRecord, compare
+from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, RunRecord, compare, is_reached
 from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.metrics.cer import count_characters
-from armory_mdnf.metrics.wer import mean_rate, pool, success_rate, worst_case
+from armory_mdnf.metrics.wer import mean_rate, pool, worst_case
 
 SIZES = ("snr_db", "l2", "linf", *FURTHER)
 FORMAT = "armory_mdnf_metrics/1"
@@ -85,12 +85,8 @@ def worst_over(runs: Sequence[RunRecord]) -> dict[str, float | None]:
 def _success(runs: Sequence[RunRecord]) -> float | None:
     """Share of the utterances whose target is reached in one of the runs, of those that have one in every run."""
     columns = zip(*(run.outcomes for run in runs), strict=True)
-    reached = [any(map(_reached, column)) for column in columns if all(o.target is not None for o in column)]
+    reached = [any(map(is_reached, column)) for column in columns if all(o.target is not None for o in column)]
     return sum(reached) / len(reached) if reached else None
-
-
-def _reached(outcome: Outcome) -> bool:
-    return success_rate([outcome.target or ""], [outcome.adversarial or ""]) == 1
 
 
 def _attacked(run: RunRecord) -> tuple[Any, ...]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from armory_mdnf.evaluation.records import RunRecord, common_outcomes, compare
+from collections.abc import Iterable
+
+from armory_mdnf.evaluation.records import Outcome, RunRecord, common_outcomes, compare
 from armory_mdnf.metrics.intervals import Interval, difference_interval, wer_interval
+from armory_mdnf.metrics.wer import WordCounts
 
 
 def interval(run: RunRecord, comparison: str) -> Interval | None:
@@ -17,8 +20,14 @@ def difference(first: RunRecord, second: RunRecord, comparison: str) -> Interval
 
     None where there is none, or no word was said in them.
     """
-    pairs = [(compare(a, comparison), compare(b, comparison)) for a, b in common_outcomes(first, second)]
-    counts = [(a, b) for a, b in pairs if a is not None and b is not None]
-    if not any(a.reference_words for a, _ in counts):
-        return None
-    return difference_interval([a for a, _ in counts], [b for _, b in counts])
+    counts = paired_counts(common_outcomes(first, second), (comparison, comparison))
+    return difference_interval(*counts) if any(c.reference_words for c in counts[0]) else None
+
+
+def paired_counts(
+    pairs: Iterable[tuple[Outcome, Outcome]], comparisons: tuple[str, str]
+) -> tuple[list[WordCounts], list[WordCounts]]:
+    """Word counts of a comparison on each side, of the pairs that have both."""
+    both = [(compare(a, comparisons[0]), compare(b, comparisons[1])) for a, b in pairs]
+    found = [(a, b) for a, b in both if a is not None and b is not None]
+    return [a for a, _ in found], [b for _, b in found]

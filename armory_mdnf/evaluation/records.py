@@ -12,7 +12,7 @@ from typing import Any
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.files import strict_json
 from armory_mdnf.files.atomic import write_text
-from armory_mdnf.metrics.wer import WordCounts, count_words, pool
+from armory_mdnf.metrics.wer import WordCounts, count_words, pool, reached
 
 RECORDS = "armory_mdnf_record/"
 FORMAT = f"{RECORDS}3"
@@ -99,6 +99,8 @@ class RunRecord:
     ``chosen``: the utterances that the run was to evaluate, of the ``split_size`` that the complete split has; None
     where the results do not say. ``changed``: what the command line changed in the configuration, by dotted key: the
     file's value and the one that was run. ``flags``: Armory's flags that make a run a part of its configuration.
+    ``weights``: SHA-256 of what it was computed with, by name; ``device``: what it was computed on. Armory's results
+    and older records have neither.
     """
 
     name: str
@@ -112,6 +114,8 @@ class RunRecord:
     changed: Mapping[str, list[Any]] = field(default_factory=dict)
     flags: Mapping[str, Any] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
+    weights: Mapping[str, str] = field(default_factory=dict)
+    device: str | None = None
 
     def counts(self, comparison: str) -> WordCounts | None:
         """Word counts pooled over the utterances, or None if the run left the comparison's transcripts out."""
@@ -126,7 +130,7 @@ class RunRecord:
     @property
     def reached(self) -> int:
         """Number of utterances that are understood exactly as their targets."""
-        return sum(o.target is not None and o.target == o.adversarial for o in self.outcomes)
+        return sum(is_reached(o) for o in self.outcomes)
 
     def sizes(self, measure: Callable[[Outcome], float | None]) -> list[float]:
         """One size of every utterance that has it: ``run.sizes(lambda o: o.snr_db)``."""
@@ -140,7 +144,7 @@ class RunRecord:
     @property
     def recognizer(self) -> str:
         """Name or path of the recogniser's weights."""
-        return str(self._at("model", "model_kwargs", "weights") or self._at("model", "weights_file"))
+        return recognizer_in(self.config)
 
     @property
     def defense(self) -> str:
@@ -158,6 +162,18 @@ class RunRecord:
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
+
+
+def recognizer_in(config: Mapping[str, Any]) -> str:
+    """Name or path of the weights of a configuration's recogniser."""
+    model = config.get("model") or {}
+    return str((model.get("model_kwargs") or {}).get("weights") or model.get("weights_file"))
+
+
+def is_reached(outcome: Outcome) -> bool:
+    """Whether an attacked utterance was understood as its target."""
+    target, heard = outcome.target, outcome.adversarial
+    return target is not None and heard is not None and reached(target, heard)
 
 
 def common_outcomes(first: RunRecord, second: RunRecord) -> list[tuple[Outcome, Outcome]]:
@@ -192,6 +208,8 @@ def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
         "changed": dict(run.changed),
         "flags": dict(run.flags),
         "left_out": [left_out.recorded() for left_out in run.left_out],
+        **({"weights": dict(run.weights)} if run.weights else {}),
+        **({"device": run.device} if run.device is not None else {}),
     }
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
@@ -216,7 +234,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         keys = ("name", "config", "seconds", "versions", "timestamp")
         run = RunRecord(outcomes=outcomes, **{key: content[key] for key in keys})
         if not older:
-            run = with_extent(run, content)
+            run = with_origin(with_extent(run, content), content)
         stated = content["wer"]
     except (AttributeError, KeyError, TypeError) as error:
         raise ResultsError(f"{path}: not a complete record: {error!r}") from error
@@ -243,6 +261,16 @@ def with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
         ),
         **{key: content[key] for key in ("chosen", "split_size", "changed", "flags")},
     )
+
+
+def with_origin(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
+    """The run with what its file says of the weights and the device, if anything. Raises TypeError."""
+    weights, device = content.get("weights", {}), content.get("device")
+    if not isinstance(weights, dict) or not all(isinstance(value, str) for value in weights.values()):
+        raise TypeError(f"expected weights with their checksums, found {quoted(weights)}")
+    if not isinstance(device, (str, type(None))):
+        raise TypeError(f"device is {quoted(device)}")
+    return replace(run, weights=weights, device=device)
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

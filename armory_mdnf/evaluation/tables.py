@@ -8,16 +8,18 @@ from pathlib import Path
 
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.cells import cell_named, departures
+from armory_mdnf.evaluation.paper import published, row_label, threat_of
+from armory_mdnf.evaluation.rates import interval
 from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, read_record, results_files
-from armory_mdnf.evaluation.summary import percent
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 ELSEWHERE = "librispeech"
 """Folders of results with tables of their own."""
 ORDER = ("none", "rs", "mg", "mg_mdnf", "wg", "wg_mdnf")
+PAPER = "WER in the paper %"
 HEADER = (
-    *("split", "configuration", "recogniser", "benign WER %", "WER under attack %", "WER to the target %"),
-    *("targets reached", "attack SNR dB", "utterances"),
+    *("split", "configuration", "recogniser", "benign WER % [95 %]", "WER under attack % [95 %]", PAPER),
+    *("WER to the target % [95 %]", "targets reached", "attack SNR dB", "utterances"),
 )
 
 
@@ -44,11 +46,28 @@ def results_table(runs: Iterable[RunRecord]) -> str:
 
 
 def _row(run: RunRecord) -> list[str]:
-    snr = run.sizes(lambda o: o.snr_db)
-    size = f"{statistics.fmean(snr):.1f}" if snr else "-"
-    rates = [percent(run.rate(name)) for name in COMPARISONS]
+    benign, attacked, target = (rate(run, name) for name in COMPARISONS)
     reached = "-" if run.rate("target") is None else str(run.reached)
-    return [run.split, _name(run), run.recognizer, *rates, reached, size, str(len(run.outcomes))]
+    rates = [benign, attacked, paper_rate(run), target]
+    return [run.split, _name(run), run.recognizer, *rates, reached, size(run), str(len(run.outcomes))]
+
+
+def rate(run: RunRecord, comparison: str) -> str:
+    """A word error rate in percent with its interval, or a dash."""
+    found = interval(run, comparison)
+    return "-" if found is None else found.percent()
+
+
+def paper_rate(run: RunRecord) -> str:
+    """The paper's word error rate in percent for the run's defence under its threat, or a dash."""
+    found = published(run, row_label(run), threat_of(run).label)
+    return "-" if found is None else f"{found:.1f}"
+
+
+def size(run: RunRecord) -> str:
+    """The attack's mean SNR in dB, or a dash."""
+    snr = run.sizes(lambda o: o.snr_db)
+    return f"{statistics.fmean(snr):.1f}" if snr else "-"
 
 
 def _name(run: RunRecord) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,16 @@ def of_values(values: Iterable[object]) -> str:
     for value in values:
         digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
+
+
+def of_sources(folder: str | os.PathLike[str], besides: Collection[str] = ()) -> str:
+    """One SHA-256 of the Python files below a folder, wherever it is and whatever ends their lines.
+
+    ``besides``: names of modules and packages in it that do not count.
+    """
+    files = ((path.relative_to(folder), path) for path in Path(folder).rglob("*.py"))
+    counting = [(name, path) for name, path in files if name.with_suffix("").parts[0] not in besides]
+    return of_values(sorted((name.as_posix(), path.read_text(encoding="utf-8")) for name, path in counting))
 
 
 def made_of(**parts: Any) -> dict[str, Any]:

@@ -117,6 +117,11 @@ def worst_case(attacks: Sequence[Sequence[WordCounts]], fewest: bool = False) ->
     return [choose(found, key=lambda c: c.errors) for found in zip(*attacks, strict=True)]
 
 
+def reached(target: str, heard: str) -> bool:
+    """Whether an utterance is understood exactly as its target, white space apart: decoding leaves some at the ends."""
+    return target.split() == heard.split()
+
+
 def success_rate(targets: Sequence[str], transcripts: Sequence[str]) -> float:
     """Share of the utterances that are understood exactly as their targets, white space apart, as a fraction.
 
@@ -125,8 +130,7 @@ def success_rate(targets: Sequence[str], transcripts: Sequence[str]) -> float:
     validate(targets, transcripts)
     if not len(targets):
         raise TranscriptError("expected at least one target, got none")
-    reached = [target.split() == heard.split() for target, heard in zip(targets, transcripts, strict=True)]
-    return sum(reached) / len(reached)
+    return sum(map(reached, targets, transcripts)) / len(targets)
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:

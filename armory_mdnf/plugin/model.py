@@ -9,18 +9,19 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.errors import BundleError, OptionError, cause, quoted, refuse_unknown, shown
 
 MODEL_KEYS = ("weights",)
-WRAPPER_KEYS = ("clip_values", "device_type")
+WRAPPER_KEYS = ("clip_values", "device_type", "gradient")
 
 
 def get_art_model(
     model_kwargs: Mapping[str, Any], wrapper_kwargs: Mapping[str, Any], weights_path: str | None = None
 ) -> RecognizerEstimator:
-    """DeepSpeech2 behind ART's interface; Armory puts the defences in front of it.
+    """A recogniser behind ART's interface; Armory puts the defences in front of it.
 
-    ``model_kwargs``: ``weights``, the name of bundled weights or the path of a bundle. The configuration's
-    ``weights_file``, which arrives as ``weights_path``, can name a bundle instead, not as well.
-    ``wrapper_kwargs``: ``clip_values`` (default -1 to 1; null does not clip attacks) and ``device_type`` ("gpu", the
-    default, falls back to the CPU where there is none).
+    ``model_kwargs``: ``weights``, the name of bundled weights, the path of a bundle, or a model of Hugging Face's. The
+    configuration's ``weights_file``, which arrives as ``weights_path``, can name one instead, not as well.
+    ``wrapper_kwargs``: ``clip_values`` (default -1 to 1; null does not clip attacks), ``device_type`` ("gpu", the
+    default, falls back to the CPU where there is none) and ``gradient``, which ART's attacks follow ("exact", the
+    default, or "published"; this package's have an option of their own).
     Raises :class:`OptionError` for other keys, :class:`BundleError` for the weights.
     """
     for name, given in (("model_kwargs", model_kwargs), ("wrapper_kwargs", wrapper_kwargs)):

@@ -11,9 +11,10 @@ from armory_mdnf.audit.findings import VERDICTS
 from armory_mdnf.audit.names import FORMAT
 from armory_mdnf.audit.report import evidence
 from armory_mdnf.errors import ResultsError, quoted
-from armory_mdnf.evaluation.records import read_json
+from armory_mdnf.evaluation.paper import row_in, threat_in
+from armory_mdnf.evaluation.records import read_json, recognizer_in
 from armory_mdnf.files import strict_json
-from armory_mdnf.report.runs import Placed, data_name, row_in, threat_in
+from armory_mdnf.report.runs import Placed, data_name
 
 BLOCKS = ("attack", "defense", "model")  # what a run and an audit of it have alike
 
@@ -86,7 +87,7 @@ def _read(path: Path, anchor: str, placed: Sequence[Placed]) -> Audit:
             str(content["configuration"]),
             data_name(str(config["dataset"].get("eval_split"))),
             row_in(config),
-            str(config["model"]["model_kwargs"]["weights"]),
+            recognizer_in(config),
             threat_in(config, str(path), targeted=False).label,
             content["verdict"],
             bool(content["complete"]),

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from armory_mdnf.evaluation.paper import gradient_of
 from armory_mdnf.metrics.intervals import Interval, wer_interval
 from armory_mdnf.metrics.wer import WordCounts
-from armory_mdnf.report.runs import Key, Placed, attacked_counts, data_name, defence_order, gradient_of
+from armory_mdnf.report.runs import Key, Placed, attacked_counts, data_name, defence_order, have_ids
 
 AXES = {
     "eps": "eps, full scale being 1",
@@ -100,7 +101,8 @@ def _averages(block: Mapping[str, Any]) -> bool:
 
 def _rates(points: Mapping[float, Placed]) -> dict[float, Interval]:
     """Rates by value, over the utterances that all of its runs attacked; empty where that gives no curve."""
-    counts = {value: attacked_counts(p) for value, p in points.items()}
+    by_id = have_ids(points.values())
+    counts = {value: attacked_counts(p, by_id) for value, p in points.items()}
     shared = set.intersection(*(set(found) for found in counts.values()))
     if len(points) < 2 or not any(c.reference_words for c in (next(iter(counts.values()))[key] for key in shared)):
         return {}

@@ -22,14 +22,14 @@ SYSCONFIG = {
     "gpus": "all",
     "output_dir": None,
     "output_filename": None,
-    "use_gpu": False,
 }
 
 
-def complete_config(blocks: Mapping[str, Any], skip_attack: bool = False) -> Config:
+def complete_config(blocks: Mapping[str, Any], skip_attack: bool = False, device: str | None = None) -> Config:
     """A configuration that ``armory run`` and ``armory-mdnf run`` take, with the given blocks.
 
-    The others are those of this project's configurations: all metrics, on this machine, on a CPU.
+    The others are those of this project's configurations: all metrics, on this machine, on a CPU unless ``device`` is
+    "cuda".
     """
     standard = {
         "_description": "",
@@ -38,7 +38,7 @@ def complete_config(blocks: Mapping[str, Any], skip_attack: bool = False) -> Con
         "defense": None,
         "metric": METRIC,
         "scenario": SCENARIO,
-        "sysconfig": SYSCONFIG,
+        "sysconfig": SYSCONFIG | {"use_gpu": device == "cuda"},
     }
     config = copy.deepcopy(standard | dict(blocks))
     if skip_attack:

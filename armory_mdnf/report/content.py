@@ -14,8 +14,9 @@ from armory_mdnf import __version__
 from armory_mdnf.errors import ArmoryMdnfError, cause
 from armory_mdnf.evaluation.cells import cell_described, heading
 from armory_mdnf.evaluation.comparison import NO_DEFENCE
+from armory_mdnf.evaluation.paper import BENIGN, paper, published
 from armory_mdnf.evaluation.rates import difference
-from armory_mdnf.evaluation.records import Outcome, compare
+from armory_mdnf.evaluation.records import Outcome, compare, is_reached
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report import alignment, charts
 from armory_mdnf.report.audits import Audit
@@ -23,7 +24,7 @@ from armory_mdnf.report.charts import Chart
 from armory_mdnf.report.completion import complete_config
 from armory_mdnf.report.listening import Heard, data_address
 from armory_mdnf.report.noise import noise_curves
-from armory_mdnf.report.runs import BENIGN, Placed, data_name, defence_order, paper, published
+from armory_mdnf.report.runs import Placed, data_name, defence_order, names_of
 from armory_mdnf.report.worst import Worst, worst_cases
 
 STEPS = (20, 40, 60, 80, 100)  # WER in percent at which a cell's shade changes
@@ -92,7 +93,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Described:
-    """What a run was, and how to run it again."""
+    """What a run was, and how to run it again. ``here``: the checksums are of this machine's files, not the run's."""
 
     anchor: str
     name: str
@@ -100,6 +101,7 @@ class Described:
     facts: tuple[tuple[str, str], ...]
     versions: tuple[tuple[str, str], ...]
     checksums: tuple[tuple[str, str], ...]
+    here: bool
     config: str
     address: str
     file: str
@@ -135,7 +137,7 @@ def build(
     anchors = {p.path: f"run-{i}" for i, p in enumerate(placed, 1)}
     splits = list(dict.fromkeys(p.run.split for p in placed))
     # Runs of one system have the same files, and reading them takes longest.
-    systems = {_components(p.run.config): p.run.config for p in placed}
+    systems = {_components(p.run.config): p.run.config for p in placed if not p.run.weights}
     checksums = {key: tuple(_checksums(config)) for key, config in systems.items()}
     return Page(
         title or (placed[0].run.name if len(placed) == 1 else "Defences of speech recognition under attack"),
@@ -149,7 +151,7 @@ def build(
         tuple(charts.sweeps(placed)),
         tuple(noise_curves(placed)),
         tuple(said for p in placed for said in _said(p, anchors[p.path], heard.get(p.path, {}))),
-        tuple(_described(p, anchors[p.path], checksums[_components(p.run.config)]) for p in placed),
+        tuple(_described(p, anchors[p.path], checksums.get(_components(p.run.config), ())) for p in placed),
     )
 
 
@@ -171,11 +173,7 @@ def rows_of(placed: Sequence[Placed]) -> list[tuple[str, str]]:
 def columns_of(placed: Sequence[Placed]) -> list[str]:
     """Threats in the paper's order; benign is always the first."""
     threats = {p.threat.label: p.threat.order for p in placed} | {BENIGN: (0,)}
-    return sorted(threats, key=lambda label: (*map(_sortable, threats[label]), label))
-
-
-def _sortable(value: Any) -> Any:
-    return len(value) if isinstance(value, list) else value if isinstance(value, (int, float)) else 0
+    return sorted(threats, key=lambda label: threats[label])
 
 
 def cell(placed: Sequence[Placed], row: tuple[str, str], column: str) -> list[tuple[Placed, Interval]]:
@@ -243,7 +241,7 @@ def _main_threat(placed: Sequence[Placed]) -> str:
     """The untargeted threat that most defences were put to; of equals, the first column."""
     rows: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for p in placed:
-        if p.attacked is not None and p.to_target is None:
+        if p.untargeted:
             rows[p.threat.label].add(p.row)
     order = {label: i for i, label in enumerate(columns_of(placed))}
     return min(rows, key=lambda label: (-len(rows[label]), order[label]), default="")
@@ -269,16 +267,16 @@ def _longest(placed: Sequence[Placed], row: tuple[str, str], threat: str) -> Pla
 
 def _said(p: Placed, anchor: str, heard: Mapping[int, Heard]) -> list[Said]:
     found = []
-    for i, outcome in enumerate(p.run.outcomes):
+    for i, (name, outcome) in enumerate(zip(names_of(p.run), p.run.outcomes, strict=True)):
         heads = [("benign", outcome.benign), ("under attack", outcome.adversarial)]
         texts = [(label, text) for label, text in heads if text is not None]
-        benign, attacked = (compare(outcome, name) for name in ("benign", "adversarial"))
+        benign, attacked = (compare(outcome, comparison) for comparison in ("benign", "adversarial"))
         found.append(
             Said(
                 anchor,
                 f"{p.defence} ({p.run.recognizer})",
                 p.threat.label,
-                outcome.id or f"{i + 1}",
+                name,
                 outcome.reference,
                 tuple(label for label, _ in texts),
                 tuple(alignment.align(outcome.reference, [text for _, text in texts])),
@@ -288,7 +286,7 @@ def _said(p: Placed, anchor: str, heard: Mapping[int, Heard]) -> list[Said]:
                 len(outcome.reference.split()),
                 outcome.snr_db,
                 outcome.target,
-                outcome.target is not None and outcome.target == outcome.adversarial,
+                is_reached(outcome),
                 heard.get(i),
                 _again(heard.get(i), outcome),
             )
@@ -307,13 +305,14 @@ def _components(config: Mapping[str, Any]) -> str:
     return json.dumps([config.get("model"), config.get("defense")], sort_keys=True, default=str)
 
 
-def _described(p: Placed, anchor: str, checksums: tuple[tuple[str, str], ...]) -> Described:
+def _described(p: Placed, anchor: str, here: tuple[tuple[str, str], ...]) -> Described:
     run = p.run
-    skip_attack = p.attacked is None
-    config = json.dumps(complete_config(run.config, skip_attack), indent=2, sort_keys=True, default=str)
+    whole = complete_config(run.config, p.attacked is None, run.device)
+    config = json.dumps(whole, indent=2, sort_keys=True, default=str)
     facts = [("data", f"{data_name(run.split)}, {len(run.outcomes)} utterances"), ("recogniser", run.recognizer)]
     facts += [("defence", p.defence), ("threat", p.threat.label)]
     facts += [("seed", str(run.seed))] if run.seed is not None else []
+    facts += [("device", run.device)] if run.device else []
     facts += [(f"seconds of {name}", f"{value:.1f}") for name, value in sorted(run.seconds.items())]
     facts += (
         [("run on", datetime.fromtimestamp(run.timestamp, timezone.utc).strftime("%d %B %Y"))] if run.timestamp else []
@@ -324,7 +323,7 @@ def _described(p: Placed, anchor: str, checksums: tuple[tuple[str, str], ...]) -
     facts += [("left out", f"{left.id}: {left.reason}") for left in run.left_out]
     known = cell_described(run)
     file = f"{run.name}.json"
-    shipped = known is not None and not p.lacks and _is_bundled(run.config)
+    shipped = known is not None and not p.lacks and _is_bundled(run.config) and not whole["sysconfig"]["use_gpu"]
     command = f"armory-mdnf run {f'scenario_configs/{known.name}.json' if shipped and known else file}"
     return Described(
         anchor,
@@ -332,7 +331,8 @@ def _described(p: Placed, anchor: str, checksums: tuple[tuple[str, str], ...]) -
         heading(run),
         tuple(facts),
         tuple(sorted(run.versions.items())),
-        checksums,
+        tuple(sorted(run.weights.items())) or here,
+        not run.weights,
         config,
         data_address("application/json", config.encode()),
         file,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -84,11 +85,11 @@ def draw_sensitivities(path: str | os.PathLike[str], rows: Sequence[Sensitivity]
     with _figure(path, 9.0, 3.4, sensitivity_table(rows)) as figure:
         panels = figure.subplots(1, len(COSINES), sharey=True)
         for number, (axis, name) in enumerate(zip(panels, COSINES.values(), strict=True)):
-            looks = zip(COLOURS, MARKERS, strict=True)
-            for (vocoder, steps), (colour, marker) in zip(trained(rows).items(), looks, strict=False):
+            looks = itertools.cycle(zip(COLOURS, MARKERS, itertools.cycle(("--", ":", "-.")), strict=False))
+            for (vocoder, steps), (colour, marker, _) in zip(trained(rows).items(), looks, strict=False):
                 xs, ys = [row.step for row in steps], [row.cosines[number] for row in steps]
                 axis.plot(xs, ys, color=colour, marker=marker, label=f"{vocoder}, as it learns")
-            for row, (colour, _), dashes in zip(finished, looks, ("--", ":", "-."), strict=False):
+            for row, (colour, _, dashes) in zip(finished, looks, strict=False):
                 axis.axhline(row.cosines[number], color=colour, linestyle=dashes, label=f"{row.vocoder}, finished")
             axis.set_title(name, loc="left", fontsize="medium")
             axis.set_xlabel("training step")

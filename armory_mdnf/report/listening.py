@@ -55,18 +55,18 @@ class Heard:
     transcripts: tuple[str, str]
 
 
-def listen(run: RunRecord, count: int, tell: Callable[[int], None] = lambda done: None) -> list[Heard]:
-    """The first ``count`` utterances of an attacked run, their attacks computed again with the run's own draws.
+def listen(run: RunRecord, places: Sequence[int], tell: Callable[[int], None] = lambda done: None) -> list[Heard]:
+    """Utterances of an attacked run, their attacks computed again with the run's own draws.
 
-    ``tell`` is called with how many are done. ``position`` counts the outcomes of the run.
+    ``places`` and each ``position`` count the outcomes of the run. ``tell`` is called with how many are done.
     Raises :class:`OptionError` or :class:`BundleError` for a configuration that cannot be run here,
     :class:`ResultsError` for data that are not those of the run.
     """
-    config = complete_config(run.config)
+    config = complete_config(run.config, device=run.device)
     if config["attack"] is None:
         raise OptionError(f"{run.name}: expected an attack to listen to, found none")
     device, _ = components.choose_device(config)
-    chosen = _chosen(run, config)[:count]
+    chosen = _chosen(run, config)
     components.initialise(config.get("user_init"))
     estimator = components.make_estimator(config, device)
     attack = components.make_attack(config, estimator, BATCH_SECONDS)
@@ -80,7 +80,8 @@ def listen(run: RunRecord, count: int, tell: Callable[[int], None] = lambda done
     )
     use_label = bool(config["attack"].get("use_label"))
     found = []
-    for place, (index, utterance) in enumerate(chosen):
+    for place in places:
+        index, utterance = chosen[place]
         audio = read_samples(utterance)
         labels = [utterance.transcript] if use_label else None
         if targeter is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from armory_mdnf.evaluation.records import RunRecord, compare
 from armory_mdnf.metrics.intervals import Interval, wer_interval
 from armory_mdnf.metrics.wer import WordCounts
-from armory_mdnf.report.runs import Key, Placed, attacked_counts
+from armory_mdnf.report.runs import Key, Placed, attacked_counts, have_ids
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def worst_cases(placed: Sequence[Placed], rows: Sequence[tuple[str, str]]) -> li
     found = []
     for split in dict.fromkeys(p.run.split for p in placed):
         for row in rows:
-            own = [p for p in placed if p.run.split == split and p.row == row and _counts_here(p)]
+            own = [p for p in placed if p.run.split == split and p.row == row and p.untargeted]
             if own:
                 single = max(own, key=lambda p: p.attacked.value if p.attacked else 0)
                 assert single.attacked is not None
@@ -41,15 +42,19 @@ def worst_cases(placed: Sequence[Placed], rows: Sequence[tuple[str, str]]) -> li
     return found
 
 
-def _counts_here(p: Placed) -> bool:
-    return p.attacked is not None and p.to_target is None
+def worst_places(run: RunRecord) -> list[int]:
+    """Places of a run's attacked utterances, that with the most errors under attack first."""
+    counts = {place: compare(outcome, "adversarial") for place, outcome in enumerate(run.outcomes)}
+    errors = {place: found.errors for place, found in counts.items() if found is not None}
+    return sorted(errors, key=lambda place: -errors[place])
 
 
 def _worst_counts(placed: Sequence[Placed]) -> dict[Key, WordCounts]:
     """Of every utterance that one of the runs attacked, the counts with the most errors."""
     worst: dict[Key, WordCounts] = {}
+    by_id = have_ids(placed)
     for p in placed:
-        for key, counts in attacked_counts(p).items():
+        for key, counts in attacked_counts(p, by_id).items():
             if key not in worst or counts.errors > worst[key].errors:
                 worst[key] = counts
     return worst

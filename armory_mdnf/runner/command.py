@@ -28,7 +28,7 @@ from armory_mdnf.runner.evaluate import Evaluation
 from armory_mdnf.runner.journal import SWEEP, Journal, check_same, identify, read_run
 from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.metrics import perturbation_metrics, task_metrics
-from armory_mdnf.runner.named import code_of, files_of, import_from, is_ours
+from armory_mdnf.runner.named import code_of, files_of, import_from, is_ours, others
 from armory_mdnf.runner.overrides import BATCH_SECONDS, Overrides, override, parse_index, run_seed
 from armory_mdnf.runner.progress import follow
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         journal.close()
     if not journal.lines:
-        raise ResultsError(f"none of the {len(journal.failed)} utterances could be processed; {_first(journal)}")
+        raise ResultsError(nothing(journal))
     path = journal.folder / "results.json"
     found = record_of(journal, prepared, changed)
     content = json.dumps(results.armory_json(found, prepared.config), indent=4, sort_keys=True, allow_nan=False)
@@ -152,10 +152,9 @@ def prepare(config: Config) -> Prepared:
     estimator = evaluation.estimator
     parts = [estimator, *(getattr(estimator, "preprocessing_defences", None) or []), evaluation.attack]
     files = files_of([*parts, evaluation.targeter])
-    identity = identify(config, device, results.versions(), files, recordings)
     named = [config[name] for name in ("dataset", "model", "defense", "attack")]
-    if code := code_of([*named, (config["attack"] or {}).get("targeted_labels")]):
-        identity["code"] = code
+    code = code_of([*named, (config["attack"] or {}).get("targeted_labels"), *others(config)])
+    identity = identify(config, device, results.versions(), code, files, recordings)
     return Prepared(config, evaluation, chosen, len(available), identity)
 
 
@@ -196,7 +195,7 @@ def _evaluate(journal: Journal, prepared: Prepared, strict: bool) -> bool:
     if strangers:
         raise OptionError(f"{journal.folder} has utterances that the configuration does not choose: {min(strangers)}")
     for failure in journal.failed.values():
-        _tell(failure, strict)
+        tell(failure, strict)
     left = [entry for entry in chosen if entry[0] not in journal.indices]
     sound = [entry for entry in left if not entry[1].problem]
 
@@ -205,9 +204,9 @@ def _evaluate(journal: Journal, prepared: Prepared, strict: bool) -> bool:
 
     try:
         with storing(lambda: f"{stopped()}, which are safe; make room and go on with {_again(journal)}"):
-            _keep(journal, [failed(*entry, entry[1].problem) for entry in left if entry[1].problem], strict)
+            keep(journal, [failed(*entry, entry[1].problem) for entry in left if entry[1].problem], strict)
             for batch in follow(evaluation.batches(sound, batch_seconds(prepared.config)), len(journal.indices)):
-                _keep(journal, evaluation(batch), strict)
+                keep(journal, evaluation(batch), strict)
     except StorageError:
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -223,19 +222,25 @@ def _evaluate(journal: Journal, prepared: Prepared, strict: bool) -> bool:
     return True
 
 
-def _keep(journal: Journal, lines: Sequence[Outcome | LeftOut], strict: bool) -> None:
+def keep(journal: Journal, lines: Sequence[Outcome | LeftOut], strict: bool) -> None:
     """Keep what was found out about utterances. ``strict``: up to the first that could not be processed."""
     failures = [line for line in lines if isinstance(line, LeftOut)]
     journal.append([line for line in lines if isinstance(line, Outcome)])
     for failure in failures:
-        _tell(failure, strict)
+        tell(failure, strict)
     journal.append(failures)
 
 
-def _tell(failure: LeftOut, strict: bool) -> None:
+def tell(failure: LeftOut, strict: bool) -> None:
+    """Say that an utterance is left out. Raises :class:`ResultsError` if ``strict``."""
     if strict:
         raise ResultsError(f"--strict: {failure.sentence}")
     print(f"left out: {failure.sentence}", file=sys.stderr)
+
+
+def nothing(journal: Journal) -> str:
+    """What is to be said of a run all of whose utterances failed."""
+    return f"none of the {len(journal.failed)} utterances could be processed; {_first(journal)}"
 
 
 def _first(journal: Journal) -> str:

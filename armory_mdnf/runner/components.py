@@ -13,7 +13,7 @@ from art.defences.preprocessor.preprocessor import Preprocessor
 
 from armory_mdnf.asr.preprocessing import Defense
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.data.selection import SAMPLE_RATE_HZ, HeldUtterance, positions
+from armory_mdnf.data.selection import SAMPLE_RATE_HZ, HeldUtterance, parse_slice
 from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, choices, quoted
 from armory_mdnf.locations import saved_model
 from armory_mdnf.options import FLAG, POSITIVE, check_option
@@ -72,6 +72,8 @@ def _held(generator: Any, name: str, index: Any) -> Chosen:
     if rate != SAMPLE_RATE_HZ:
         raise OptionError(f"{name}: expected audio at {SAMPLE_RATE_HZ} Hz, found {rate}")
     numbers = _numbers(index, len(pairs))
+    if len(numbers) != len(pairs):
+        raise OptionError(f"{name}: index has {len(numbers)} positions, and {len(pairs)} utterances came for it")
     return [
         (i, HeldUtterance(f"{name}-{i}", Path(f"{name}[{i}]"), text, "", len(x) / rate, samples=x))
         for i, (x, text) in zip(numbers, pairs, strict=True)
@@ -82,7 +84,7 @@ def _numbers(index: Any, n: int) -> list[int]:
     """Positions of ``n`` utterances that an index chose of a split whose size is not known."""
     if isinstance(index, list):
         return sorted(set(index))
-    first = positions(index, 1 << 40)[0] if isinstance(index, str) else 0
+    first = (parse_slice(index)[0] or 0) if isinstance(index, str) else 0
     return list(range(first, first + n))
 
 

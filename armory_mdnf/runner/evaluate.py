@@ -22,6 +22,7 @@ from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.metrics import perturbation
 from armory_mdnf.runner.components import Chosen, Targeter
 from armory_mdnf.runner.lines import failed, finite
+from armory_mdnf.runner.metrics import measured
 
 Heard = tuple[int, Utterance, np.ndarray]
 """An utterance with its position in its split and its samples."""
@@ -186,8 +187,7 @@ class Evaluation:
 
     def _measured(self, x: np.ndarray, x_adv: np.ndarray) -> dict[str, float | None]:
         """Sizes of a perturbation by metrics of batches, as Armory's are."""
-        found = {name: np.asarray(measure(x[None], x_adv[None])) for name, measure in self.measures.items()}
-        return {name: finite(float(value.reshape(-1)[0])) for name, value in found.items()}
+        return {name: measured(measure, name, x[None], x_adv[None]) for name, measure in self.measures.items()}
 
     @contextmanager
     def _seeded(self, indices: Sequence[int], purpose: int) -> Iterator[None]:

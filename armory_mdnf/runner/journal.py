@@ -24,8 +24,13 @@ from armory_mdnf.files.provenance import made_of
 from armory_mdnf.runner.config import Config
 from armory_mdnf.runner.lines import parse_line, to_line
 
-FORMAT = "armory_mdnf_run/2"
-OLDER = "armory_mdnf_run/1"  # knows neither the recordings that it is of nor utterances that are left out
+FORMAT = "armory_mdnf_run/3"
+OLDER = {
+    "armory_mdnf_run/1": "what recordings the run is of",
+    "armory_mdnf_run/2": "which code of this package the run is by",
+}
+"""What earlier forms do not keep, without which nobody knows whether a run may go on."""
+HALF = ".run.*.partial.json"  # what is left of a `run.json` whose writer was killed
 SWEEP = "sweep"  # key of what a sweep adds: how its utterances are parted, on which the last bits depend
 # Where and how a run is written down, not what it finds. Which device it is on counts by itself.
 INCIDENTAL = ("batch_seconds", "debug", "device", "filepath", "log_level", "no_docker", "output_dir", "output_filename")
@@ -58,12 +63,14 @@ class Journal:
 
     @classmethod
     def create_in(cls, folder: Path, identity: Mapping[str, Any]) -> Journal:
-        """Make this very folder. Raises :class:`OptionError` if it is there, or cannot be written."""
+        """Make this very folder. Raises :class:`OptionError` if a run is begun there, or it cannot be written."""
         try:
-            folder.mkdir(parents=True)
+            if begun(folder):
+                raise OptionError(f"{folder} is there: what is in it is not overwritten")
+            folder.mkdir(parents=True, exist_ok=True)
+            for half in folder.glob(HALF):
+                half.unlink()
             return cls._begin(folder, int(time.time()), identity)
-        except FileExistsError:
-            raise OptionError(f"{folder} is there: what is in it is not overwritten") from None
         except OSError as error:
             raise OptionError(f"cannot write results to {folder}: {error.strerror or error}") from error
 
@@ -87,23 +94,29 @@ class Journal:
         Raises :class:`ResultsError` if the folder is not of a run, or its lines are damaged.
         """
         journal = cls(folder, int(read_run(folder)["started"]))
-        path = folder / "utterances.jsonl"
         try:
             journal._open()
-            content = finished(path.read_bytes())
-            for where, found in objects(content, path, ResultsError):
-                line = parse_line(found, where)
-                if line.index in journal.indices:
-                    raise ResultsError(f"{where}: utterance {line.id} is there twice")
-                journal._keep(line)
-            os.truncate(path, len(content))
+            os.truncate(journal.path, journal._read())
         except OSError as error:
             journal.close()
-            raise OptionError(f"cannot go on with {folder}: {path.name}: {error.strerror or error}") from error
+            raise OptionError(f"cannot go on with {folder}: {journal.path.name}: {error.strerror or error}") from error
         except ResultsError:
             journal.close()
             raise
         return journal
+
+    @classmethod
+    def look_at(cls, folder: Path) -> Journal:
+        """What there is of a run, of which nothing is changed. Raises :class:`ResultsError` as :meth:`reopen`."""
+        journal = cls(folder, int(read_run(folder)["started"]))
+        if journal.path.exists():  # a kill may have come before it
+            journal._read()
+        return journal
+
+    @property
+    def path(self) -> Path:
+        """The file of the lines."""
+        return self.folder / "utterances.jsonl"
 
     @property
     def indices(self) -> set[int]:
@@ -125,7 +138,7 @@ class Journal:
                 os.fsync(self._file.fileno())
             except OSError as error:
                 os.ftruncate(self._file.fileno(), end)
-                raise OSError(error.errno, error.strerror, str(self.folder / "utterances.jsonl")) from error
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
             self._keep(line)
 
     def close(self) -> None:
@@ -133,6 +146,16 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _read(self) -> int:
+        """Take the finished lines of the file. Returns how many bytes they have."""
+        content = finished(self.path.read_bytes())
+        for where, found in objects(content, self.path, ResultsError):
+            line = parse_line(found, where)
+            if line.index in self.indices:
+                raise ResultsError(f"{where}: utterance {line.id} is there twice")
+            self._keep(line)
+        return len(content)
 
     def _keep(self, line: Outcome | LeftOut) -> None:
         assert line.index is not None  # every line has it
@@ -142,13 +165,17 @@ class Journal:
             self.lines[line.index] = line
 
     def _open(self) -> None:
-        path = self.folder / "utterances.jsonl"
-        self._file = path.open("ab", buffering=0)
+        self._file = self.path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.close()
-            raise ResultsError(f"{path} is being written by another run") from None
+            raise ResultsError(f"{self.path} is being written by another run") from None
+
+
+def begun(folder: Path) -> bool:
+    """Whether there is anything that a run must not write over; a kill right at its beginning leaves nothing such."""
+    return any(not path.match(HALF) for path in folder.iterdir()) if folder.is_dir() else folder.exists()
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -158,11 +185,11 @@ def read_run(folder: Path) -> dict[str, Any]:
         content = strict_json.read_json(path, ResultsError)
     except ResultsError as error:
         raise ResultsError(f"{folder} is not the folder of a run: {error}") from error
-    if isinstance(content, dict) and content.get("format") == OLDER:
-        raise ResultsError(
-            f"{path} is of an older version, which did not keep what recordings the run is of: start a new one"
-        )
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    written = content.get("format") if isinstance(content, dict) else None
+    for older, lacks in OLDER.items():
+        if written == older:
+            raise ResultsError(f"{path} is of an older version, which did not keep {lacks}: start a new run")
+    if not isinstance(content, dict) or written != FORMAT:
         raise ResultsError(f"{path}: expected format {FORMAT!r}, found {quoted(content)}")
     for key, kind in (("config", dict), ("started", int), ("changed", dict)):
         if not isinstance(content.get(key), kind):
@@ -174,14 +201,16 @@ def identify(
     config: Config,
     device: str,
     versions: Mapping[str, str],
+    code: Mapping[str, str],
     weights: Mapping[str, str],
     recordings: Mapping[str, str],
 ) -> dict[str, Any]:
-    """All that decides what a run finds: checksums of the weights, and of the recordings by their ids, among it."""
+    """All that decides what a run finds: checksums of code and weights, and of recordings by their ids, among it."""
     return made_of(
         config=config,
         device=device,
         versions=dict(versions),
+        code=dict(code),
         weights=dict(weights),
         recordings=dict(recordings),
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from armory_mdnf.errors import OptionError, cause
 from armory_mdnf.runner.config import PERTURBATIONS, TASKS, Config, as_list
+from armory_mdnf.runner.lines import finite
 from armory_mdnf.runner.named import find_dotted
 
 Metric = Callable[[Any, Any], Any]
@@ -58,6 +59,14 @@ def _call(function: Metric, name: str, pairs: Sequence[tuple[str, str]]) -> Any:
         return function(references, transcripts)
     except Exception as error:  # of somebody else's code
         raise OptionError(f"metric.task: {name} cannot be used: {cause(error)}") from error
+
+
+def measured(function: Metric, name: str, x: np.ndarray, x_adv: np.ndarray) -> float | None:
+    """Size of one perturbation, shapes (1, T), by a metric of batches; None for one that is not finite."""
+    try:
+        return finite(float(np.asarray(function(x, x_adv)).reshape(-1)[0]))
+    except Exception as error:  # of somebody else's code
+        raise OptionError(f"metric.perturbation: {name} cannot be used: {cause(error)}") from error
 
 
 def _of_the_population(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import sys
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, quoted, refuse_unknown, shown
-from armory_mdnf.files.provenance import sha256_of
-from armory_mdnf.runner.config import Config
+from armory_mdnf.files.provenance import of_sources, sha256_of
+from armory_mdnf.runner.config import Config, as_list
 
 OURS = "armory_mdnf"
 SHOWN = 12  # names of a module in a message
 KNOWN = (OURS, "art")
-"""Packages whose version says what their code is; of any other module the file's checksum does."""
+"""Packages of which :func:`own_code`, or the version, says what the code is; of other modules the file's checksum."""
+# What no run imports: it presents, trains or imports weights, which have checksums of their own. `evaluation` counts
+# words, so that it is none of these.
+APART = ("audit", "checkpoints", "cli", "commands", "report", "training")
 
 
 def is_ours(thing: object) -> bool:
@@ -115,9 +119,22 @@ def files_of(components: Sequence[Any]) -> dict[str, str]:
     return found
 
 
+@functools.cache
+def own_code() -> str:
+    """SHA-256 of the sources of this package that can change what a run finds, as they are when first asked for."""
+    return of_sources(Path(__file__).parents[1], APART)
+
+
+def others(config: Config) -> list[Config]:
+    """The blocks of what else a run's numbers may hang on: dotted names of metrics, and ``user_init``."""
+    dotted = [name for key in ("task", "perturbation") for name in as_list(config["metric"][key])]
+    found = [{"module": name.rpartition(".")[0], "name": name.rpartition(".")[2]} for name in dotted if "." in name]
+    return [*found, *([config["user_init"]] if (config.get("user_init") or {}).get("module") else [])]
+
+
 def code_of(blocks: Sequence[Config | None]) -> dict[str, str]:
-    """SHA-256 of the modules outside :data:`KNOWN` that blocks name, by their names, once they are imported."""
-    found = {}
+    """SHA-256 of this package's code, and of modules outside :data:`KNOWN` that blocks name, once they are imported."""
+    found = {OURS: own_code()}
     for block in blocks:
         home = block["module"] if block else OURS
         file = getattr(sys.modules.get(home), "__file__", None)

@@ -12,8 +12,8 @@ from armory_mdnf.runner.components import Chosen
 
 
 def audio_seconds(batch: Chosen) -> float:
-    """What a batch costs, in seconds of audio: its padding is computed too."""
-    return len(batch) * max(utterance.duration_s for _, utterance in batch)
+    """What a batch costs, in seconds of audio: its padding is computed too. Above 0, even of an empty recording."""
+    return len(batch) * max(1e-3, *(utterance.duration_s for _, utterance in batch))
 
 
 def follow(batches: list[Chosen], done: int, stream: TextIO | None = None) -> Iterator[Chosen]:

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf import console
-from armory_mdnf.errors import OptionError, ResultsError
-from armory_mdnf.evaluation.records import LeftOut, Outcome
+from armory_mdnf.errors import OptionError, ResultsError, StorageError
 from armory_mdnf.evaluation.summary import numbers
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.strict_json import dumps
-from armory_mdnf.runner.command import INCOMPLETE, INTERRUPTED, record_of, results_of
-from armory_mdnf.runner.journal import Journal, check_same, read_run
+from armory_mdnf.runner.command import INCOMPLETE, INTERRUPTED, keep, nothing, record_of, results_of, tell
+from armory_mdnf.runner.journal import Journal, begun, check_same, read_run
 from armory_mdnf.runner.lines import failed
+from armory_mdnf.runner.machine import GIB
 from armory_mdnf.runner.overrides import Overrides, parse_index
 from armory_mdnf.runner.progress import clock
 from armory_mdnf.runner.sweep_engine import Done, Task
@@ -31,17 +31,17 @@ from armory_mdnf.runner.sweep_places import place_of
 from armory_mdnf.runner.sweep_plan import Cell, Cost, Place, cost, make_cell, names, parse_budget, probes
 
 LOCAL = "local"
-OUT_OF_TIME = 4
+NOTHING, OUT_OF_TIME = 2, 4  # the first as of a `run` of which nothing could be processed
 LOCK = "sweep.lock"
 RESULTS, PARTIAL = "results.json", "partial.json"
-GIB = 1 << 30
 
 
 def sweep(args: argparse.Namespace) -> int:
     """Do what the command line asks for.
 
-    Returns the exit code: 0, 3 if utterances are left out of the results, 4 where the budget ended before the work, or
-    130 after Ctrl-C. Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input, and for a disk that is full.
+    Returns the exit code: 0, 2 where all of a cell's utterances failed, 3 if utterances are left out of the results, 4
+    where the budget ended before the work, or 130 after Ctrl-C.
+    Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input, and for a disk that is full.
     """
     start = time.monotonic()
     budget = None if args.budget is None else parse_budget(args.budget)
@@ -60,11 +60,7 @@ def sweep(args: argparse.Namespace) -> int:
 def _sweep(args: argparse.Namespace, place: Place, folders: Sequence[Path], budget: float | None, start: float) -> int:
     cells = [_cell(path, folder.name, args, place) for path, folder in zip(args.configs, folders, strict=True)]
     if args.dry_run:
-        stored = {folder: folder.exists() and args.resume for folder in folders}
-        journals = [Journal.reopen(folder) if there else Journal(folder, 0) for folder, there in stored.items()]
-        for journal in journals:
-            journal.close()
-        estimate = _estimate(cells, journals, place)
+        estimate = _estimate(cells, _journals(cells, folders, args), place)
         if args.json:
             console.print_json(estimate.as_json())
         return 0
@@ -97,7 +93,7 @@ def _cell(path: str, name: str, args: argparse.Namespace, place: Place) -> Cell:
 
 
 def _refuse_existing(folders: Sequence[Path], args: argparse.Namespace) -> None:
-    there = [folder for folder in folders if folder.exists()]
+    there = [folder for folder in folders if begun(folder)]
     if there and not args.resume:
         raise OptionError(f"{there[0]} is there: --resume goes on with it; what is done is never overwritten")
 
@@ -123,15 +119,22 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _journals(cells: Sequence[Cell], folders: Sequence[Path], args: argparse.Namespace) -> list[Journal]:
-    """The journal of every cell, begun or gone on with. Raises :class:`ResultsError` for one of something else."""
+    """The journal of every cell, begun or gone on with; of a dry run, what it would be, and nothing is written.
+
+    Raises :class:`ResultsError` for one of something else.
+    """
     opened: list[Journal] = []
     try:
         for cell, folder in zip(cells, folders, strict=True):
-            if folder.exists() and not _fits(cell, folder, args.set_aside):
-                os.replace(folder, folder.with_name(f"{folder.name}.{time.strftime('%Y-%m-%dT%H%M%S')}"))
-            if folder.exists():
+            there = begun(folder)
+            fits = there and _fits(cell, folder, args.set_aside)
+            if args.dry_run:
+                opened.append(Journal.look_at(folder) if fits else Journal(folder, 0))
+            elif fits:
                 opened.append(Journal.reopen(folder))
             else:
+                if there:
+                    os.replace(folder, folder.with_name(f"{folder.name}.{time.strftime('%Y-%m-%dT%H%M%S')}"))
                 opened.append(Journal.create_in(folder, {**cell.identity, "changed": dict(cell.changed)}))
     except BaseException:
         for journal in opened:
@@ -146,15 +149,17 @@ def _fits(cell: Cell, folder: Path, set_aside: bool) -> bool:
         check_same(read_run(folder), cell.identity, folder)
     except ResultsError as error:
         if not set_aside:
-            raise ResultsError(f"{error}; or --set-aside renames the folder and begins this cell anew") from error
+            advice = "begin in another --output-dir, or --set-aside renames the folder and begins this cell anew"
+            raise ResultsError(f"{error}; {advice}") from error
         return False
     return True
 
 
 def _again(args: argparse.Namespace) -> str:
-    """The command that goes on with this sweep."""
+    """The command that goes on with this sweep: what changes it, but for `--set-aside`, which has been done."""
     words = ["armory-mdnf", "sweep", *args.configs, "--output-dir", str(args.output_dir), "--resume"]
     words += ["--engine", args.engine] if args.engine != LOCAL else []
+    words += ["--strict"] if args.strict else []
     where = ("address", "devices", "device", "processes")
     for name in (*where, "index", "num_eval_batches", "seed", "batch_seconds", "budget"):
         if getattr(args, name) is not None:
@@ -176,22 +181,30 @@ class _Estimate:
     memory: int
     rows: Sequence[Mapping[str, Any]]
 
+    @property
+    def seconds(self) -> float:
+        """Of all cells."""
+        return sum(row["seconds"] for row in self.rows)
+
     def as_json(self) -> dict[str, Any]:
         """For machines."""
-        seconds = sum(row["seconds"] for row in self.rows)
         how = {"processes": self.processes, "memory_gib": self.memory / GIB}
-        return {"cells": list(self.rows), "seconds": seconds, **how}
+        return {"cells": list(self.rows), "seconds": self.seconds, **how}
 
 
 def _found(cell: Cell, journal: Journal) -> dict[str, Any]:
     """What there is of a cell, for machines."""
-    path = journal.folder / (RESULTS if len(journal.indices) == len(cell.chosen) else PARTIAL)
+    path = journal.folder / (RESULTS if _done(cell, journal) else PARTIAL)
     about = {"name": cell.name, "done": len(journal.indices), "of": len(cell.chosen)}
     return about | numbers(record_of(journal, cell, cell.changed), str(path) if path.exists() else None)
 
 
 def _left(cell: Cell, journal: Journal) -> list[Task]:
     return [task for turn in range(len(cell.turns)) for task in cell.tasks(turn, journal.indices, 0)]
+
+
+def _done(cell: Cell, journal: Journal) -> bool:
+    return len(journal.indices) == len(cell.chosen)
 
 
 def _estimate(cells: Sequence[Cell], journals: Sequence[Journal], place: Place) -> _Estimate:
@@ -205,7 +218,8 @@ def _estimate(cells: Sequence[Cell], journals: Sequence[Journal], place: Place) 
             costs[cell.kind] = cost([(done.seconds, audio, steps) for done, audio, steps in timed], memory)
             first = first or [tries[0][0]]
     on_gpu = any(cell.identity["device"] == "cuda" for cell in cells)
-    chosen, speed = place.choose(first, on_gpu)
+    most = max((found.memory for found in costs.values()), default=0)
+    chosen, speed = place.choose(first, on_gpu, most)
     rows: list[dict[str, Any]] = []
     for cell, journal in zip(cells, journals, strict=True):
         tasks = _left(cell, journal)
@@ -216,10 +230,11 @@ def _estimate(cells: Sequence[Cell], journals: Sequence[Journal], place: Place) 
         print(f"{cell.name}: {left} of {len(cell.chosen)} utterances left{steps}, {clock(seconds)}", file=sys.stderr)
         about = {"name": cell.name, "left": left, "of": len(cell.chosen)}
         rows.append(about | {"iterations": cell.steps, "seconds": seconds})
-    memory = max((found.memory for found in costs.values()), default=0) * (chosen + (chosen > 1))
+    memory = most * (chosen + (chosen > 1))
     how = f"{chosen} process{'es' if chosen > 1 else ''}, about {memory / GIB:.1f} GiB of memory"
-    print(f"all: {clock(sum(row['seconds'] for row in rows))} with {how}", file=sys.stderr)
-    return _Estimate(costs, chosen, speed, memory, rows)
+    estimate = _Estimate(costs, chosen, speed, memory, rows)
+    print(f"all: {clock(estimate.seconds)} with {how}", file=sys.stderr)
+    return estimate
 
 
 def _audio(cell: Cell, task: Task) -> float:
@@ -249,6 +264,7 @@ class _Sweep:
 
     def __call__(self, estimate: _Estimate) -> int:
         self.costs, self.slower = estimate.costs, estimate.processes / estimate.speed
+        self.processes, self._rest = estimate.processes, estimate.seconds * estimate.speed
         total = sum(len(cell.chosen) for cell in self.cells)
         running = self.place.start(estimate.processes)
 
@@ -265,6 +281,8 @@ class _Sweep:
         except KeyboardInterrupt:
             print(f"\n{safe()}", file=sys.stderr)
             return INTERRUPTED
+        except StorageError:  # says it itself
+            raise
         except BaseException:
             print(f"\n{safe()}", file=sys.stderr)
             raise
@@ -272,9 +290,14 @@ class _Sweep:
             running.close()
         with storing(safe):
             self._store_partial()
+        empty = [pair for pair in zip(self.cells, self.journals, strict=True) if _done(*pair) and not pair[1].lines]
+        for cell, journal in empty:
+            print(f"{cell.name}: {nothing(journal)}", file=sys.stderr)
         if self.out_of_time:
             print(f"the time is over: {safe()}", file=sys.stderr)
             return OUT_OF_TIME
+        if empty:
+            return NOTHING
         return INCOMPLETE if any(journal.failed for journal in self.journals) else 0
 
     def _tasks(self) -> Iterator[Task]:
@@ -289,41 +312,47 @@ class _Sweep:
 
     def _time(self, task: Task) -> float:
         """Seconds that a batch will take: as estimated, times how wrong the estimates were so far."""
-        wrong = self._spent / self._expected if self._expected else self.slower
-        return self._cost(task) * wrong
+        return self._cost(task) * self._wrong
+
+    @property
+    def _wrong(self) -> float:
+        """Seconds that a process took for each that was estimated."""
+        return self._spent / self._expected if self._expected else self.slower
+
+    def _time_left(self) -> float:
+        """Seconds until all is done, or the budget is over."""
+        work = max(0.0, self._rest) * self._wrong / self.processes
+        return work if self.budget is None else min(work, max(0.0, self.budget - (time.monotonic() - self.start)))
 
     def _cost(self, task: Task) -> float:
         cell = self.cells[task.cell]
         return self.costs[cell.kind].seconds(_audio(cell, task), cell.steps)
 
     def _leave_out(self) -> None:
-        """Keep what was wrong with utterances before anything was computed."""
+        """Keep what was wrong with utterances before anything was computed, and say again what was before this."""
         for cell, journal in zip(self.cells, self.journals, strict=True):
+            for failure in journal.failed.values():
+                tell(failure, self.strict)
             bad = [entry for entry in cell.chosen if entry[1].problem and entry[0] not in journal.indices]
-            self._append(journal, [failed(*entry, entry[1].problem) for entry in bad])
+            keep(journal, [failed(*entry, entry[1].problem) for entry in bad], self.strict)
 
     def _keep(self, done: Done) -> None:
         cell, journal = self.cells[done.task.cell], self.journals[done.task.cell]
+        cost = self._cost(done.task)
         self._spent += done.seconds
-        self._expected += self._cost(done.task)
+        self._expected += cost
+        self._rest -= cost
         # A batch of which a part was kept before it was computed whole: to the same bits.
-        self._append(journal, [line for line in done.lines if line.index not in journal.indices])
+        keep(journal, [line for line in done.lines if line.index not in journal.indices], self.strict)
         told = f"{cell.name}: {len(journal.indices)} of {len(cell.chosen)} utterances"
-        print(f"{told}, {clock(time.monotonic() - self.start)} elapsed", file=sys.stderr)
-        if len(journal.indices) == len(cell.chosen):
+        times = f"{clock(time.monotonic() - self.start)} elapsed, {clock(self._time_left())} left in all"
+        print(f"{told}, {times}", file=sys.stderr)
+        if _done(cell, journal):
             self._store_complete()
-
-    def _append(self, journal: Journal, lines: Sequence[Outcome | LeftOut]) -> None:
-        for line in lines:
-            if isinstance(line, LeftOut):
-                if self.strict:
-                    raise ResultsError(f"--strict: {line.sentence}")
-                print(f"left out: {line.sentence}", file=sys.stderr)
-        journal.append(lines)
 
     def _store_complete(self) -> None:
         for cell, journal in zip(self.cells, self.journals, strict=True):
-            if len(journal.indices) == len(cell.chosen) and journal.lines:
+            if _done(cell, journal) and journal.lines:
                 path = journal.folder / RESULTS
                 if not path.exists():
                     _store(path, cell, journal)
@@ -332,7 +361,7 @@ class _Sweep:
     def _store_partial(self) -> None:
         """What there is of the cells that are not done: results of the same form, that say so."""
         for cell, journal in zip(self.cells, self.journals, strict=True):
-            if journal.lines and len(journal.indices) < len(cell.chosen):
+            if journal.lines and not _done(cell, journal):
                 _store(journal.folder / PARTIAL, cell, journal)
 
 

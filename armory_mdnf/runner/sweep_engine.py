@@ -28,10 +28,10 @@ from armory_mdnf.runner import components
 from armory_mdnf.runner.command import first_batches, make_evaluation
 from armory_mdnf.runner.config import Config
 from armory_mdnf.runner.evaluate import Evaluation
+from armory_mdnf.runner.machine import KIB
 
 KEPT = 8  # evaluations, with their networks, that a process keeps for the cells that come round again
 RETRIES = 2  # for a batch whose process was killed
-KIB = 1024  # bytes of what Linux counts memory in
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 

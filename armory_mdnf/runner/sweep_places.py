@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
+import sys
 from collections.abc import Sequence
 
 import torch
 
 from armory_mdnf.errors import OptionError
 from armory_mdnf.runner.config import Config
+from armory_mdnf.runner.machine import GIB, cores, free_memory
 from armory_mdnf.runner.sweep_engine import Done, Engine, Task, engine, measured, perform, visible
 from armory_mdnf.runner.sweep_plan import Place, Plan, plan
 
@@ -55,19 +56,31 @@ class Local:
     def perform(self, task: Task) -> Done:
         return perform(task)
 
-    def choose(self, tasks: Sequence[Task], on_gpu: bool) -> tuple[int, float]:
+    def choose(self, tasks: Sequence[Task], on_gpu: bool, memory: int) -> tuple[int, float]:
         """Timed on a CPU; on GPUs as many times faster as there are: what processes on one share is not known."""
         if self.devices:
             total = (self.processes or 1) * len(self.devices)
             return total, float(len(self.devices))
-        speeds = {1: 1.0}
-        for number in {self.processes or (1 if on_gpu else os.cpu_count() or 1)} - {1} if tasks else ():
-            speeds[number] = measured(number, tasks) / measured(1, tasks)
-        chosen = self.processes or max(speeds, key=lambda number: speeds[number])
-        return chosen, speeds.get(chosen, 1.0)
+        others = {self.processes} if self.processes else set() if on_gpu else _others(memory)
+        tried = sorted({1, *others}) if tasks and others - {1} else []
+        speeds = {number: measured(number, tasks) for number in tried}
+        chosen = self.processes or max(speeds, key=lambda number: speeds[number], default=1)
+        return chosen, speeds[chosen] / speeds[1] if speeds else 1.0
 
     def start(self, processes: int) -> Engine:
         return engine(processes // max(1, len(self.devices)), self.devices)
 
     def close(self) -> None:
         """There is nothing to leave."""
+
+
+def _others(memory: int) -> set[int]:
+    """Numbers of processes that may be faster than one: doubled up to one per core, as far as the memory goes."""
+    most, room = cores(), free_memory()
+    numbers = {*(1 << n for n in range(1, most.bit_length())), most} - {1}
+    fitting = {number for number in numbers if number * memory <= room}
+    if too_many := numbers - fitting:
+        need, free = (f"{size / GIB:.1f} GiB" for size in (min(too_many) * memory, room))
+        told = f"{min(too_many)} processes would hold {need} of memory, of which {free} are free"
+        print(f"note: {told}: not tried", file=sys.stderr)
+    return fitting

@@ -80,8 +80,11 @@ class Place(Protocol):
     def perform(self, task: Task) -> Done:
         """Perform a task that is timed, and wait for it."""
 
-    def choose(self, tasks: Sequence[Task], on_gpu: bool) -> tuple[int, float]:
-        """How many processes to take, and how much faster than one they are; ``tasks``: one to find out with."""
+    def choose(self, tasks: Sequence[Task], on_gpu: bool, memory: int) -> tuple[int, float]:
+        """How many processes to take, and how much faster than one they are.
+
+        ``tasks``: one to find out with; ``memory``: bytes that a process held with such.
+        """
 
     def start(self, processes: int) -> Engine:
         """Begin to compute with so many."""

@@ -20,9 +20,11 @@ import torch
 
 from armory_mdnf.errors import OptionError, ResultsError, cause
 from armory_mdnf.files import provenance
+from armory_mdnf.runner import machine
 from armory_mdnf.runner.command import prepare
 from armory_mdnf.runner.components import choose_device
 from armory_mdnf.runner.config import Config
+from armory_mdnf.runner.named import OURS, own_code
 from armory_mdnf.runner.sweep_engine import RETRIES, Done, Task, perform, text_of
 from armory_mdnf.runner.sweep_plan import Plan, plan
 
@@ -30,6 +32,7 @@ LOCAL = "local"  # as an address: Ray is started here, for this sweep alone
 ADDRESS = "RAY_ADDRESS"
 NEEDS = "--engine ray needs Ray: pip install 'armory-mdnf[ray]', on every node of the cluster"
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+SAME = "every node needs the same files and versions"
 PATIENCE_S = 30.0  # between looks at whether there still are nodes for what waits
 
 _compared: set[str] = set()  # in a worker: configurations that it makes the same of as the plan
@@ -69,16 +72,21 @@ class Cluster:
             ) from error
 
     def plan(self, config: Config) -> Plan:
-        """As a worker makes it, on the device that it is to be computed on. Notes are printed here."""
+        """As a worker makes it, on the device that it is to be computed on. Notes are printed here.
+
+        Raises :class:`ResultsError` where the worker has other code than this process.
+        """
         found, notes = self._wait(self._submit(planned, config, config, os.getcwd()))
         print(notes, end="", file=sys.stderr)
+        own, made = ({"code": {OURS: code}} for code in (own_code(), found.identity["code"][OURS]))
+        provenance.check_same(own, made, "the command, compared with a worker's plan,", SAME, error=ResultsError)
         self._identities[text_of(config)] = self._ray.put(found.identity)
         return found
 
     def perform(self, task: Task) -> Done:
         return next(self.results(iter([task])))
 
-    def choose(self, tasks: Sequence[Task], on_gpu: bool) -> tuple[int, float]:
+    def choose(self, tasks: Sequence[Task], on_gpu: bool, memory: int) -> tuple[int, float]:
         """As many as there is room for; each has cores, or a GPU, of its own, and is as fast as one alone."""
         number = self.processes or self._room(on_gpu)
         return number, float(number)
@@ -178,8 +186,7 @@ class Cluster:
 def _blas_threads() -> str:
     """How many threads NumPy has in this process, for a worker to have as many."""
     given = os.environ.get(BLAS_THREADS) or os.environ.get("OMP_NUM_THREADS")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return given or str(cores)
+    return given or str(machine.cores())
 
 
 def planned(config: Config, folder: str) -> tuple[Plan, str]:
@@ -198,8 +205,8 @@ def performed(task: Task, identity: Mapping[str, Any] | None, folder: str) -> tu
     if identity is not None and task.config not in _compared:
         with contextlib.redirect_stderr(io.StringIO()):
             own = prepare(json.loads(task.config)).identity
-        where, advice = f"the plan, compared on node {platform.node()},", "every node needs the same files and versions"
-        provenance.check_same(identity, own, where, advice, error=ResultsError)
+        where = f"the plan, compared on node {platform.node()},"
+        provenance.check_same(identity, own, where, SAME, error=ResultsError)
         _compared.add(task.config)
     return perform(task), _kind(json.loads(task.config))
 

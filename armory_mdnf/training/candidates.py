@@ -10,7 +10,8 @@ import random
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 
-from armory_mdnf.data.text import DIGITS, contains_run
+from armory_mdnf.data.text import contains_run
+from armory_mdnf.spoken import DIGITS
 from armory_mdnf.training.corpora.sentences import Sampler
 
 MIN_WORDS, MAX_WORDS = 4, 12

@@ -49,7 +49,7 @@ class LogSpectrogram(nn.Module):
 
     def frames(self, lengths: Tensor) -> Tensor:
         """Number of frames of utterances of the given lengths in samples."""
-        return 1 + lengths // self.hop
+        return 1 + (lengths - self.n_fft % 2) // self.hop  # reflected by half a window, rounded down
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         ragged.check_shortest(lengths, self.min_samples, self.sample_rate_hz, "the recogniser")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +16,12 @@ from armory_mdnf.asr.huggingface.folders import check_safetensors
 from armory_mdnf.asr.huggingface.quiet import quiet
 from armory_mdnf.asr.whisper.features import HOP, SAMPLE_RATE_HZ, WhisperLogMel
 from armory_mdnf.errors import BundleError, TranscriptError, quoted
+from armory_mdnf.spoken import SYMBOLS, number_words, read_numbers
 
 # What Whisper abbreviates and LibriSpeech's transcripts spell out.
 SPOKEN = {"MR": "MISTER", "MRS": "MISSUS", "DR": "DOCTOR", "ST": "SAINT"}
+
+THOUSANDS = re.compile(r"\b[0-9]{1,3}(?:,[0-9]{3}){1,3}\b")
 
 
 class Whisper(SpeechRecognizer):
@@ -25,8 +29,8 @@ class Whisper(SpeechRecognizer):
 
     The loss is the cross entropy of the transcript's tokens and the end, teacher-forced after the prompt (start,
     language and task where the model is multilingual, no time stamps). A transcript in upper case is taken for spoken
-    words and encoded in lower case, as Whisper never shouts; transcripts come back as words: upper case, letters,
-    digits and apostrophes.
+    words and encoded in lower case, as Whisper never shouts; transcripts come back as words: upper case letters and
+    apostrophes.
     """
 
     sample_rate_hz = SAMPLE_RATE_HZ
@@ -82,8 +86,13 @@ class Whisper(SpeechRecognizer):
 
 
 def words(text: str) -> str:
-    """Written English as spoken words: upper case letters, digits and apostrophes; titles spelt out."""
-    bare = re.sub(r"[^A-Z0-9' ]|'{2,}", " ", text.upper().replace("\u2019", "'"))
+    """Written English as spoken words: upper case letters and apostrophes; titles, numbers and signs spelt out."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    for sign, reading in SYMBOLS.items():
+        plain = plain.replace(sign, reading)
+    plain = THOUSANDS.sub(lambda match: number_words(int(match.group().replace(",", ""))), plain)
+    plain = read_numbers(plain).upper()
+    bare = re.sub(r"[^A-Z' ]|'{2,}", " ", plain)
     unquoted = (re.sub(r"^'(.*)'$", r"\1", word) for word in bare.split())
     return " ".join(SPOKEN.get(word, word) for word in unquoted if word.strip("'"))
 

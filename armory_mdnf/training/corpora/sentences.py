@@ -9,8 +9,8 @@ import random
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from armory_mdnf.data.text import DIGITS
 from armory_mdnf.errors import OptionError
+from armory_mdnf.spoken import DIGITS
 
 START, END = "<s>", "</s>"
 MIN_WORDS, MAX_WORDS = 2, 16

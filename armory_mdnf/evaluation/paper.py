@@ -1,0 +1,148 @@
+"""Where a run stands in the paper's layout, a defence under a threat, and the number that the paper has there."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from armory_mdnf.errors import ResultsError, quoted
+from armory_mdnf.evaluation.cells import cell_described, cell_named
+from armory_mdnf.evaluation.comparison import NO_DEFENCE, defence_label
+from armory_mdnf.evaluation.records import RunRecord
+
+FLAT = " with flat noise"
+FRAME = " with noise over the frame"
+BENIGN = "benign"
+STEPS = {"PGD": 100, "CW": 400}  # of the paper: others are named
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What a run is up against: its name in the paper's layout, and its place in the order of the columns.
+
+    ``control``: it is white noise, which attacks nothing.
+    """
+
+    label: str
+    order: tuple[Any, ...]
+    control: bool = False
+
+
+def row_label(run: RunRecord) -> str:
+    """The paper's name of a run's defence."""
+    return row_in(run.config)
+
+
+def row_in(config: Mapping[str, Any]) -> str:
+    """The paper's name of a configuration's defence."""
+    label = defence_label(config)
+    kwargs = _block(config, "defense").get("kwargs") or {}
+    if not label.endswith("MDNF"):
+        return label
+    flat = FLAT if "curve" in kwargs and kwargs["curve"] is None else ""
+    return label + flat + (FRAME if kwargs.get("normalize") == "frame" else "")
+
+
+def threat_of(run: RunRecord) -> Threat:
+    """What a run is up against, in the words of the paper's columns."""
+    if all(o.adversarial is None for o in run.outcomes):
+        return Threat(BENIGN, (0,))
+    return threat_in(run.config, run.name, any(o.target is not None for o in run.outcomes))
+
+
+def threat_in(config: Mapping[str, Any], name: str, targeted: bool) -> Threat:
+    """The threat of a configuration's attack. Raises :class:`ResultsError` with ``name`` for one that is malformed."""
+    block = _block(config, "attack")
+    kwargs = block.get("kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise ResultsError(f"{name}: expected attack.kwargs to be an object, found {quoted(kwargs)}")
+    family, size, kind = _bound(str(block.get("name")), kwargs)
+    steps = kwargs.get("max_iter")
+    extras = []
+    if targeted and kind in ("l2", "linf"):
+        extras.append("targeted")
+    if not targeted and kind in ("snr", "cw"):
+        extras.append("untargeted")
+    if isinstance(steps, int) and steps != STEPS.get(family, steps):
+        extras.append(f"{steps} steps")
+    draws = kwargs.get("eot_draws", 1)
+    draws = draws if isinstance(draws, int) else 1
+    label = ", ".join([f"EOT-{draws} at {size}" if draws > 1 else size, *extras])
+    gradient = gradient_of(config)
+    rank = {"l2": 1, "linf": 2, "snr": 3, "cw": 4}.get(kind, 5)
+    # The gradient comes last, so that two gradients of one threat are neighbours.
+    order = (rank, draws, -strength(kwargs, kind), label, gradient)
+    return Threat(f"{label}, {gradient} gradient" if gradient else label, order, control=kind == "noise")
+
+
+def gradient_of(config: Mapping[str, Any]) -> str:
+    """The gradient that an attack followed where its configuration says so, and it is not the exact one."""
+    named = [_block(config, "model").get("wrapper_kwargs") or {}, _block(config, "attack").get("kwargs") or {}]
+    found = next((str(block["gradient"]) for block in named if block.get("gradient")), "exact")
+    return "" if found == "exact" else found
+
+
+def _bound(name: str, kwargs: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Family, bound in the paper's words, and its kind: l2, linf, snr, cw, noise or other."""
+    eps, norm = kwargs.get("eps"), str(kwargs.get("norm", "l2"))
+    kind = {"2": "l2", "l2": "l2", "inf": "linf", "linf": "linf"}.get(norm)
+    if name == "RandomNoise":
+        size = f"{kind} {eps}" if kind else f"{kwargs.get('snr_db')} dB"
+        return name, f"white noise, {size}", "noise"
+    if "CarliniWagner" in name:
+        return "CW", f"CW {eps}", "cw"
+    if norm == "snr" and isinstance(kwargs.get("snr_db"), (int, float)):
+        return "PGD", f"{kwargs['snr_db']:g} dB", "snr"
+    if norm == "snr_db" and isinstance(eps, (int, float)):
+        return "PGD", f"{eps:g} dB", "snr"
+    if norm == "snr" and isinstance(eps, (int, float)) and eps > 0:
+        return "PGD", f"power ratio {eps:g} ({10 * math.log10(eps):.1f} dB)", "snr"
+    family = "PGD" if name in ("PGD", "ProjectedGradientDescent", "ProjectedGradientDescentNumpy") else name
+    if kind is None or eps is None:
+        return family, name, "other"
+    return family, f"{kind} {eps}" if family == "PGD" else f"{name} {kind} {eps}", kind
+
+
+def strength(kwargs: Mapping[str, Any], kind: str) -> float:
+    """How much a bound allows, to order the columns from strong to weak within a kind."""
+    value = kwargs.get("snr_db", kwargs.get("eps")) if kind == "snr" else kwargs.get("eps")
+    if not isinstance(value, (int, float)):
+        return 0.0
+    return -float(value) if kind == "snr" else float(value)
+
+
+@functools.cache
+def paper() -> dict[str, Any]:
+    """The published tables and their source, as they are in ``paper.json``."""
+    content: dict[str, Any] = json.loads((resources.files(__package__) / "paper.json").read_text(encoding="utf-8"))
+    return content
+
+
+CONTROL = re.compile(r": (?:not in the paper|Table \d|text),? (?:row )?none-")
+"""How the description of a cell says that it is a control which the paper lacks."""
+
+
+def published(run: RunRecord, defence: str, threat: str) -> float | None:
+    """The paper's number in percent for that defence and threat; its attacks follow the published gradient."""
+    cell = cell_described(run) or cell_named(run, run.name)
+    if cell is not None and CONTROL.search(cell.description):
+        return None
+    row = "none" if defence == NO_DEFENCE else defence
+    column = threat.removesuffix(", published gradient")
+    for table in paper()["tables"].values():
+        if row in table["rows"] and column in table["columns"]:
+            value = table["rows"][row][table["columns"].index(column)]
+            if value is not None:
+                return float(value)
+    return None
+
+
+def _block(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    block = config.get(name)
+    return block if isinstance(block, Mapping) else {}
