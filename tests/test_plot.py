@@ -13,7 +13,7 @@ import pytest
 from armory_mdnf import cli
 from armory_mdnf.errors import OptionError
 from armory_mdnf.evaluation.noise_sensitivity import read_sensitivities, trained
-from armory_mdnf.report import figure, runs
+from armory_mdnf.report import charts, figure, runs
 
 RESULTS = Path(__file__).parents[1] / "results"
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra plot)")
@@ -53,6 +53,27 @@ def test_points_are_the_rates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         assert rate.high is not None
         assert value == pytest.approx(100 * rate.value)
         assert (value - low, value + high) == (pytest.approx(100 * rate.low), pytest.approx(100 * rate.high))
+
+
+def test_the_curves_are_those_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from matplotlib.axes import Axes
+
+    drawn: list[tuple[Any, Any]] = []
+    original = Axes.fill_between
+
+    def fill_between(self: Any, x: Any, low: Any, high: Any, **options: Any) -> Any:
+        drawn.append((x, list(zip(low, high, strict=True))))
+        return original(self, x, low, high, **options)
+
+    monkeypatch.setattr(Axes, "fill_between", fill_between)
+    assert cli.main(["plot", str(RESULTS), "--split", "human", "--curves", "-o", str(tmp_path / "x.png")]) == 0
+    made = charts.sweeps([p for p in runs.read_runs([RESULTS]) if p.run.split == "human"])
+    lines = [line for chart in made for line in chart.lines]
+    assert len(lines) > 5
+    assert drawn == [([p.value for p in line.points], [(p.low, p.high) for p in line.points]) for line in lines]
+    alone = str(RESULTS / "human" / "rs_pgd_l2.json")
+    assert cli.main(["plot", alone, "--curves", "-o", str(tmp_path / "y.png")]) == 2
+    assert "no curve: expected runs that differ in" in capsys.readouterr().err
 
 
 def test_the_same_runs_give_the_same_svg(tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_the_comparison_is_that_of_the_records() -> None:
     assert made.endswith(tail)
 
 
+def test_the_recognisers_rates_are_those_of_the_records() -> None:
+    card = (ROOT / "armory_mdnf" / "weights" / "CARD_recognizers.md").read_text(encoding="utf-8")
+    rates = []
+    for name in ("whisper_benign", "whisper_mg_benign"):
+        run = record("librispeech", name)
+        assert len(run.outcomes) == 200
+        rates.append(f"{100 * (run.rate('benign') or 0):.1f}")
+    assert f"{rates[0]} on 200 utterances of test-clean" in README
+    assert re.search(rf"\| {rates[0]} .*\| {rates[1]} ", card)
+    assert f"{points('human', 'none_benign', 'benign'):.1f} on `human`" in README
+
+
 def test_the_state_paragraph_has_the_numbers_of_the_records() -> None:
     none, mdnf = points("human", "none_pgd_l2"), points("human", "mg_mdnf_pgd_l2")
     rs = [points(split, "none_pgd_l2") - points(split, "rs_pgd_l2") for split in ("human", "synthetic")]

@@ -28,6 +28,11 @@ def add_command(commands: Any) -> None:
         "--headline", action="store_true", help="the README's figure: what it says of results/librispeech"
     )
     which.add_argument(
+        "--curves",
+        action="store_true",
+        help="rates against eps, SNR, iterations and draws, where runs differ in one alone",
+    )
+    which.add_argument(
         "--sensitivity", action="store_true", help="no runs: how the bundled vocoders pass MDNF's noise on"
     )
     parser.add_argument("--title", default="", metavar="TEXT")
@@ -39,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Draw. Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input."""
     from armory_mdnf.evaluation.noise_sensitivity import read_sensitivities
     from armory_mdnf.files.atomic import ensure_writable
-    from armory_mdnf.report import figure, runs
+    from armory_mdnf.report import charts, figure, runs
 
     if bool(args.runs) == args.sensitivity:
         raise OptionError("expected runs, or --sensitivity and no runs")
@@ -57,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
         if args.split not in splits:
             raise OptionError(choices(args.split, splits, "split of these runs"))
         placed = [p for p in placed if p.run.split == args.split]
-    if args.headline:
+    if args.curves:
+        figure.draw_curves(args.out, charts.sweeps(placed), args.title)
+    elif args.headline:
         figure.draw_headline(args.out, [p.run for p in placed], args.title)
     else:
         figure.draw(args.out, placed, args.title)

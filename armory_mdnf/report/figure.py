@@ -15,6 +15,7 @@ from armory_mdnf.evaluation.noise_sensitivity import COSINES, Sensitivity, sensi
 from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.files.atomic import replacing
 from armory_mdnf.metrics.intervals import Interval
+from armory_mdnf.report.charts import Chart
 from armory_mdnf.report.content import cell, columns_of, rows_of
 from armory_mdnf.report.runs import Placed
 
@@ -72,6 +73,32 @@ def draw_headline(path: str | os.PathLike[str], runs: Sequence[RunRecord], title
         axis.set_xlabel(AXIS)
         axis.grid(axis="x", linewidth=0.5, alpha=0.5)
         figure.legend(loc="outside lower left", ncols=2, fontsize="small", frameon=False)
+        if title:
+            figure.suptitle(title, fontsize="medium")
+
+
+def draw_curves(path: str | os.PathLike[str], charts: Sequence[Chart], title: str = "") -> None:
+    """Write rates against an option of the attack: a panel per option and kind of attack, a line with its band per row.
+
+    Raises :class:`OptionError` where there is no chart, and without matplotlib.
+    """
+    if not charts:
+        raise OptionError("no curve: expected runs that differ in eps, SNR, iterations or draws alone")
+    with _figure(path, 6.5, 3.4 * len(charts) + 0.5) as figure:
+        for axis, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
+            looks = itertools.cycle(zip(COLOURS, MARKERS, strict=True))
+            for line, (colour, marker) in zip(chart.lines, looks, strict=False):
+                xs = [point.value for point in line.points]
+                bounds = [[getattr(point, end) for point in line.points] for end in ("low", "high")]
+                label = f"{line.label}, n = {line.utterances}"
+                axis.plot(xs, [point.rate for point in line.points], color=colour, marker=marker, label=label)
+                axis.fill_between(xs, *bounds, color=colour, alpha=0.15, linewidth=0)
+            axis.set_title(chart.title, loc="left", fontsize="small")
+            axis.set_xlabel(chart.axis)
+            axis.set_ylabel(AXIS)
+            axis.set_ylim(bottom=0)
+            axis.grid(linewidth=0.5, alpha=0.5)
+            axis.legend(fontsize="small")
         if title:
             figure.suptitle(title, fontsize="medium")
 
