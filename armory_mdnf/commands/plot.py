@@ -18,7 +18,11 @@ def add_command(commands: Any) -> None:
         help="draw the error rates of recorded runs",
         description="Draws word error rates with their intervals per defence and threat, with the paper's beside them. "
         "Needs matplotlib, the extra `plot`.",
-        **console.example("armory-mdnf plot results -o wer.png", "armory-mdnf plot results --split human -o wer.svg"),
+        **console.example(
+            "armory-mdnf plot results -o wer.png",
+            "armory-mdnf plot results --split human -o wer.svg",
+            "armory-mdnf plot results --split human --curves -o curves.svg",
+        ),
     )
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="as for `report`")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help=".png, .svg or .pdf")

@@ -98,9 +98,9 @@ def _bound(name: str, kwargs: Mapping[str, Any]) -> tuple[str, str, str]:
     if "CarliniWagner" in name:
         return "CW", f"CW {eps}", "cw"
     if norm == "snr" and isinstance(kwargs.get("snr_db"), (int, float)):
-        return "PGD", f"{kwargs['snr_db']:g} dB", "snr"
+        return "PGD", f"{kwargs['snr_db']:.4g} dB", "snr"
     if norm == "snr_db" and isinstance(eps, (int, float)):
-        return "PGD", f"{eps:g} dB", "snr"
+        return "PGD", f"{eps:.4g} dB", "snr"
     if norm == "snr" and isinstance(eps, (int, float)) and eps > 0:
         return "PGD", f"power ratio {eps:g} ({10 * math.log10(eps):.1f} dB)", "snr"
     family = "PGD" if name in ("PGD", "ProjectedGradientDescent", "ProjectedGradientDescentNumpy") else name
