@@ -95,7 +95,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, melgan:
     (tmp_path / "baselines").symlink_to(ROOT / "baselines")
     folder = tmp_path / "results" / "human"
     folder.mkdir(parents=True)
-    for name in ("none_benign", "none_pgd_l2", "none_pgd_linf", "mg_mdnf_pgd_l2"):
+    for name in ("none_benign", "none_pgd_l2", "none_pgd_l2_0.5", "none_pgd_linf", "mg_mdnf_pgd_l2"):
         shutil.copy(ROOT / "results" / "human" / f"{name}.json", folder)
     (tmp_path / "results.json").write_text(json.dumps(armory_content()))
     shutil.copy(ROOT / "tests" / "data" / "deepspeech2" / "unilstm.ckpt", tmp_path / "librispeech.ckpt")
