@@ -11,8 +11,7 @@ TEENS = ("TEN", "ELEVEN", "TWELVE", "THIRTEEN", "FOURTEEN", "FIFTEEN", "SIXTEEN"
 TENS = ("TWENTY", "THIRTY", "FORTY", "FIFTY", "SIXTY", "SEVENTY", "EIGHTY", "NINETY")
 SCALES = ((1_000_000_000, "BILLION"), (1_000_000, "MILLION"), (1000, "THOUSAND"), (100, "HUNDRED"))
 MAX_NUMBER = 10**12 - 1
-SYMBOLS = {"#": " POUND ", "*": " STAR ", "&": " AND ", "%": " PERCENT ", "\u2019": "'"}
-"""How a sign is read."""
+_SIGNS = {"#": " POUND ", "*": " STAR ", "&": " AND ", "%": " PERCENT ", "\u2019": "'"}
 
 
 def number_words(n: int) -> str:
@@ -38,6 +37,13 @@ def digit_words(digits: str) -> str:
     if not digits or not all(d in "0123456789" for d in digits):
         raise TranscriptError(f"expected decimal digits, found {digits!r}")
     return " ".join(DIGITS[int(d)] for d in digits)
+
+
+def read_signs(text: str) -> str:
+    """Spell out ``#``, ``*``, ``&`` and ``%``; a typographic apostrophe becomes a plain one."""
+    for sign, reading in _SIGNS.items():
+        text = text.replace(sign, reading)
+    return text
 
 
 def read_numbers(text: str) -> str:

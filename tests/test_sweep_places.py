@@ -285,17 +285,22 @@ def test_a_batch_that_every_worker_dies_of_stops_the_sweep(
     assert "a worker was lost 3 times with utterances [" in capsys.readouterr().err
 
 
-def test_a_node_with_other_weights_is_refused(
-    grid: list[str], tmp_path: Path, imitated: Callable[..., Imitation], monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    imitated()
+def prepared_with_other(part: str) -> Callable[[Any], Any]:
+    """What prepares a configuration where each checksum of one part of the identity is another."""
     real = sweep_ray.prepare
 
     def other(config: Any) -> Any:
         made = real(config)
-        return replace(made, identity=made.identity | {"weights": dict.fromkeys(made.identity["weights"], "0" * 64)})
+        return replace(made, identity=made.identity | {part: dict.fromkeys(made.identity[part], "0" * 64)})
 
-    monkeypatch.setattr(sweep_ray, "prepare", other)
+    return other
+
+
+def test_a_node_with_other_weights_is_refused(
+    grid: list[str], tmp_path: Path, imitated: Callable[..., Imitation], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    imitated()
+    monkeypatch.setattr(sweep_ray, "prepare", prepared_with_other("weights"))
     assert sweep(grid, tmp_path / "runs", "--engine", "ray") == 2
     err = capsys.readouterr().err
     assert "compared on node " in err
@@ -309,12 +314,7 @@ def test_a_node_with_other_code_is_refused(
     grid: list[str], tmp_path: Path, imitated: Callable[..., Imitation], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     imitated()
-    real = sweep_ray.prepare
-
-    def other(config: Any) -> Any:
-        made = real(config)
-        return replace(made, identity=made.identity | {"code": {"armory_mdnf": "0" * 64}})
-
+    other = prepared_with_other("code")
     with monkeypatch.context() as patch:
         patch.setattr(sweep_ray, "prepare", other)
         assert sweep(grid, tmp_path / "runs", "--engine", "ray") == 2

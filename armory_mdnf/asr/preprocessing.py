@@ -70,8 +70,11 @@ class Chain:
         draws: Draws = []
         place = 0
         for op in self.operations:
-            draws.append(op.draw(n, keys, place) if isinstance(op, Defense) else None)
-            place += isinstance(op, Defense) and op.stochastic
+            if isinstance(op, Defense):
+                draws.append(op.draw(n, keys, place))
+                place += op.stochastic
+            else:
+                draws.append(None)
         return draws
 
     def __call__(self, x: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from armory_mdnf.audio import ragged
 from armory_mdnf.errors import AudioError, OptionError
 
-LARGEST_RATIO = 1 << 24
-"""Taps of a resampler's filters are about the product of the two rates over their common divisor."""
+LARGEST_PRODUCT = 1 << 24
+"""A resampler's filters have about as many taps as the product of the two rates, each over their common divisor."""
 
 
 @lru_cache(maxsize=8)
@@ -31,10 +31,15 @@ def _check_rate(name: str, rate_hz: int) -> int:
     return int(rate_hz)
 
 
+def _ratio(from_hz: int, to_hz: int) -> tuple[int, int]:
+    """Samples that come out for so many that go in, in the smallest whole numbers."""
+    common = math.gcd(from_hz, to_hz)
+    return to_hz // common, from_hz // common
+
+
 def resampled_lengths(lengths: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """Samples after resampling: ceil(length * to_hz / from_hz). Shape: (N,) -> (N,)."""
-    common = math.gcd(from_hz, to_hz)
-    up, down = to_hz // common, from_hz // common
+    up, down = _ratio(from_hz, to_hz)
     return torch.div(lengths * up + down - 1, down, rounding_mode="floor")
 
 
@@ -52,8 +57,7 @@ def resample(x: Tensor, lengths: Tensor, from_hz: int, to_hz: int) -> tuple[Tens
         )
     if from_hz == to_hz:
         return x, lengths
-    common = math.gcd(from_hz, to_hz)
-    if from_hz // common * (to_hz // common) > LARGEST_RATIO:
+    if math.prod(_ratio(from_hz, to_hz)) > LARGEST_PRODUCT:
         raise AudioError(
             f"expected a sample rate with a larger common divisor with {to_hz} Hz, got {from_hz} Hz: the filters "
             "between them would not fit into memory; resample the recording first"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from armory_mdnf.errors import TranscriptError
-from armory_mdnf.spoken import SYMBOLS, read_numbers
+from armory_mdnf.spoken import read_numbers, read_signs
 
 CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
 
@@ -21,9 +21,7 @@ def normalise(text: str) -> str:
     Raises :class:`TranscriptError` for a character that has no reading. The result may be empty.
     """
     out = re.sub(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>", " ", text)
-    for symbol, reading in SYMBOLS.items():
-        out = out.replace(symbol, reading)
-    out = read_numbers(out).upper()
+    out = read_numbers(read_signs(out)).upper()
     out = out.translate(dict.fromkeys(map(ord, _PUNCTUATION), " "))
     out = " ".join(word for word in (raw.strip("'") for raw in out.split()) if word)
     unknown = sorted(set(out) - CHARACTERS)

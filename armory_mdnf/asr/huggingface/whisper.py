@@ -16,7 +16,7 @@ from armory_mdnf.asr.huggingface.folders import check_safetensors
 from armory_mdnf.asr.huggingface.quiet import quiet
 from armory_mdnf.asr.whisper.features import HOP, SAMPLE_RATE_HZ, WhisperLogMel
 from armory_mdnf.errors import BundleError, TranscriptError, quoted
-from armory_mdnf.spoken import SYMBOLS, number_words, read_numbers
+from armory_mdnf.spoken import number_words, read_numbers, read_signs
 
 # What Whisper abbreviates and LibriSpeech's transcripts spell out.
 SPOKEN = {"MR": "MISTER", "MRS": "MISSUS", "DR": "DOCTOR", "ST": "SAINT"}
@@ -88,9 +88,7 @@ class Whisper(SpeechRecognizer):
 def words(text: str) -> str:
     """Written English as spoken words: upper case letters and apostrophes; titles, numbers and signs spelt out."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    for sign, reading in SYMBOLS.items():
-        plain = plain.replace(sign, reading)
-    plain = THOUSANDS.sub(lambda match: number_words(int(match.group().replace(",", ""))), plain)
+    plain = THOUSANDS.sub(lambda match: number_words(int(match.group().replace(",", ""))), read_signs(plain))
     plain = read_numbers(plain).upper()
     bare = re.sub(r"[^A-Z' ]|'{2,}", " ", plain)
     unquoted = (re.sub(r"^'(.*)'$", r"\1", word) for word in bare.split())
