@@ -11,7 +11,7 @@ import pytest
 from rapidfuzz.distance import Levenshtein
 
 from armory_mdnf.evaluation.records import LeftOut, Outcome
-from armory_mdnf.files.json_lines import objects
+from armory_mdnf.files.json_lines import finished, objects
 from armory_mdnf.runner.lines import parse_line
 
 CONFIGS = Path(__file__).parents[1] / "scenario_configs"
@@ -51,7 +51,8 @@ def failures(folder: Path) -> dict[int, LeftOut]:
 
 
 def _parsed(folder: Path) -> list[Outcome | LeftOut]:
-    found = objects((folder / "utterances.jsonl").read_bytes(), "here")
+    # A run at work may be in the middle of a line.
+    found = objects(finished((folder / "utterances.jsonl").read_bytes()), "here")
     return [parse_line(line, where) for where, line in found]
 
 

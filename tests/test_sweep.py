@@ -48,11 +48,11 @@ def sweep(grid: list[str], out: Path, *options: str) -> int:
 
 
 def found(out: Path) -> dict[str, dict[int, Any]]:
-    """Every utterance of every cell, without the time that it took."""
+    """Every utterance of every cell, without the time that it took. The sweep may be at work: a folder comes first."""
     return {
         name: {i: replace(line, seconds={}) for i, line in lines(out / name).items()}
         for name in CELLS
-        if (out / name).exists()
+        if (out / name / "utterances.jsonl").exists()
     }
 
 
