@@ -173,6 +173,34 @@ def test_a_killed_level_goes_on_and_another_is_refused(
     assert "recognizer was '" in refusal(capsys, *LEVEL, *levels)
 
 
+def test_curves_and_levels_are_chosen_together_against_the_mean_of_draws(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draws: list[int] = []
+    real = level.PGD
+
+    class Attack(real):  # type: ignore[misc]
+        def generate(self, x: list[np.ndarray]) -> list[np.ndarray]:
+            draws.append(self.eot_draws)
+            return list(super().generate(x))
+
+    monkeypatch.setattr(level, "PGD", Attack)
+    rising = np.linspace(0.1, 1, 20)
+    (folder / "rising.json").write_text(json.dumps({"curve": list(rising)}))
+    command = [*LEVEL, "--curve", "rising.json", "flat", "--levels", "0", "5", "--eot-draws", "3"]
+    assert cli.main(command) == 0
+    content = json.loads((folder / "level.json").read_text())
+    rows = content["grid"]
+    assert [(row["curve"], row["noise_level"]) for row in rows] == [("rising.json", 0), ("rising.json", 5), ("flat", 5)]
+    assert draws == [3, 3, 3]
+    assert content["chosen"] == min(rows, key=lambda row: row["benign_wer"] + row["adversarial_wer"])
+    assert content["made_of"]["curve"]["flat"] == "flat"
+    assert "eot_draws was 3 there, is 1 now" in refusal(capsys, *command[:-2])
+    (folder / "rising.json").write_text(json.dumps({"curve": list(rising[::-1])}))
+    assert "curve.rising.json was '" in refusal(capsys, *command)
+    assert "--curve: expected each once" in refusal(capsys, *LEVEL, "--levels", "1", "--curve", "flat", "flat")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

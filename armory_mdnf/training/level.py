@@ -1,9 +1,12 @@
-"""Choose MDNF's noise level on a dev split: benign and adversarial WER over a grid of levels.
+"""Choose MDNF's noise on a dev split, its level and its curve: benign and adversarial WER over a grid of both.
 
-    armory-mdnf train level --recognizer ds2_mg --levels 0 10 20 40 --out results/level_mg.json
+    armory-mdnf train level --recognizer ds2_mg --curve bundled_l2 flat --levels 0 10 20 40 --eot-draws 5 \\
+        --out results/level_mg.json
 
-The chosen level has the smallest sum of benign and adversarial WER; the whole grid is kept, so that anyone can weigh
-the two otherwise. The evaluation split is not touched.
+The chosen pair has the smallest sum of benign and adversarial WER; the whole grid is kept, so that anyone can weigh
+the two otherwise. Without noise all curves are the same, so that level 0 is measured once. ``--eot-draws`` averages the
+attack's gradient over so many draws of the noise at each step: a level that wins against one draw alone may have
+hidden the gradient only. The evaluation split is not touched.
 
 A command that was stopped goes on when it is started again: what is done is kept in ``FILE.json.progress.jsonl``. A
 grid that something else made is not written over.
@@ -34,24 +37,24 @@ from armory_mdnf.files.atomic import ensure_writable, storing, write_text
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
-from armory_mdnf.options import SEED, number, whole
+from armory_mdnf.options import SEED, TEXT, count, number, whole
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.state import MADE_OF, Progress, curve_checksum, is_finished
 from armory_mdnf.vocoders import vocoder_file
 
-ROW = {name: number(0) for name in ("noise_level", "benign_wer", "adversarial_wer")}
+FLAT = "flat"
+ROW = {"curve": TEXT} | {name: number(0) for name in ("noise_level", "benign_wer", "adversarial_wer")}
 
 
 def measure(
     recognizer: str,
-    levels: Iterable[float],
+    noises: Iterable[tuple[str, float]],
     utterances: list[tuple[np.ndarray, str]],
     defense_options: dict[str, Any],
-    eps: float,
-    iterations: int,
-    keep: Callable[[dict[str, float]], None] = lambda row: None,
-) -> list[dict[str, float]]:
-    """Benign and adversarial WER in percent at each level, PGD l2 with the model's own prediction as label.
+    attack_options: dict[str, Any],
+    keep: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> list[dict[str, Any]]:
+    """Benign and adversarial WER in percent at each curve and level, PGD l2 with the model's own prediction as label.
 
     ``keep`` gets each row when it is there.
     """
@@ -59,14 +62,15 @@ def measure(
     references = [transcript for _, transcript in utterances]
     model = load_recognizer(recognizer)
     rows = []
-    for level in levels:
-        defense = MDNF(noise_level=level, **defense_options)
+    for curve, level in noises:
+        defense = MDNF(noise_level=level, curve=_curve(curve), **defense_options)
         estimator = RecognizerEstimator(model, preprocessing_defences=[defense])
-        attack = PGD(estimator, norm="l2", eps=eps, max_iter=iterations)
+        attack = PGD(estimator, norm="l2", **attack_options)
         benign = list(estimator.predict(audio))
         adversarial = list(estimator.predict(attack.generate(audio)))
         rows.append(
             {
+                "curve": curve,
                 "noise_level": level,
                 "benign_wer": round(100 * word_error_rate(references, benign), 2),
                 "adversarial_wer": round(100 * word_error_rate(references, adversarial), 2),
@@ -77,12 +81,22 @@ def measure(
     return rows
 
 
+def grid(curves: Sequence[str], levels: Sequence[float]) -> list[tuple[str, float]]:
+    """Pairs of a curve and a level, level by level; a level of 0 with the first curve only."""
+    return [(curve, level) for level in levels for curve in (curves if level else curves[:1])]
+
+
+def _curve(name: str) -> str | None:
+    return None if name == FLAT else name
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("level", __doc__)
     add = parser.add_argument
     add("--recognizer", required=True, help="name of a bundled recogniser, or a file")
     add("--vocoder", default="melgan", help="name of a bundled vocoder, or a file (default: melgan)")
-    add("--curve", default="bundled_l2", help="curve of the noise: a name, a file or flat (default: bundled_l2)")
+    text = "curves of the noise to choose from: names, files or flat (default: bundled_l2)"
+    add("--curve", nargs="+", default=["bundled_l2"], metavar="CURVE", help=text)
     text = "how the noise is scaled, as in a configuration (default: utterance)"
     add("--normalize", choices=NORMALIZATION.names, default="utterance", help=text)
     level = typed(number(0), float)
@@ -92,12 +106,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--utterances", type=typed(whole(1), int), default=16, metavar="N", help="the first N of it (default: 16)")
     add("--eps", type=typed(number(0, above=True), float), default=1.5, help="l2 norm of the attack (default: 1.5)")
     add("--iterations", type=typed(whole(1), int), default=30, metavar="N", help="of the attack (default: 30)")
+    text = "draws of the noise that a step's gradient is the mean of (default: 1)"
+    add("--eot-draws", type=typed(count(1), int), default=1, metavar="K", help=text)
     add("--seed", type=typed(SEED, int), default=5, metavar="S", help="of the noise (default: 5)")
     add("--out", type=Path, required=True, metavar="FILE", help="grid to write: FILE.json")
     parser.add_threads()
     args = parser.parse(argv)
-    if len(set(args.levels)) < len(args.levels):
-        raise OptionError(f"--levels: expected each once, got {' '.join(f'{level:g}' for level in args.levels)}")
+    for option, values in (("--levels", [f"{level:g}" for level in args.levels]), ("--curve", args.curve)):
+        if len(set(values)) < len(values):
+            raise OptionError(f"{option}: expected each once, got {' '.join(values)}")
     return args
 
 
@@ -109,35 +126,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise OptionError(f"--corpus {args.corpus}: expected a dev split, a level is chosen on nothing else")
     ensure_writable(args.out)
     chosen = any_split(args.corpus if known else f"{args.corpus}_dev")[: args.utterances]
-    curve = None if args.curve == "flat" else args.curve
     provenance = made_of(
         recognizer=recognizer_checksum(args.recognizer),
         vocoder=sha256_of(vocoder_file(args.vocoder)),
-        curve=curve_checksum(curve),
+        curve={curve: curve_checksum(_curve(curve)) for curve in args.curve},
         normalize=args.normalize,
         levels=args.levels,
         utterances=of_values([u.id, u.transcript, audio_checksum(u.path)] for u in chosen),
         eps=args.eps,
         iterations=args.iterations,
+        eot_draws=args.eot_draws,
         seed=args.seed,
     )
     with storing(lambda: "start the same command again to go on"):
         if not is_finished(args.out, provenance):
-            _make(args, chosen, curve, provenance)
+            _make(args, chosen, provenance)
     return 0
 
 
-def _make(args: argparse.Namespace, chosen: list[Utterance], curve: str | None, provenance: Mapping[str, Any]) -> None:
+def _make(args: argparse.Namespace, chosen: list[Utterance], provenance: Mapping[str, Any]) -> None:
     """Write ``--out``; what is done of it is kept beside it meanwhile."""
     progress = Progress(args.out, provenance, ROW)
     done = progress.rows[:]
+    noises = grid(args.curve, args.levels)
     if done:
-        print(f"going on after {len(done)} of {len(args.levels)} levels", file=sys.stderr)
+        print(f"going on after {len(done)} of {len(noises)} levels", file=sys.stderr)
     utterances = [(read_audio(u.path)[0], u.transcript) for u in chosen]
-    options = {"vocoder": args.vocoder, "curve": curve, "normalize": args.normalize, "seed": args.seed}
-    left = args.levels[len(done) :]
+    defense = {"vocoder": args.vocoder, "normalize": args.normalize, "seed": args.seed}
+    attack = {"eps": args.eps, "max_iter": args.iterations, "eot_draws": args.eot_draws}
+    left = noises[len(done) :]
     with storing(progress.__str__):
-        rows = done + measure(args.recognizer, left, utterances, options, args.eps, args.iterations, progress.append)
+        rows = done + measure(args.recognizer, left, utterances, defense, attack, progress.append)
         best = min(rows, key=lambda row: row["benign_wer"] + row["adversarial_wer"])
         recipe = {k: v for k, v in vars(args).items() if k != "out"}
         content = {"recipe": recipe, MADE_OF: provenance, "grid": rows, "chosen": best}
