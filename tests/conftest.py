@@ -41,6 +41,14 @@ PARALLEL_WAVEGAN = {
     "aux_channels": 20,
     "upsample_params": {"upsample_scales": [4, 4, 4]},
 }
+HIFIGAN = {
+    "in_channels": 20,
+    "channels": 32,
+    "upsample_scales": [8, 4, 2],
+    "upsample_kernel_sizes": [16, 8, 4],
+    "resblock_kernel_sizes": [3, 5],
+    "resblock_dilations": [[1, 3], [1, 2]],
+}
 
 
 # Files that compare floating point with another computation of it, with another project's, or with stored numbers:
@@ -119,19 +127,25 @@ def _vocoder(kind: str) -> Vocoder:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         mean, scale = torch.full((20,), -2.0), torch.full((20,), 1.5)
-        config, statistics = (MELGAN, ()) if kind == "melgan" else (PARALLEL_WAVEGAN, (mean, scale))
-        vocoder = make_vocoder(kind, RECIPE, config, *statistics).requires_grad_(False)
-        for parameter in vocoder.generator.parameters() if kind == "melgan" else ():
-            # MelGAN's own start gives a whisper of 1e-6 that depends on nothing.
+        config = {"melgan": MELGAN, "parallel_wavegan": PARALLEL_WAVEGAN, "hifigan": HIFIGAN}[kind]
+        plain = kind == "parallel_wavegan"
+        vocoder = make_vocoder(kind, RECIPE, config, *(mean, scale) * plain).requires_grad_(False)
+        for parameter in vocoder.generator.parameters() if not plain else ():
+            # The others' own start gives a whisper that depends on nothing, MelGAN's of 1e-6.
             parameter.data.mul_(0.1) if parameter.dim() == 1 else torch.nn.init.kaiming_normal_(parameter).mul_(0.7)
-        if kind == "melgan":
+        if not plain:
             list(vocoder.generator.parameters())[-2].data.mul_(0.3)  # the last tanh stays unsaturated
         return vocoder
 
 
 @pytest.fixture(scope="session")
 def _vocoders() -> dict[str, Vocoder]:
-    return {kind: _vocoder(kind) for kind in ("melgan", "parallel_wavegan")}
+    return {kind: _vocoder(kind) for kind in ("melgan", "parallel_wavegan", "hifigan")}
+
+
+@pytest.fixture
+def hifigan(_vocoders: dict[str, Vocoder]) -> Vocoder:
+    return copy.deepcopy(_vocoders["hifigan"])
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def attacked(
 
 
 @pytest.mark.parametrize("noisy", [False, True])
-@pytest.mark.parametrize("kind", ["melgan", "pwg"])
+@pytest.mark.parametrize("kind", ["melgan", "pwg", "hifigan"])
 def test_plain_and_fast_agree_to_rounding(
     kind: str,
     noisy: bool,

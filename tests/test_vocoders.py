@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MELGAN, PARALLEL_WAVEGAN, RECIPE
+from conftest import HIFIGAN, MELGAN, PARALLEL_WAVEGAN, RECIPE
 from safetensors.torch import load_file, save_file
 
 from armory_mdnf.audio.files import read_audio
@@ -30,14 +30,6 @@ MULTI_BAND = MELGAN | {
     "out_channels": 4,
     "upsample_scales": [4, 4],
     "pqmf_params": {"taps": 62, "cutoff_ratio": 0.142, "beta": 9.0},
-}
-HIFIGAN = {
-    "in_channels": 20,
-    "channels": 32,
-    "upsample_scales": [8, 4, 2],
-    "upsample_kernel_sizes": [16, 8, 4],
-    "resblock_kernel_sizes": [3, 5],
-    "resblock_dilations": [[1, 3], [1, 2]],
 }
 CONFIGS = {
     "melgan": MELGAN,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
+from armory_mdnf.cpu.channels import channels_last, convolve
+from armory_mdnf.cpu.switch import fast
 from armory_mdnf.errors import refuse_unknown
 from armory_mdnf.vocoders._parallel_wavegan import HiFiGANGenerator
 from armory_mdnf.vocoders.base import Vocoder
@@ -48,25 +50,41 @@ class HiFiGAN(Vocoder):
         return 1
 
     def generate(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
-        return self.generator(log_mel)
+        if not fast(log_mel):
+            return self.generator(log_mel)
+        return self._walk(channels_last(log_mel[:, :, None]), None)[:, :, 0]
 
     def generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
+        return self._walk(log_mel, frames)
+
+    def _walk(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """The generator in the memory format of x; with ``lengths``, each utterance sees zeros beyond its own end.
+
+        Shape: (N, C, F), or (N, C, 1, F) without lengths -> (N, 1, F * hop), (N, 1, 1, F * hop).
+        """
         net: Any = self.generator
-        lengths = frames
-        x = net.input_conv(ragged.zero_beyond(log_mel, lengths))
+        x = _walk_layers([net.input_conv], x, lengths)
         for i, upsample in enumerate(net.upsamples):
-            x = upsample(ragged.zero_beyond(x, lengths))
-            lengths = lengths * upsample[1].stride[0]
+            x = _walk_layers(upsample, x, lengths)
+            lengths = None if lengths is None else lengths * upsample[1].stride[0]
             blocks = net.blocks[i * net.num_blocks : (i + 1) * net.num_blocks]
             x = sum(_walk_block(block, x, lengths) for block in blocks) / net.num_blocks
-        return net.output_conv(ragged.zero_beyond(x, lengths))
+        return _walk_layers(net.output_conv, x, lengths)
 
 
-def _walk_block(block: Any, x: Tensor, lengths: Tensor) -> Tensor:
-    """A residual block, each of its convolutions seeing zeros beyond the ends. Shape: (N, C, T), (N,) -> (N, C, T)."""
+def _walk_block(block: Any, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """A residual block of two or of one convolution a dilation. Shape: as x."""
     for i, first in enumerate(block.convs1):
-        y = first(ragged.zero_beyond(x, lengths))
+        y = _walk_layers(first, x, lengths)
         if block.use_additional_convs:
-            y = block.convs2[i](ragged.zero_beyond(y, lengths))
+            y = _walk_layers(block.convs2[i], y, lengths)
         x = y + x
+    return x
+
+
+def _walk_layers(layers: Iterable[nn.Module], x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Activations, of which 0 stays 0, and at most one convolution."""
+    x = x if lengths is None else ragged.zero_beyond(x, lengths)
+    for layer in layers:
+        x = convolve(layer, x) if isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d)) else layer(x)
     return x
