@@ -18,6 +18,7 @@ from armory_mdnf.defenses import MDNF, MelResynth
 from armory_mdnf.errors import OptionError
 from armory_mdnf.runner import results
 from armory_mdnf.vocoders import Vocoder
+from armory_mdnf.vocoders import pwg as parallel_wavegan
 
 TARGETS = [[2, 3], [4, 4, 5], [6]]
 KEYS = [(i, 0) for i in range(3)]
@@ -58,16 +59,17 @@ def test_plain_and_fast_agree_to_rounding(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_the_cpu_is_behind_the_switch(
-    way: str, melgan: Vocoder, utterances: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    way: str, melgan: Vocoder, pwg: Vocoder, utterances: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, way)
     ways = [(frozen_stack._FrozenStack, "apply"), (channels, "channels_last"), (phases, "_phases")]
-    ways += [(Vocoder, "_one_by_one"), (pipeline, "rounds")]
+    ways += [(parallel_wavegan, "frozen_wavenet"), (Vocoder, "_one_by_one"), (pipeline, "rounds")]
     taken = set()
     for where, name in ways:
         real = getattr(where, name)
         monkeypatch.setattr(where, name, lambda *args, n=name, real=real: (taken.add(n), real(*args))[1])
-    attacked(melgan, False, utterances)
+    for vocoder in (melgan, pwg):
+        attacked(vocoder, False, utterances)
     assert taken == ({name for _, name in ways} if way == "fast" else set())
 
 

@@ -13,6 +13,16 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def as_image(x: Tensor) -> Tensor:
+    """(N, T, C) -> (N, C, 1, T), channels last."""
+    return x.transpose(1, 2)[:, :, None]
+
+
+def as_frames(x: Tensor) -> Tensor:
+    """Inverse of :func:`as_image`."""
+    return x[:, :, 0].transpose(1, 2).contiguous()
+
+
 def convolve(layer: Any, x: Tensor) -> Tensor:
     """A 1-D convolution of (N, C, T), or of (N, C, 1, T) in the memory format of x. Zeros at the ends."""
     if x.dim() == 3:

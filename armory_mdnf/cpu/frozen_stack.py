@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from armory_mdnf.cpu.channels import channels_last
-from armory_mdnf.cpu.switch import fast
+from armory_mdnf.cpu.channels import as_frames, as_image, channels_last
+from armory_mdnf.cpu.switch import fast, frozen
 
 aten = torch.ops.aten
 
 
 def applies(stack: nn.Module, x: Tensor) -> bool:
     """Whether :func:`frozen_stack` gives all that is asked for."""
-    return fast(x) and not any(p.requires_grad for p in stack.parameters())
+    return fast(x) and frozen(stack)
 
 
 def frozen_stack(stack: nn.Module, x: Tensor) -> Tensor:
@@ -59,8 +59,8 @@ class _FrozenStack(torch.autograd.Function):
         before.copy_(inner[:, 1 : margin + 1].flip(1))
         after.copy_(inner[:, -margin - 1 : -1].flip(1))
         dilated = channels_last(dilated[:, :, None])
-        hidden = nn.functional.conv2d(_as_image(padded), dilated, dilated_bias, dilation=(1, dilation))
-        hidden = _as_frames(hidden)
+        hidden = nn.functional.conv2d(as_image(padded), dilated, dilated_bias, dilation=(1, dilation))
+        hidden = as_frames(hidden)
         aten.leaky_relu_(hidden, slope)
         flat = x.flatten(0, 1)
         out = flat @ skip.T if bias is None else torch.addmm(bias, flat, skip.T)
@@ -76,7 +76,7 @@ class _FrozenStack(torch.autograd.Function):
         flat = grads[0].contiguous().flatten(0, 1)
         inside = (flat @ pointwise).view(x.shape)
         aten.leaky_relu_backward.grad_input(inside, hidden, ctx.slope, True, grad_input=inside)
-        padded = _as_frames(nn.functional.conv_transpose2d(_as_image(inside), dilated, dilation=(1, ctx.dilation)))
+        padded = as_frames(nn.functional.conv_transpose2d(as_image(inside), dilated, dilation=(1, ctx.dilation)))
         found, before, after = _split(padded, ctx.margin)
         found[:, 1 : ctx.margin + 1] += before.flip(1)
         found[:, -ctx.margin - 1 : -1] += after.flip(1)
@@ -90,13 +90,3 @@ def _split(padded: Tensor, margin: int) -> tuple[Tensor, Tensor, Tensor]:
     """Views of the inside, what is before it, and what is after it. Shape: (N, margin + T + margin, C)."""
     end = padded.shape[1] - margin
     return padded[:, margin:end], padded[:, :margin], padded[:, end:]
-
-
-def _as_image(x: Tensor) -> Tensor:
-    """(N, T, C) -> (N, C, 1, T), channels last."""
-    return x.transpose(1, 2)[:, :, None]
-
-
-def _as_frames(x: Tensor) -> Tensor:
-    """Inverse of :func:`_as_image`."""
-    return x[:, :, 0].transpose(1, 2).contiguous()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from armory_mdnf.errors import OptionError, choices
 
@@ -26,3 +26,8 @@ def way() -> str:
 def fast(x: Tensor) -> bool:
     """Whether what is computed of ``x`` goes the ways that are made for a CPU."""
     return x.device.type == "cpu" and way() == "fast"
+
+
+def frozen(module: nn.Module) -> bool:
+    """Whether none of the weights asks for a gradient."""
+    return not any(p.requires_grad for p in module.parameters())

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
+from armory_mdnf.cpu.channels import as_frames, as_image, channels_last, convolve
+from armory_mdnf.cpu.frozen_wavenet import frozen_wavenet
+from armory_mdnf.cpu.switch import fast, frozen
 from armory_mdnf.errors import OptionError, choices, refuse_unknown
 from armory_mdnf.vocoders._parallel_wavegan import ParallelWaveGANGenerator
 from armory_mdnf.vocoders.base import Vocoder
@@ -59,10 +62,14 @@ class ParallelWaveGAN(Vocoder):
         return melgan_min_frames(self.generator_config["upsample_params"]) if hasattr(net, "melgan") else 1
 
     def generate(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
-        context: Any = self.generator.aux_context_window
+        net: Any = self.generator
+        if fast(log_mel) and frozen(net):
+            assert noise is not None  # synthesize has checked
+            return _generate_frozen(net, log_mel, noise)
+        context = net.aux_context_window
         if context:
             log_mel = nn.functional.pad(log_mel, (context, context), mode="replicate")
-        return self.generator(noise, log_mel)
+        return net(noise, log_mel)
 
     def generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
         assert noise is not None  # synthesize has checked
@@ -77,6 +84,20 @@ class ParallelWaveGAN(Vocoder):
         for layer in net.last_conv_layers:
             x = layer(x)
         return x
+
+
+def _generate_frozen(net: Any, log_mel: Tensor, noise: Tensor) -> Tensor:
+    """A uniform batch on a CPU, by weights that stay as they are. Shape: (N, n_mels, F), (N, 1, T) -> (N, 1, T)."""
+    frames = torch.full(log_mel.shape[:1], log_mel.shape[-1])
+    if hasattr(net.upsample_net, "melgan"):
+        condition = as_frames(_upsample(net, channels_last(log_mel[:, :, None]), frames))
+    else:
+        condition = _upsample(net, log_mel, frames).transpose(1, 2)
+    x = net.first_conv(noise).transpose(1, 2).contiguous()
+    x = as_image(frozen_wavenet(net.conv_layers, x, condition)) * math.sqrt(1.0 / len(net.conv_layers))
+    for layer in net.last_conv_layers:
+        x = convolve(layer, x) if isinstance(layer, nn.Conv1d) else layer(x)
+    return x[:, :, 0]
 
 
 def _conditioning(full: Mapping[str, Any]) -> tuple[int, list[int]]:
@@ -99,7 +120,10 @@ def _conditioning(full: Mapping[str, Any]) -> tuple[int, list[int]]:
 
 
 def _upsample(net: Any, log_mel: Tensor, frames: Tensor) -> Tensor:
-    """The conditioning network. Shape: (N, n_mels, F), (N,) -> (N, aux_channels, F * hop)."""
+    """The conditioning network, a MelGAN's in the memory format of the log mel.
+
+    Shape: (N, n_mels, F), (N,) -> (N, aux_channels, F * hop).
+    """
     if hasattr(net.upsample_net, "melgan"):
         return walk_melgan(net.upsample_net.melgan, log_mel, frames)
     c = net.upsample_net.conv_in(_replicate(log_mel, frames, net.aux_context_window))[:, None]
