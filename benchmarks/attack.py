@@ -24,6 +24,7 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.resample import resample
+from armory_mdnf.cpu import switch
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.errors import BundleError, OptionError
@@ -31,7 +32,7 @@ from armory_mdnf.files.atomic import write_text
 from benchmarks import bars, memory
 from benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
 from benchmarks.processes import Workers
-from benchmarks.subjects import DECODER, EPS, RECOGNIZERS, defence, estimator, speech
+from benchmarks.subjects import DECODER, EPS, RECOGNIZERS, WHISPER, defence, estimator, speech
 from benchmarks.timing import Timing, interleaved
 
 STEPS = 4
@@ -83,6 +84,34 @@ def step_ratios(rounds: int) -> list[dict[str, Any]]:
         else row(what, name, times[f"ours, {name}"], times[f"bare, {name}"], "bare torch step", bar)
         for name in names
     ]
+
+
+def cpu_ways(rounds: int) -> list[dict[str, Any]]:
+    """One step with what is done for a CPU's sake against one without, at one utterance of 4 s."""
+    x = speech(4)
+    rows = []
+    for name in ("none", "MG", "WG", f"{WHISPER}, HG-MDNF"):
+        try:
+            model = estimator(name)
+        except OptionError as error:  # an extra that is not here
+            rows.append({"what": "step, 4 s, fast", "defence": name, "bar": "<= 1", "skipped": str(error)})
+            continue
+        step = partial(PGD(model, eps=EPS, max_iter=1).generate, x, [str(model.predict(x)[0])], indices=[0])
+        times = interleaved({way: partial(by_way, way, step) for way in switch.WAYS}, rounds)
+        rows.append(row("step, 4 s, fast", name, times["fast"], times["plain"], "plain", "<= 1"))
+    return rows
+
+
+def by_way(way: str, run: Callable[[], object]) -> None:
+    """Run with a CPU's own ways, or without."""
+    before = os.environ.get(switch.VARIABLE)
+    os.environ[switch.VARIABLE] = way
+    try:
+        run()
+    finally:
+        os.environ.pop(switch.VARIABLE)
+        if before is not None:
+            os.environ[switch.VARIABLE] = before
 
 
 def peers(rounds: int) -> list[dict[str, Any]]:
@@ -322,7 +351,7 @@ def machine() -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
-    part.__name__: part for part in (step_ratios, peers, batching, by_processes, growth, resampling)
+    part.__name__: part for part in (step_ratios, cpu_ways, peers, batching, by_processes, growth, resampling)
 }
 
 
