@@ -77,7 +77,9 @@ def test_the_state_paragraph_has_the_numbers_of_the_records() -> None:
     spoilt = [points("human", f"{name}_snr40") for name in four]
     runs = ("mg_pgd_linf_ours", "mg_mdnf_pgd_linf", "mg_mdnf_flat_pgd_linf_ours", "rs_pgd_linf_ours")
     linf = [points("human", name) for name in runs]
+    steps = [points("human", f"mg_mdnf_pgd_l2_{n}ours") for n in ("", "250_steps_", "500_steps_")]
     said = (
+        f"Where 100 iterations of this package's PGD leave {steps[0]:.1f} %, 250 leave {steps[1]:.1f} and 500 no more.",
         f"{none - mdnf:.1f} points against no defence on the human ten",
         f"Randomised smoothing helps more: {rs[0]:.1f} and {rs[1]:.1f} points",
         f"averaging over five draws (`eot`) adds {eot:.1f} points",
@@ -90,6 +92,7 @@ def test_the_state_paragraph_has_the_numbers_of_the_records() -> None:
         f"noise leaves {points('human', 'mg_mdnf_flat_pgd_l2_ours'):.1f} %",
     )
     assert [sentence for sentence in said if sentence not in STATE] == []
+    assert steps[2] <= steps[1]
     # No other number with a decimal, none of which could be looked up.
     assert set(re.findall(r"\d+\.\d+", STATE)) == set(re.findall(r"\d+\.\d+", " ".join(said)))
 
@@ -100,8 +103,9 @@ def test_the_state_paragraph_has_the_order_of_the_records() -> None:
     assert points("synthetic", "mg_mdnf_pgd_l2") >= points("synthetic", "none_pgd_l2")  # "nothing on the synthetic ten"
     for bound in ("pgd_l2_0.5", "pgd_l2_1.0", "pgd_linf"):  # "differ as little"
         assert abs(points("human", f"none_{bound}") - points("human", f"mg_mdnf_{bound}")) <= none - mdnf
-    for name in ("wg", "wg_mdnf"):  # "WG makes the attack easier"
+    for name in ("wg", "wg_mdnf"):  # "WG makes the attack easier, under l-infinity as under l2"
         assert points("human", f"{name}_pgd_l2") > none
+        assert points("human", f"{name}_pgd_linf_ours") > points("human", "none_pgd_linf")
     for name in ("none_cw", "none_snr20", "rs_snr20", "mg_mdnf_cw", "mg_mdnf_snr20"):  # "no target is reached"
         assert record("human", name).reached == 0
     for split in ("human", "synthetic"):  # "resynthesis costs the recognisers little": of MG

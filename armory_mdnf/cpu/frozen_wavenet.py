@@ -69,7 +69,7 @@ class _FrozenWaveNet(torch.autograd.Function):
         total = flat.new_zeros(len(flat), len(blocks[0].skip))
         for block in blocks:
             first, second = aten.tanh_(block.gate(0, x, flat)), aten.sigmoid_(block.gate(1, x, flat))
-            kept += [first, second]
+            kept += [first, second] if ctx.needs_input_grad[1] else []
             gated = first * second
             total.addmm_(gated, block.skip.T)
             if block.skip_bias is not None:
