@@ -45,6 +45,16 @@ PAIRS = (
     ("is it the attack, or any noise?", "whisper_noise_l2", "whisper_pgd_l2_ours"),
     ("is it the attack, or any noise?", "whisper_mg_noise_l2", "whisper_mg_pgd_l2_ours"),
     ("is it the attack, or any noise?", "whisper_mg_mdnf_noise_l2", "whisper_mg_mdnf_pgd_l2_ours"),
+    *(
+        (question, f"{first}_{threat}", f"{second}_{threat}")
+        for threat in ("pgd_l2_1.0_ours", "pgd_l2_0.5_ours", "pgd_linf_0.005_ours", "snr20", "snr40")
+        for question, first, second in (
+            ("does RS help?", "whisper_rs", "whisper"),
+            ("does MG help?", "whisper_mg", "whisper"),
+            ("does MG-MDNF help?", "whisper_mg_mdnf", "whisper"),
+            ("does the noise add to MG?", "whisper_mg_mdnf", "whisper_mg"),
+        )
+    ),
 )
 """Question, and the two runs whose word error rates under attack are subtracted, utterance by utterance."""
 
