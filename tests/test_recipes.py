@@ -138,9 +138,10 @@ def test_pairs_that_are_done_are_not_attacked_again(melgan: Vocoder, monkeypatch
 
 def test_level_without_noise_is_the_resynthesis_alone(melgan: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(level, "load_recognizer", lambda name: tiny_recognizer())
-    options = {"vocoder": melgan, "curve": None, "seed": 0}
-    rows = level.measure("tiny", [0.0, 1.0], [(speechlike(4000), "HOLD ON")], options, eps=0.5, iterations=1)
-    assert [row["noise_level"] for row in rows] == [0.0, 1.0]
+    defence, attack = {"vocoder": melgan, "seed": 0}, {"eps": 0.5, "max_iter": 1}
+    noises = level.grid(["flat"], [0.0, 1.0])
+    rows = level.measure("tiny", noises, [(speechlike(4000), "HOLD ON")], defence, attack)
+    assert [(row["curve"], row["noise_level"]) for row in rows] == [("flat", 0.0), ("flat", 1.0)]
     assert all(row["benign_wer"] >= 0 for row in rows)
     json.dumps(rows)
 

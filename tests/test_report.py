@@ -228,7 +228,8 @@ def test_the_table_has_the_rates_of_the_records(made: content.Page) -> None:
     assert entry.rate == pytest.approx(100 * rate)
     assert (entry.utterances, entry.paper, entry.shade) == (10, 84.2, 4)
     assert rows["WG", "ds2_wg"]["CW 0.01"] == ()
-    assert table.columns[:4] == ("benign", "l2 1.5", "l2 1.0", "l2 0.5")
+    longer = ("l2 1.5, 250 steps", "l2 1.5, 500 steps")
+    assert table.columns[:6] == ("benign", "l2 1.5", *longer, "l2 1.0", "l2 0.5")
     assert [row[0] for row in table.rows] == sorted((row[0] for row in table.rows), key=runs.defence_order)
     assert not any(entry.lacks for row in table.rows for entries in row[2] for entry in entries)
 

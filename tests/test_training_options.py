@@ -143,7 +143,8 @@ def test_help_describes_every_option_and_its_default(command: str, monkeypatch: 
         if action.default not in (None, "==SUPPRESS==", []) and not isinstance(action.default, bool):
             stated = re.search(r"\(default: ([^)]*)\)", action.help)
             assert stated, action.dest
-            shown = f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
+            values = action.default if isinstance(action.default, list) else [action.default]
+            shown = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
             assert stated[1] == shown
     assert parser.description.strip()
     if command == "recognizer":
