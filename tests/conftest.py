@@ -128,13 +128,14 @@ def _vocoder(kind: str) -> Vocoder:
         torch.manual_seed(2)
         mean, scale = torch.full((20,), -2.0), torch.full((20,), 1.5)
         config = {"melgan": MELGAN, "parallel_wavegan": PARALLEL_WAVEGAN, "hifigan": HIFIGAN}[kind]
-        plain = kind == "parallel_wavegan"
-        vocoder = make_vocoder(kind, RECIPE, config, *(mean, scale) * plain).requires_grad_(False)
-        for parameter in vocoder.generator.parameters() if not plain else ():
-            # The others' own start gives a whisper that depends on nothing, MelGAN's of 1e-6.
-            parameter.data.mul_(0.1) if parameter.dim() == 1 else torch.nn.init.kaiming_normal_(parameter).mul_(0.7)
-        if not plain:
-            list(vocoder.generator.parameters())[-2].data.mul_(0.3)  # the last tanh stays unsaturated
+        statistics = (mean, scale) if kind == "parallel_wavegan" else ()
+        vocoder = make_vocoder(kind, RECIPE, config, *statistics).requires_grad_(False)
+        if kind != "parallel_wavegan":
+            parameters = list(vocoder.generator.parameters())
+            for parameter in parameters:
+                # Their own start gives a whisper that depends on nothing, MelGAN's of 1e-6.
+                parameter.data.mul_(0.1) if parameter.dim() == 1 else torch.nn.init.kaiming_normal_(parameter).mul_(0.7)
+            parameters[-2].data.mul_(0.3)  # the last tanh stays unsaturated
         return vocoder
 
 
