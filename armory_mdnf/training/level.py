@@ -39,10 +39,9 @@ from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.options import SEED, TEXT, count, number, whole
 from armory_mdnf.training.options import Parser, program, typed
-from armory_mdnf.training.state import MADE_OF, Progress, curve_checksum, is_finished
+from armory_mdnf.training.state import MADE_OF, Progress, curve_checksum, curve_option, is_finished
 from armory_mdnf.vocoders import vocoder_file
 
-FLAT = "flat"
 ROW = {"curve": TEXT} | {name: number(0) for name in ("noise_level", "benign_wer", "adversarial_wer")}
 
 
@@ -63,7 +62,7 @@ def measure(
     model = load_recognizer(recognizer)
     rows = []
     for curve, level in noises:
-        defense = MDNF(noise_level=level, curve=_curve(curve), **defense_options)
+        defense = MDNF(noise_level=level, curve=curve_option(curve), **defense_options)
         estimator = RecognizerEstimator(model, preprocessing_defences=[defense])
         attack = PGD(estimator, norm="l2", **attack_options)
         benign = list(estimator.predict(audio))
@@ -84,10 +83,6 @@ def measure(
 def grid(curves: Sequence[str], levels: Sequence[float]) -> list[tuple[str, float]]:
     """Pairs of a curve and a level, level by level; a level of 0 with the first curve only."""
     return [(curve, level) for level in levels for curve in (curves if level else curves[:1])]
-
-
-def _curve(name: str) -> str | None:
-    return None if name == FLAT else name
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -129,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     provenance = made_of(
         recognizer=recognizer_checksum(args.recognizer),
         vocoder=sha256_of(vocoder_file(args.vocoder)),
-        curve={curve: curve_checksum(_curve(curve)) for curve in args.curve},
+        curve={curve: curve_checksum(curve) for curve in args.curve},
         normalize=args.normalize,
         levels=args.levels,
         utterances=of_values([u.id, u.transcript, audio_checksum(u.path)] for u in chosen),

@@ -36,7 +36,7 @@ from armory_mdnf.training.corpora.files import write_shard
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.recipe import build_sources
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, LibriSpeech, OnDisk, Recordings, Source
-from armory_mdnf.training.state import claim_folder, curve_checksum
+from armory_mdnf.training.state import claim_folder, curve_checksum, curve_option
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 
 SHARD_HOURS = 0.25
@@ -200,8 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     hours = parse_sources(args.sources)
     ensure_writable_folder(args.data_dir)
     vocoder = load_vocoder(args.vocoder, args.device)
-    curve = None if args.curve == "flat" else args.curve or "bundled_l2"
-    resynthesis = Resynthesis(vocoder, args.noise_snr_db, args.mel_noise_level, curve)
+    curve = args.curve or "bundled_l2"
+    resynthesis = Resynthesis(vocoder, args.noise_snr_db, args.mel_noise_level, curve_option(curve))
     prefix = Path(args.vocoder).stem + ("" if args.mel_noise_level is None else "_mdnf")
     sources = build_sources(list(hours), args.data_dir, args.max_duration_s, args.held_out_speakers or ())
     for k, (name, source) in enumerate(sources.items()):

@@ -19,6 +19,7 @@ from armory_mdnf.files.strict_json import dumps, loads, read_json
 from armory_mdnf.options import Kind
 
 MADE_OF = "made_of"
+FLAT = "flat"
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -113,9 +114,15 @@ def is_finished(out: Path, made_of: Mapping[str, Any]) -> bool:
     return True
 
 
-def curve_checksum(curve: str | None) -> str:
-    """SHA-256 of a noise curve's file, or ``flat``."""
-    return "flat" if curve is None else sha256_of(curve_file(curve))
+def curve_option(word: str) -> str | None:
+    """A defence's curve from a command line's word for it, which for flat noise is ``flat``."""
+    return None if word == FLAT else word
+
+
+def curve_checksum(word: str) -> str:
+    """SHA-256 of the noise curve's file that a command line names, or ``flat``."""
+    curve = curve_option(word)
+    return FLAT if curve is None else sha256_of(curve_file(curve))
 
 
 class Progress:
