@@ -159,6 +159,18 @@ def _name(record: RunRecord) -> str:
     return f"{placed[0].system} {placed[0].threat}"
 
 
+def test_of_equally_long_runs_that_of_this_packages_attack_counts() -> None:
+    arts = run("MG-MDNF", "l2 1.5", [80.0] * 10)
+    ours = replace(
+        run("MG-MDNF", "l2 1.5", [90.0] * 10),
+        config=json.loads((CONFIGS / "mg_mdnf_pgd_l2_ours.json").read_text()),
+    )
+    longer = run("MG-MDNF", "l2 1.5", [70.0] * 11)
+    for chosen, runs in ((ours, (arts, ours)), (ours, (ours, arts)), (longer, (ours, longer))):
+        (table,) = tables(runs).values()
+        assert table["MG-MDNF", "l2 1.5", "exact"] is chosen
+
+
 def test_the_published_gradient_is_judged_by_its_own_runs() -> None:
     runs = papers_runs()
     assert not has_published(next(iter(tables(runs).values())))
