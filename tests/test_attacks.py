@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from armory_mdnf.asr.estimator import RecognizerEstimator
-from armory_mdnf.attacks import PGD, CarliniWagner
+from armory_mdnf.attacks import PGD, CarliniWagner, RandomNoise
 from armory_mdnf.attacks.carlini_wagner import ShrinkingBound
 from armory_mdnf.attacks.geometry import L2, SNR, Geometry, Linf
 from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.attacks.pgd import Batch, Descent, mean_losses, understood_as_target
+from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import load_split
@@ -60,6 +61,12 @@ class Linear:
 
     def encode(self, transcripts: Any, n: int) -> list[list[int]]:
         return [[ord(c) for c in text] for text in transcripts]
+
+    def check(self, sizes: Any, targets: Any = None) -> None:
+        pass
+
+    def is_heard(self, transcript: str, target: Sequence[int]) -> bool:
+        return transcript.split() == "".join(map(chr, target)).split()
 
     def losses(self, x: Tensor, lengths: Tensor, targets: Any, keys: Sequence[tuple[int, ...]]) -> Tensor:
         self.keys += list(keys)
@@ -296,6 +303,49 @@ def test_blanks_around_a_target_count_for_nothing() -> None:
     batch = Batch(batch.x, batch.lengths, [[ord("B")]] * 3, batch.indices)
     model.transcribe = lambda x, lengths, keys: ["B ", " B", "B B"]  # type: ignore[method-assign]
     assert understood_as_target(model, batch, (0,)) == [True, True, False]
+
+
+def test_blanks_in_a_target_count_for_nothing(plain: RecognizerEstimator) -> None:
+    for said in ("A B", " A  B ", "A B "):
+        (target,) = plain.encode([said], 1)
+        assert plain.is_heard("A B", target)
+        assert plain.is_heard(" A B", target)
+        assert not plain.is_heard("AB", target)
+
+
+def test_what_is_reached_is_not_attacked_again() -> None:
+    model, batch = linear_batch()
+    start = model.losses(batch.x, batch.lengths, None, [])
+    model.above = float(start.median())  # below it, an utterance is understood as the target from the first step on
+    batch = Batch(batch.x, batch.lengths, [[ord("B")]] * 3, batch.indices)
+    options = {"geometry": L2(0.01), "gradient": LossGradient(), "max_iter": 1, "step": 0.001, "random_start": True}
+    Descent(**options, targeted=True, stop_on_success=True, restarts=2)(model, batch)  # type: ignore[arg-type]
+    attacked = [key[0] for key in model.keys if len(key) > 1 and key[1] == Purpose.ATTACK and key[2] == 1]
+    assert attacked == [int(start.argmax())]
+
+
+def test_a_target_that_does_not_fit_is_refused_before_anything_is_attacked(
+    plain: RecognizerEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RecognizerEstimator, "gradients", lambda *args: pytest.fail("attacked"))
+    x = [speechlike(16000), speechlike(8000), speechlike(4000)]
+    attack = PGD(plain, eps=0.5, max_iter=1, targeted=True, batch_seconds=0.1)
+    with pytest.raises(TranscriptError, match="transcript 0 has 300 characters"):
+        attack.generate(x, ["A" * 300, "A", "A"])
+    monkeypatch.setattr(type(plain.model), "max_samples", 10000)
+    with pytest.raises(AudioError, match=r"utterance 0: 1\.0 s is too long"):
+        attack.generate(x, ["A", "A", "A"])
+    with pytest.raises(AudioError, match=r"utterance 1: 1\.0 s is too long"):
+        plain.predict(x[::-1][1:])
+
+
+def test_random_noise_is_not_the_defences() -> None:
+    x = 0.1 * np.random.default_rng(0).standard_normal((2, 8000)).astype(np.float32)
+    smoothing = RandomizedSmoothing(20.0, passes=1, device_type="cpu")
+    perturbation = RandomNoise(estimator(smoothing), eps=1.0).generate(x) - x
+    drawn = smoothing(x)[0] - x
+    for a, b in zip(perturbation, drawn, strict=True):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 0.1
 
 
 @settings(max_examples=25)

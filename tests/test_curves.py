@@ -95,6 +95,8 @@ BAD = {
     "empty file": (lambda d: text(d / "a.npy", ""), "not a readable .npy file"),
     "truncated": (lambda d: truncated(d / "a.npy"), "not a readable .npy file"),
     "lying header": (lambda d: lying_header(d / "a.npy"), "not a readable .npy file"),
+    "too large": (lambda d: npy(d / "a.npy", np.full(80, 1e39)), r"values that float32 holds, found 1e\+39"),
+    "too small": (lambda d: npy(d / "a.npy", np.full(80, 1e-50)), "values that float32 holds, found 1e-50"),
     "complex": (lambda d: npy(d / "a.npy", np.ones(80, dtype=complex)), "real numbers, found complex128"),
     "strings": (lambda d: npy(d / "a.npy", np.array(["a"] * 80)), "real numbers, found <U1"),
 }

@@ -173,6 +173,17 @@ def test_frame_noise_has_the_level_as_its_ratio(melgan, log_mel):
         assert not row[:, frames:].any()
 
 
+@pytest.mark.parametrize("normalize", ["utterance", "frame"])
+def test_the_size_of_a_curve_counts_for_nothing_where_the_noise_is_normalised(melgan, log_mel, normalize):
+    defense = MDNF(melgan, 0.5, None, normalize, **CPU)
+    found = []
+    for largest in (1, 1e-30):
+        defense.rewind()
+        defense.curve = largest * torch.linspace(1, 0, 20)
+        found.append(mel_noise(defense, log_mel))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize(("scales", "power"), [("std", 1.0), ("variance", 0.5)])
 def test_plain_noise_follows_the_curve(melgan, scales, power):
     defense = MDNF(melgan, 0.5, None, "none", scales, **CPU)
@@ -206,6 +217,25 @@ def test_smoothing_noise_has_its_snr(snr_db):
             snr_db, abs=0.1
         )
         assert not row[n:].any()
+
+
+def test_smoothing_takes_a_batch_wider_than_its_utterances():
+    x, lengths = torch.zeros(2, 1000), torch.tensor([600, 500])
+    x[:, :500] = 0.1
+    found = [RandomizedSmoothing(**CPU).transform(x[:, :width], lengths) for width in (600, 1000)]
+    assert torch.equal(found[0], found[1][:, :600])
+    assert not found[1][:, 600:].any()
+
+
+def test_options_are_handed_on_by_a_defence_of_ones_own():
+    class Louder(RandomizedSmoothing):
+        def __init__(self, gain=1.0, **options):
+            super().__init__(**options)
+            self.gain = gain
+
+    assert Louder(gain=2.0, snr_db=3.0, **CPU).snr_db == 3
+    with pytest.raises(OptionError, match="did you mean 'snr_db'"):
+        Louder(snrdb=3.0)
 
 
 def test_smoothing_leaves_silence_alone():

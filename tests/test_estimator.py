@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -304,6 +305,19 @@ def test_options_can_be_replaced(plain, utterances):
         plain.set_params(device_type="gpu")
 
 
+def test_a_refused_option_leaves_the_estimator_as_it_was(plain):
+    with pytest.raises(OptionError, match="gradient"):
+        plain.set_params(gradient="other")
+    assert plain.gradient == "exact"
+
+
+def test_another_model_is_not_known_by_the_first_ones_name():
+    estimator = RecognizerEstimator("ds2_base", device_type="cpu")
+    assert estimator.file_checksums()
+    estimator.set_params(model=tiny_recognizer())
+    assert estimator.file_checksums() == {}
+
+
 def test_what_art_asks_an_estimator(plain):
     assert plain.sample_rate == 16000
     assert plain.device.type == "cpu"
@@ -330,7 +344,8 @@ def test_what_art_asks_an_estimator(plain):
 )
 def test_transcripts_that_would_give_no_loss_are_refused(plain, utterances, y, message):
     x = ragged_array(utterances[:2])
-    for call in (plain.loss_gradient, plain.compute_loss):
+    one_by_one = functools.partial(plain.loss_gradient, batch_mode=False)
+    for call in (plain.loss_gradient, one_by_one, plain.compute_loss):
         with pytest.raises(TranscriptError, match=message):
             call(x, y)
 
@@ -346,7 +361,7 @@ def test_bad_audio_is_refused(plain, utterances):
         plain.predict(ragged_array([utterances[0], utterances[1][:100]]))
     with pytest.raises(AudioError, match="divide int16 by 32768"):
         plain.predict((utterances[0] * 32768).astype(np.int16))
-    with pytest.raises(AudioError, match="expected 1 real_lengths within the 400 samples given"):
+    with pytest.raises(AudioError, match="expected 1 real_lengths from 161 to the 400 samples given"):
         plain.compute_loss_and_decoded_output(torch.zeros(1, 400), ["A"], real_lengths=[500])
 
 

@@ -270,6 +270,13 @@ def test_whispers_gradient_is_that_of_finite_differences(whisper: Path) -> None:
     torch.testing.assert_close((ahead - behind)[0] / 2e-6, (gradient * direction).sum(), rtol=1e-3, atol=1e-4)
 
 
+def test_whisper_hears_a_target_however_it_is_written(whisper: Path) -> None:
+    recognizer = load_recognizer(whisper)
+    for said in ("HELLO", " HELLO", "Hello.", "hello"):
+        assert recognizer.is_heard("HELLO", recognizer.encode(said)), said
+    assert not recognizer.is_heard("HELL", recognizer.encode("HELLO"))
+
+
 def test_whisper_refuses_what_it_cannot_hold(whisper: Path) -> None:
     recognizer = load_recognizer(whisper)
     with pytest.raises(TranscriptError, match=r"at most (19|21)"):

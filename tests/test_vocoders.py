@@ -166,6 +166,27 @@ def test_parallel_wavegan_uses_its_noise() -> None:
     assert (a - b).std() > 0.01 * a.std()
 
 
+@pytest.mark.parametrize("both", [True, False])
+def test_parallel_wavegan_has_a_gradient_in_its_noise(both: bool) -> None:
+    vocoder = tiny("parallel_wavegan").requires_grad_(False)
+    log_mel, noise = torch.randn(1, 20, 9, requires_grad=both), torch.randn(1, 1, 9 * 64, requires_grad=True)
+    vocoder.synthesize(log_mel, torch.tensor([9]), noise).square().sum().backward()
+    assert noise.grad is not None
+    assert noise.grad.any()
+    assert (log_mel.grad is not None) is both
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_frozen_vocoders_take_autocast(kind: str) -> None:
+    vocoder = tiny(kind).requires_grad_(False)
+    log_mel = torch.randn(1, 20, 9)
+    noise = torch.randn(1, 1, 9 * 64) if vocoder.needs_noise else None
+    plain = vocoder.synthesize(log_mel, torch.tensor([9]), noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        wave = vocoder.synthesize(log_mel, torch.tensor([9]), noise)
+    assert (wave.float() - plain).norm() < 0.2 * plain.norm()  # eight bits of a number
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_too_short_an_utterance_is_refused_with_the_minimum(kind: str) -> None:
     vocoder = tiny(kind)

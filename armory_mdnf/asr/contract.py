@@ -39,6 +39,10 @@ class SpeechRecognizer(nn.Module, ABC):
     def check_targets(self, lengths: Sequence[int], targets: Sequence[Target]) -> None:
         """Raise :class:`TranscriptError` for a target that its utterance, of ``lengths`` samples, cannot hold."""
 
+    def is_heard(self, transcript: str, target: Target) -> bool:
+        """Whether a transcript of :meth:`transcripts` is what a target stands for, white space apart."""
+        return list(self.encode(" ".join(transcript.split()))) == list(target)
+
     @abstractmethod
     def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Target]) -> Tensor:
         """Negative log likelihood in nats of each utterance's target. Shape: (N, T), (N,) -> (N,)."""
@@ -59,8 +63,8 @@ class SpeechRecognizer(nn.Module, ABC):
         ragged.check_shortest(lengths, self.min_samples, rate, "the recogniser")
         if self.max_samples is not None and (longest := int(lengths.max())) > self.max_samples:
             raise AudioError(
-                f"utterance of {longest / rate:.1f} s is too long for the recogniser: expected at most "
-                f"{self.max_samples / rate:g} s; cut it into pieces"
+                f"utterance {int(lengths.argmax())}: {longest / rate:.1f} s is too long for the recogniser: expected "
+                f"at most {self.max_samples / rate:g} s; cut it into pieces"
             )
 
 
@@ -91,6 +95,9 @@ class CTCRecognizer(SpeechRecognizer):
 
     def encode(self, transcript: str) -> Target:
         return self.alphabet.encode(transcript)
+
+    def is_heard(self, transcript: str, target: Target) -> bool:
+        return transcript.split() == self.alphabet.decode(target).split()
 
     def check_targets(self, lengths: Sequence[int], targets: Sequence[Target]) -> None:
         check_targets(self.out_frames(torch.as_tensor(lengths)).tolist(), targets)

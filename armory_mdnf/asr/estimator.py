@@ -92,7 +92,14 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         refuse_unknown(params, self.estimator_params, type(self).__name__)
         if params.get("device_type", self._device_type) != self._device_type:
             raise OptionError("device_type is fixed when the estimator is made")
-        super().set_params(**params)
+        before = dict(self.__dict__)
+        try:
+            super().set_params(**params)
+        except Exception:  # a refused value leaves the estimator as it was
+            self.__dict__.update(before)
+            raise
+        if "model" in params:
+            self.weights_name = None
 
     def predict(
         self,
@@ -144,6 +151,19 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
     def encode(self, transcripts: Any, n: int) -> list[list[int]]:
         """Classes of ``n`` transcripts. Raises :class:`TranscriptError` for another number or character."""
         return self._targets(transcripts, n)
+
+    def check(self, sizes: Sequence[int], targets: Sequence[Sequence[int]] | None = None) -> None:
+        """Raise for utterances of so many samples that the recogniser cannot take, or that cannot hold their targets.
+
+        :class:`AudioError` and :class:`TranscriptError` name an utterance by its position.
+        """
+        self._model.check_lengths(torch.tensor(sizes))
+        if targets is not None:
+            self._model.check_targets(sizes, targets)
+
+    def is_heard(self, transcript: str, target: Sequence[int]) -> bool:
+        """Whether a transcript is what a target of :meth:`encode` stands for, white space apart."""
+        return self._model.is_heard(transcript, target)
 
     def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
         """Loss of each utterance in nats, differentiable in the audio, with the noise that the keys fix.
@@ -204,8 +224,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         after another: the same gradients in less memory.
         Raises :class:`TranscriptError` for a transcript that the recogniser cannot write or too long for its utterance.
         """
-        waveforms = self._waveforms(x)
-        targets = self._targets(y, len(waveforms))
+        waveforms, targets = self._labelled(x, y)
         pipeline = self._pipeline()
         draws = self._draw(pipeline, len(waveforms))
         back = self._draw(pipeline, len(waveforms)) if self.gradient == "published" else None
@@ -223,8 +242,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         """Loss of each utterance in nats, shape (N,); or their "sum" or "mean". Raises as :meth:`loss_gradient`."""
         if reduction not in REDUCTIONS:
             raise OptionError(choices(reduction, REDUCTIONS, "reduction"))
-        waveforms = self._waveforms(x)
-        targets = self._targets(y, len(waveforms))
+        waveforms, targets = self._labelled(x, y)
         pipeline = self._pipeline()
         draws = self._draw(pipeline, len(waveforms))
         with torch.no_grad():
@@ -242,7 +260,9 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         n, size = masked_adv_input.shape
         lengths = torch.full((n,), size) if real_lengths is None else torch.as_tensor(real_lengths).long()
         if lengths.shape != (n,) or int(lengths.min()) < self.min_samples or int(lengths.max()) > size:
-            raise AudioError(f"expected {n} real_lengths within the {size} samples given, got {lengths.tolist()}")
+            raise AudioError(
+                f"expected {n} real_lengths from {self.min_samples} to the {size} samples given, got {lengths.tolist()}"
+            )
         targets = self._targets(original_output, n)
         lengths = lengths.to(self._device)
         x = ragged.zero_beyond(masked_adv_input.to(self._device, self._dtype), lengths)
@@ -280,7 +300,15 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         return Pipeline(self._model, Chain(self.preprocessing_operations))
 
     def _waveforms(self, x: Any) -> list[checks.Waveform]:
-        return checks.as_waveforms(x, min_samples=self.min_samples)
+        waveforms = checks.as_waveforms(x, min_samples=self.min_samples)
+        self.check([len(u) for u in waveforms])
+        return waveforms
+
+    def _labelled(self, x: Any, y: Any) -> tuple[list[checks.Waveform], list[list[int]]]:
+        waveforms = self._waveforms(x)
+        targets = self._targets(y, len(waveforms))
+        self.check([len(u) for u in waveforms], targets)
+        return waveforms, targets
 
     def _batch(self, waveforms: Sequence[checks.Waveform]) -> tuple[Tensor, Tensor]:
         return ragged.pad([torch.tensor(u, device=self._device, dtype=self._dtype) for u in waveforms])

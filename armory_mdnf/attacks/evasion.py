@@ -100,6 +100,7 @@ class RecognizerAttack(EvasionAttack):
         if y is None and self.targeted:
             raise TranscriptError("expected a target transcript for each utterance, got None")
         targets = None if y is None else self.estimator.encode(y, len(waveforms))
+        self.estimator.check([len(u) for u in waveforms], targets)
         results: list[np.ndarray] = [np.empty(0)] * len(waveforms)
         bar = tqdm(total=len(waveforms), unit="utterance", disable=not self.verbose)
         for chunk in self._chunks([len(u) for u in waveforms]):
@@ -273,7 +274,7 @@ class RandomNoise(RecognizerAttack):
 
     def attack(self, batch: Batch) -> Tensor:
         geometry = make_geometry(self.norm, self.eps, self.snr_db)
-        streams = [stream(self.seed, i) for i in batch.indices]
+        streams = [stream(self.seed, i, Purpose.CONTROL) for i in batch.indices]
         noise = normal(streams, batch.lengths.tolist(), batch.x)
         moved = batch.x + geometry.radius(batch.x)[:, None] * geometry.direction(noise)
         return moved if self.estimator.clip_values is None else moved.clamp(-1, 1)

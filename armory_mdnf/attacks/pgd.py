@@ -78,9 +78,13 @@ class Descent:
         step = radius * self.step_fraction if self.step is None else torch.full_like(radius, self.step)
         best, best_score = self._ascend(recognizer, batch, radius, step, 0)
         for restart in range(1, self.restarts):
-            x_adv, score = self._ascend(recognizer, batch, radius, step, restart)
-            better = score > best_score
-            best, best_score = torch.where(better[:, None], x_adv, best), torch.maximum(score, best_score)
+            left = (best_score < torch.inf).nonzero()[:, 0].tolist()  # nothing beats a target that is reached
+            if not left:
+                break
+            x_adv, score = self._ascend(recognizer, batch.rows(left), radius[left], step[left], restart)
+            for i, row in enumerate(left):
+                if score[i] > best_score[row]:
+                    best[row, : x_adv.shape[1]], best_score[row] = x_adv[i], score[i]
         return best
 
     def _ascend(
@@ -142,5 +146,4 @@ def understood_as_target(recognizer: AttackedRecognizer, batch: Batch, step: tup
     """Which utterances are transcribed as their targets, white space apart, under draws that no gradient has seen."""
     keys = [(index, Purpose.SELECTION, *step) for index in batch.indices]
     texts = recognizer.transcribe(batch.x, batch.lengths, keys)
-    found = recognizer.encode([" ".join(text.split()) for text in texts], len(texts))
-    return [list(a) == list(b) for a, b in zip(found, batch.targets, strict=True)]
+    return [recognizer.is_heard(text, target) for text, target in zip(texts, batch.targets, strict=True)]

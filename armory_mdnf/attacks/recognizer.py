@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     ATTACK = 3
     SELECTION = 4
     BACKWARD = 5
+    CONTROL = 6
 
 
 @runtime_checkable
@@ -38,6 +39,12 @@ class AttackedRecognizer(Protocol):
 
     def encode(self, transcripts: Any, n: int) -> list[list[int]]:
         """Character indices of ``n`` transcripts."""
+
+    def check(self, sizes: Sequence[int], targets: Sequence[Sequence[int]] | None = None) -> None:
+        """Raise for utterances of so many samples that cannot be attacked, or cannot hold their targets."""
+
+    def is_heard(self, transcript: str, target: Sequence[int]) -> bool:
+        """Whether a transcript is what a target stands for, white space apart."""
 
     def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
         """Shape: x (N, T), zero beyond lengths (N,), N targets, N keys -> (N,), differentiable in x."""

@@ -60,12 +60,19 @@ def stream(seed: int, *key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> 1))
 
 
-def normal(streams: Sequence[torch.Generator], sizes: Sequence[int], like: Tensor, rows: int | None = None) -> Tensor:
+def normal(
+    streams: Sequence[torch.Generator],
+    sizes: Sequence[int],
+    like: Tensor,
+    rows: int | None = None,
+    width: int | None = None,
+) -> Tensor:
     """White noise of standard deviation 1, zero beyond each utterance's size.
 
-    Returns (N, max size), or (N, rows, max size) if ``rows`` is given, with the dtype and device of ``like``.
+    Returns (N, width), by default of the largest size, or (N, rows, width) if ``rows`` is given, with the dtype and
+    device of ``like``.
     """
-    width = max(sizes)
+    width = max(sizes) if width is None else width
     shape = (len(streams), width) if rows is None else (len(streams), rows, width)
     noise = torch.zeros(shape)
     for row, generator, size in zip(noise, streams, sizes, strict=True):

@@ -7,13 +7,9 @@ generators, those are seeded by the key before each evaluation, and utterances a
 from __future__ import annotations
 
 import copy
-import random
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +20,7 @@ from armory_mdnf.audio.noise import Key, NoiseSource
 from armory_mdnf.defenses import MDNF, RandomizedSmoothing
 from armory_mdnf.defenses.base import WaveformDefense
 from armory_mdnf.options import MAX_SNR_DB
+from armory_mdnf.runner.generators import seeded
 
 
 class View:
@@ -51,6 +48,14 @@ class View:
     def encode(self, transcripts: Any, n: int) -> list[list[int]]:
         """Classes of ``n`` transcripts."""
         return list(self.estimator.encode(transcripts, n))
+
+    def check(self, sizes: Sequence[int], targets: Sequence[Sequence[int]] | None = None) -> None:
+        """Raise for utterances that cannot be attacked, or cannot hold their targets."""
+        self.estimator.check(sizes, targets)
+
+    def is_heard(self, transcript: str, target: Sequence[int]) -> bool:
+        """Whether a transcript is what a target stands for, white space apart."""
+        return bool(self.estimator.is_heard(transcript, target))
 
     def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
         """Shape: x (N, T), zero beyond lengths (N,), N targets, N keys -> (N,), differentiable in x."""
@@ -124,22 +129,6 @@ class View:
 
 def _alone(keys: Sequence[Key]) -> list[list[Key]]:
     return [[key] for key in keys]
-
-
-@contextmanager
-def seeded(*key: int) -> Iterator[None]:
-    """The global generators of Python, NumPy and torch, seeded by the key; as they were afterwards."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 -- what ART's preprocessors draw from
-    seed = zlib.crc32(repr(key).encode())
-    with torch.random.fork_rng():
-        try:
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
 
 
 class _Identity(Chain):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import torch
 from torch import Tensor, nn
 
 from armory_mdnf.errors import OptionError, choices
@@ -24,8 +25,8 @@ def way() -> str:
 
 
 def fast(x: Tensor) -> bool:
-    """Whether what is computed of ``x`` goes the ways that are made for a CPU."""
-    return x.device.type == "cpu" and way() == "fast"
+    """Whether what is computed of ``x`` goes the ways that are made for a CPU; they know one precision at a time."""
+    return x.device.type == "cpu" and way() == "fast" and not torch.is_autocast_enabled("cpu")
 
 
 def frozen(module: nn.Module) -> bool:

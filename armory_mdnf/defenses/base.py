@@ -30,7 +30,12 @@ class _NamesOptions(ABCMeta):
     """Refuses a misspelt option with the nearest match: configurations hand their keys straight to the constructor."""
 
     def __call__(cls, *args: Any, **options: Any) -> Any:
-        known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]  # type: ignore[misc]
+        known: list[str] = []
+        for kind in cls.__mro__:
+            found = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+            known += [name for name in found if name != "self"]
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in found.values()):
+                break  # it hands none on
         refuse_unknown(options, known, cls.__name__)
         return super().__call__(*args, **options)
 

@@ -35,7 +35,11 @@ def load_curve(curve: str | os.PathLike[str] | None, n_mels: int) -> Tensor:
         raise BundleError(
             f"{path}: expected {n_mels} values, one per mel bin of the vocoder, found shape {values.shape}"
         )
-    return torch.from_numpy(values.astype(np.float32))
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = values.astype(np.float32)
+    if not (np.isfinite(narrow).all() and narrow.any()):
+        raise BundleError(f"{path}: expected values that float32 holds, found {values.max():g} as the largest")
+    return torch.from_numpy(narrow)
 
 
 def read_curve(path: Path) -> Numbers:

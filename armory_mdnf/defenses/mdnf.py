@@ -81,6 +81,8 @@ class MDNF(MelResynth):
     def mel_noise(self, log_mel: Tensor, frames: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
         """The noise that goes on a log mel. Shape: (N, n_mels, F), frames (N,) -> (N, n_mels, F), zero beyond them."""
         deviation = self.curve if self.curve_scales == "std" else self.curve.sqrt()
+        if self.normalize != "none":
+            deviation = deviation / deviation.max()  # the norm of a tiny curve would be zero in float32
         n = noise.normal(streams, frames.tolist(), like=log_mel, rows=log_mel.shape[1])
         n = n * deviation.to(log_mel)[:, None]
         if self.normalize == "utterance":

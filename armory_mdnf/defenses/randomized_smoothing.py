@@ -45,4 +45,4 @@ class RandomizedSmoothing(WaveformDefense):
         # The norm, unlike the root of the mean square, has a finite gradient for silence.
         rms = torch.linalg.vector_norm(x, dim=-1, keepdim=True) / lengths[:, None].sqrt()
         deviation = rms * 10 ** (-self.snr_db / 20)
-        return x + deviation * noise.normal(streams, lengths.tolist(), like=x)
+        return x + deviation * noise.normal(streams, lengths.tolist(), like=x, width=x.shape[-1])

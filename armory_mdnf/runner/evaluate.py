@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, Transcr
 from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.metrics import perturbation
 from armory_mdnf.runner.components import Chosen, Targeter
+from armory_mdnf.runner.generators import seeded
 from armory_mdnf.runner.lines import failed, finite
 from armory_mdnf.runner.metrics import measured
 
@@ -195,20 +194,11 @@ class Evaluation:
         if self.by_keys and (self.in_batches or purpose):
             yield
             return
-        seed = zlib.crc32(repr((self.seed or 0, list(indices), purpose)).encode())
-        before = random.getstate(), np.random.get_state()  # noqa: NPY002 -- as below
-        with torch.random.fork_rng():
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002 -- the generator that ART's preprocessors draw from
-            torch.manual_seed(seed)
+        with seeded(self.seed or 0, list(indices), purpose) as seed:
             for operation in getattr(self.estimator, "preprocessing_operations", []):
                 if isinstance(operation, Defense) and callable(rewind := getattr(operation, "rewind", None)):
                     rewind(seed)  # it draws by the count of its calls where nobody gives it keys
-            try:
-                yield
-            finally:
-                random.setstate(before[0])
-                np.random.set_state(before[1])  # noqa: NPY002
+            yield
 
     def _timed(self, function: Callable[[], Any]) -> tuple[Any, float]:
         """A result and the wall time in seconds; transcripts and audio come back as NumPy, so a GPU is done then."""

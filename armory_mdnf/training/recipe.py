@@ -95,7 +95,7 @@ FIELDS = {
     "warmup_steps": Field(whole(0), "Steps in which the rate rises linearly to its peak."),
     "batch_seconds": Field(
         number(0, 36_000, above=True),
-        "Seconds of audio per step; an utterance that is longer is a batch of its own.",
+        "Seconds of audio per step, about; where an utterance is longer, batches are of equal numbers instead.",
     ),
     "weight_decay": Field(number(0, 1000), "Of AdamW."),
     "clip_norm": Field(number(0, above=True), "Largest norm of the gradient."),

@@ -161,14 +161,19 @@ class Run:
             self.critic.zero_grad()
             critic_loss.backward()
             self.critic.step()
-            verdict, matching = adversarial_loss(self.discriminator(target[:, None]), self.discriminator(wave[:, None]))
+            with torch.no_grad():
+                real = self.discriminator(target[:, None])
+            self.discriminator.requires_grad_(False)  # its verdict is the generator's to mend
+            verdict, matching = adversarial_loss(real, self.discriminator(wave[:, None]))
+            self.discriminator.requires_grad_(True)
             loss = loss + recipe.adversarial_weight * (verdict + 10 * matching)
             report |= {"critic": critic_loss.item(), "verdict": verdict.item(), "matching": matching.item()}
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.learning(), 10.0)
-        if bool(norm.isfinite()):
-            self.optimizer.step()
+        if not math.isfinite(float(norm) + sum(report.values())):
+            raise OptionError(f"the loss or its gradient is not finite at step {self.step}; lower 'lr'?")
+        self.optimizer.step()
         self.step += 1
         return report
 

@@ -102,7 +102,7 @@ class Segments:
 def mel_statistics(utterances: Sequence[Tensor], recipe: MelRecipe, limit: int = 400) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each log mel bin over at most ``limit`` utterances. Shapes: (n_mels,) each."""
     front_end = LogMel(recipe)
-    stride = max(1, len(utterances) // limit)
+    stride = max(1, -(-len(utterances) // limit))
     mels = [front_end(u[None], torch.tensor([u.shape[0]]))[0][0] for u in utterances[::stride]]
     together = torch.cat(mels, dim=1)
     return together.mean(1), together.std(1)

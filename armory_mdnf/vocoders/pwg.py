@@ -63,8 +63,9 @@ class ParallelWaveGAN(Vocoder):
 
     def generate(self, log_mel: Tensor, noise: Tensor | None) -> Tensor:
         net: Any = self.generator
-        if fast(log_mel) and frozen(net):
-            assert noise is not None  # synthesize has checked
+        assert noise is not None  # synthesize has checked
+        # The frozen blocks have a gradient in the log mel alone.
+        if fast(log_mel) and frozen(net) and not noise.requires_grad:
             return _generate_frozen(net, log_mel, noise)
         context = net.aux_context_window
         if context:

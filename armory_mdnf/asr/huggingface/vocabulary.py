@@ -29,8 +29,9 @@ class TokenVocabulary:
         text = {i: " " if token == self.word_delimiter else token for token, i in written.items()}
         object.__setattr__(self, "_text", {i: token.upper() for i, token in text.items()})
         classes = {token: i for i, token in text.items() if len(token) == 1}
-        if not any(c.isupper() for c in classes):
-            classes |= {token.upper(): i for token, i in classes.items() if len(token.upper()) == 1}
+        for token, i in list(classes.items()):
+            if len(token.upper()) == 1:
+                classes.setdefault(token.upper(), i)
         object.__setattr__(self, "_classes", classes)
 
     def __len__(self) -> int:

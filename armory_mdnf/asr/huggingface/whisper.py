@@ -56,6 +56,9 @@ class Whisper(SpeechRecognizer):
             )
         return [int(token) for token in tokens]
 
+    def is_heard(self, transcript: str, target: Target) -> bool:
+        return transcript == words(self.tokenizer.decode(list(target), skip_special_tokens=True))
+
     def log_mel(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Shape: (N, T), (N,) -> (N, n_mels, frames of 30 s)."""
         self.check_lengths(lengths)
