@@ -18,7 +18,8 @@ EXIT_CODES = """exit codes:
   1    a check that failed: `report-table --check`, `claims --check`, `data check`, `doctor`, `gate`,
        `audit`
   2    bad input, or a target that cannot be written; nothing more is done; `gate`: results that cannot be compared
-  3    `run`, `evaluate` or `transcribe` came to its end, but utterances are left out
+  3    `run`, `evaluate`, `sweep` or `transcribe` came to its end, but utterances are left out; `report`: some cannot be
+       heard
   4    `sweep` stopped whole when its budget was over, before all was done
   130  stopped by Ctrl-C
   141  the reader of the output is gone"""
@@ -233,7 +234,7 @@ def _record(args: argparse.Namespace) -> int:
 
     results = _results_file(args)
     run = as_recorded(read_armory_results(results), args.out.stem, args.partial)
-    ensure_writable(args.out)
+    ensure_writable(args.out, unlike=[results])
     write_record(args.out, run)
     if args.json:
         console.print_json({"results": str(results), "out": str(args.out), "utterances": len(run.outcomes)})

@@ -72,10 +72,16 @@ DEFAULTS = {name: made[1] for name, made in blocks.DEFENSES.items() if made is n
         ("rs", "whisper_rs_pgd_l2_ours"),
         ("mg", "whisper_mg_pgd_l2_ours"),
         ("mg_mdnf", "whisper_mg_mdnf_pgd_l2_ours"),
+        ("wg", "librispeech/whisper_wg_pgd_l2_ours"),
+        ("wg_mdnf", "librispeech/whisper_wg_mdnf_pgd_l2_ours"),
+        ("hg", "librispeech/whisper_hg_pgd_l2_ours"),
+        ("hg_mdnf", "librispeech/whisper_hg_mdnf_pgd_l2_ours"),
     ],
 )
 def test_named_defences_are_those_of_the_configurations(name: str, file: str) -> None:
     config = json.loads((CONFIGS / f"{file}.json").read_text())
+    if file.startswith("librispeech/") and "curve" in config["defense"]["kwargs"]:
+        config["defense"]["kwargs"]["curve"] = "bundled_l2"  # that of the bundled scale
     assert blocks.defense_block(name) == config["defense"]
     assert blocks.model_for(None, name) == config["model"]["model_kwargs"]["weights"]
 
@@ -86,7 +92,7 @@ def test_every_default_model_is_bundled() -> None:
     assert blocks.model_for(None, "mg_mdnf,noise_level=3") == "whisper_ctc_mg"
 
 
-@pytest.mark.parametrize("name", [name for name in blocks.DEFENSES if "hifigan" not in name and name != "none"])
+@pytest.mark.parametrize("name", [name for name in blocks.DEFENSES if not name.startswith(("none", "hg"))])
 def test_every_named_defence_can_be_made(name: str) -> None:
     block = blocks.defense_block(name)
     assert block is not None
@@ -113,6 +119,7 @@ def test_the_defence_of_a_configuration(tmp_path: Path) -> None:
     for text, why in (
         ("[]", "expected a configuration"),
         ('{"name": 1}', "expected a defence with module"),
+        ('{"module": "m", "name": "n", "kwargs": [1]}', "expected the kwargs of the defence as an object"),
         ("{", "is not JSON"),
     ):
         alone.write_text(text)

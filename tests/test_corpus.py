@@ -301,8 +301,12 @@ def test_a_corpus_of_other_sentences_or_packages_is_refused(tmp_path, monkeypatc
         made.append(folder)
         (folder / "shard_000.jsonl").write_text("{}\n")
 
+    def none_installed():
+        raise BundleError("no prompts here")
+
     made: list = []
     monkeypatch.setattr(corpus_command, "write_synthetic_train", make)
+    monkeypatch.setattr(corpus_command, "read_prompts", none_installed)
     monkeypatch.setattr(corpus_command, "versions", lambda packages: dict.fromkeys(packages, "1.0"))
     command = ["train", "corpus", "--data-dir", str(tmp_path)]
     (tmp_path / "human").mkdir()
@@ -310,7 +314,8 @@ def test_a_corpus_of_other_sentences_or_packages_is_refused(tmp_path, monkeypatc
     assert cli.main(command) == 2
     assert "human has *.jsonl and no made_of.json" in capsys.readouterr().err
     (tmp_path / "human" / "train.jsonl").unlink()
-    assert cli.main(command) in (0, 2)  # the prompts are installed, or not
+    assert cli.main(command) == 2
+    assert "no prompts here" in capsys.readouterr().err
     (tmp_path / "human" / "train.jsonl").write_text("{}\n")
     assert cli.main(command) == 0
     assert cli.main([*command, "--hours", "12"]) == 0  # more of the same

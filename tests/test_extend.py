@@ -98,6 +98,28 @@ def test_the_geometry_bounds_each_utterance_by_its_own_peak(place: Path) -> None
     assert torch.allclose(OfThePeak(0.1).radius(x), torch.tensor([0.05, 0.01]))
 
 
+def test_every_command_finds_the_code_beside_it(
+    place: Path, config: Config, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each starts from a path on which the working directory is not."""
+    block = configured("defence", place, config)
+    (place / "whole.json").write_text(json.dumps(block))
+    (place / "alone.json").write_text(json.dumps(block["defense"]))
+    write_flac(place / "in.flac", speechlike(9000), 16000)
+    module, bare = EXAMPLES["defence"][0].removesuffix(".py"), [p for p in sys.path if p not in ("", str(place))]
+    attack = ("attack", "in.flac", "-o", "b.wav", "--model", weights, "--defense", "alone.json", "--steps", "1")
+    for command in (
+        ("defend", "in.flac", "-o", "a.wav", "--defense", "alone.json"),
+        ("transcribe", "in.flac", "--model", weights, "--defense", "alone.json"),
+        attack,
+        ("audit", "whole.json", "--utterances", "2", "--iterations", "1", "--only", "gradient"),
+    ):
+        sys.path[:] = bare
+        sys.modules.pop(module, None)
+        assert cli.main([*command, "--device", "cpu"]) in (0, 1), capsys.readouterr().err
+        assert module in sys.modules
+
+
 def test_a_module_that_is_nowhere_is_named(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config["defense"] = EXAMPLES["defence"][2]["defense"] | {"module": "flutterr"}
     (tmp_path / "c.json").write_text(json.dumps(config))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -136,6 +137,14 @@ def test_utterances_that_got_lost_are_a_regression() -> None:
     expected = cell(DEFENDED, {"benign": BEFORE}, references=names)
     found = cell(DEFENDED, {"benign": BEFORE[:5] + BEFORE[6:]}, references=names[:5] + names[6:], chosen=12)
     assert judged(found, expected) == {"utterances": "worse", "benign": "same"}
+
+
+def test_the_common_utterances_do_not_hide_lost_ones() -> None:
+    names = tuple(f"u{i}" for i in range(12))
+    expected = cell(DEFENDED, {"benign": BEFORE}, ids=names)
+    lost = replace(cell(DEFENDED, {"benign": BEFORE}, ids=names).select(range(11)), chosen=12)
+    for common in (False, True):
+        assert judged(lost, expected, common=common)["utterances"] == "worse"
 
 
 def test_what_cannot_be_compared_says_why() -> None:

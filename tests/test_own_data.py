@@ -186,6 +186,24 @@ def test_json_lines_are_strict(tmp_path: Path) -> None:
         own.load_own(tmp_path / "a.jsonl")
 
 
+def test_an_entry_that_names_no_file_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    sound(tmp_path / "good.wav", 0.5)
+    (tmp_path / "a.raw").write_bytes(bytes(100))
+    rows = ["audio,text", ",none", "/,root", f"{'x' * 300}.wav,long", "a.raw,headerless", "good.wav,good"]
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    found = own.load_own(tmp_path / "list.csv", strict=False)
+    assert [utterance.transcript for utterance in found if not utterance.problem] == ["GOOD"]
+    assert len(found) == 5
+
+
+def test_other_ends_of_lines_are_part_of_a_text(tmp_path: Path) -> None:
+    sound(tmp_path / "a.wav", 0.5)
+    row = json.dumps({"audio": "a.wav", "text": "one\u2028two"}, ensure_ascii=False)
+    (tmp_path / "list.jsonl").write_text(row + "\r\n", encoding="utf-8")
+    (utterance,) = own.load_own(tmp_path / "list.jsonl")
+    assert utterance.transcript == "ONE TWO"
+
+
 def test_an_empty_recording_is_a_problem_of_its_own(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(0, np.float32), 16000)
     (tmp_path / "a.txt").write_text("hello")

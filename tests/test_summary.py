@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation import armory_results, records, summary, tables
+from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.evaluation.rates import interval
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -29,6 +30,13 @@ NUMBERED = {
     "none_mg_pgd_l2": "-",
     "none_snr13": "-",
 }
+DAMAGED = {
+    "compute": [None, "x", {"Avg. CPU time (s) for 2 executions of Attack": "x"}],
+    "benign_total_wer": [[], [[1]], "x", [[0, ["a", 1]]]],
+    "perturbation_l2": ["x", [[None], 3]],
+    "benign_transcripts": [[{"utterances": [{"reference": "A", "hypothesis": "B"}] * 2, "versions": ""}]],
+}
+"""Values of results that no run writes."""
 INFINITY, NAN = float("inf"), float("nan")
 
 
@@ -277,3 +285,43 @@ def test_replacing_the_block() -> None:
     for wrong in ("no markers", tables.END + tables.BEGIN, tables.BEGIN):
         with pytest.raises(ResultsError, match="markers"):
             tables.replace_block(wrong, "new")
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in DAMAGED.items() for value in values])
+def test_results_of_another_form_are_refused(tmp_path: Path, key: str, value: Any) -> None:
+    content = armory_content()
+    content["results"][key] = value
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(ResultsError, match=r"r\.json"):
+        armory_results.read_armory_results(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("block", ["attack", "dataset", "defense", "model", "user_init"])
+@pytest.mark.parametrize("value", [3, "x", [], {"kwargs": []}, {"model_kwargs": "x"}])
+def test_blocks_of_another_form_are_refused(tmp_path: Path, block: str, value: Any) -> None:
+    content = armory_content()
+    content["config"][block] = value
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    kept = json.loads((RESULTS / "human" / "none_pgd_l2.json").read_text())
+    kept["config"][block] = value
+    (tmp_path / "k.json").write_text(json.dumps(kept))
+    for name in ("r.json", "k.json"):
+        with pytest.raises(ResultsError, match=rf"{name}.*config\.{block}"):
+            read_run(tmp_path / name)
+
+
+@pytest.mark.parametrize(("key", "value"), [("seconds", {"a": "x"}), ("name", 3), ("versions", []), ("timestamp", "x")])
+def test_fields_of_another_form_are_refused(tmp_path: Path, key: str, value: Any) -> None:
+    kept = json.loads((RESULTS / "human" / "none_pgd_l2.json").read_text())
+    (tmp_path / "k.json").write_text(json.dumps(kept | {key: value}))
+    with pytest.raises(ResultsError, match=rf"k\.json.*{key}"):
+        read_run(tmp_path / "k.json")
+    kept["utterances"][0]["l2"] = "x"
+    (tmp_path / "k.json").write_text(json.dumps(kept))
+    with pytest.raises(ResultsError, match=r"k\.json.*l2"):
+        read_run(tmp_path / "k.json")
+
+
+def test_a_table_is_of_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="expected a folder of records, found a file"):
+        tables.read_folder(RESULTS / "human" / "none_pgd_l2.json")

@@ -41,7 +41,7 @@ def read_recording(path: str | os.PathLike[str] | BinaryIO, rate_hz: int, name: 
             raise AudioError(f"no audio file at {path}")
     try:
         x, found_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError) as error:
+    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:  # of headerless files it asks for the rate
         raise AudioError(
             f"{name} is not audio that can be read: expected WAV, FLAC, Ogg, MP3 or another format of libsndfile; "
             "ffmpeg converts others"

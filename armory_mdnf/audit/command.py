@@ -42,12 +42,13 @@ def run(args: argparse.Namespace) -> int:
     draws, only = parse_draws(args.draws), parse_checks(args.only)
     config = override(read_config(args.config), Overrides(seed=args.seed, device=args.device))
     if args.output is not None:
-        ensure_writable(args.output)
+        ensure_writable(args.output, unlike=[] if args.config == "-" else [args.config])
     device, notes = components.choose_device(config)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if config["attack"] is None:
         raise OptionError("attack: expected an attack to audit, found null")
+    components.find_own_code(config)
     chosen = components.load_dataset(config["dataset"])
     if len(chosen) < args.utterances:
         raise OptionError(

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     reference = None if args.reference is None else _words("--reference", args.reference)
     block = options.chosen_attack(args, target is not None)
     recordings.check_format(args.out)
-    ensure_writable(args.out)
+    ensure_writable(args.out, unlike=[args.file])
     model = model_for(args.model, args.defense)
     estimator = listener.load(model, defense_block(args.defense, args.seed), args.device)
     audio = recordings.read_recording(args.file, estimator.sample_rate)

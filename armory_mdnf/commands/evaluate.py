@@ -58,8 +58,9 @@ def add_command(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
 def evaluate(args: argparse.Namespace, run: Callable[[Sequence[str]], int]) -> int:
     """Write the configuration and run it. Returns the exit code of the run."""
     from armory_mdnf.files.atomic import ensure_writable, write_text
+    from armory_mdnf.files.strict_json import dumps
 
-    text = json.dumps(make_config(args), indent=4, sort_keys=True) + "\n"
+    text = dumps(make_config(args), indent=4, sort_keys=True, error=OptionError) + "\n"
     path = args.config or args.output_dir / f"{_name(args)}.json"
     ensure_writable(path)
     if path.exists() and path.read_bytes() != text.encode():

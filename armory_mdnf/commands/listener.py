@@ -16,7 +16,7 @@ from armory_mdnf.audio import ragged
 from armory_mdnf.audio.recordings import SEARCH_S, Samples, pieces
 from armory_mdnf.commands.blocks import Block
 from armory_mdnf.errors import AudioError, OptionError
-from armory_mdnf.runner.components import device_type, make_defense
+from armory_mdnf.runner.components import device_type, find_own_code, make_defense
 
 PIECE_S = 20.0
 BATCH_S = 40.0
@@ -60,6 +60,7 @@ def load(model: str, defense: Block | None, device: str | None) -> CountingEstim
     Raises :class:`OptionError` or :class:`BundleError` for what does not exist or does not fit.
     """
     chosen = choose_device(device)
+    find_own_code()
     recognizer = load_recognizer(model)
     made = [] if defense is None else [make_defense(defense, chosen)]
     rate = recognizer.sample_rate_hz

@@ -53,6 +53,7 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the page. Returns 3 if a run could not be computed again, which is told."""
+    from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files.atomic import ensure_writable, write_text
     from armory_mdnf.report import audits, page, runs
 
@@ -62,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f"--utterances {WORST}: expected --audio N, how many")
     if args.utterances not in (None, WORST) and args.audio:
         raise OptionError("--audio has no effect with --utterances ID: all that are named are heard")
-    ensure_writable(args.out)
     files, others = audits.split_paths(args.runs)
+    ensure_writable(args.out, unlike=[*files, *results_files(others)])
     if not others:
         raise OptionError(f"{args.runs[0]} has the findings of an audit: expected the runs that it is about too")
     with options.Progress(None, "runs") as progress:

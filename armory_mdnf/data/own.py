@@ -103,14 +103,18 @@ def _utterance(name: str, path: Path, text: str, speaker: str = "") -> Utterance
             problem = f"{path}: expected a transcript with words"
     except TranscriptError as error:
         problem = f"{path}: {cause(error)}"
-    if not path.is_file():
-        problem = f"no audio file at {path}"
+    try:
+        there = path.is_file()
+    except OSError:  # a name that is too long
+        there = False
+    if not there:
+        problem = f"no audio file at {shown(str(path), 200)}"
     else:
         try:
             info = soundfile.info(str(path))
             duration_s = info.frames / info.samplerate
             problem = problem or ("" if info.frames else f"{path} is empty: expected samples")
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, TypeError) as error:  # of headerless files it asks for the rate
             problem = f"{path} is not audio that can be read: {cause(error)}"
     return Utterance(name, path, transcript, speaker, float(duration_s), problem, converted=True)
 
@@ -138,9 +142,14 @@ def _list(path: Path) -> Iterable[Utterance]:
         where = f"{path}, line {number}"
         audio = _value(row, AUDIO, where)
         text = _value(row, TEXT, where)
-        name = next((str(row[key]) for key in NAMES if row.get(key)), Path(audio).with_suffix("").as_posix())
+        name = next((str(row[key]) for key in NAMES if row.get(key)), _stem(audio))
         speaker = next((str(row[key]) for key in SPEAKERS if row.get(key)), "")
         yield _utterance(name, path.parent / audio, text, speaker)
+
+
+def _stem(audio: str) -> str:
+    path = Path(audio)
+    return path.with_suffix("").as_posix() if path.name else audio
 
 
 def _value(row: Mapping[str, Any], known: tuple[str, ...], where: str) -> str:
@@ -153,7 +162,7 @@ def _value(row: Mapping[str, Any], known: tuple[str, ...], where: str) -> str:
 
 
 def _json_lines(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(_lines(path).splitlines(), 1):
+    for number, line in enumerate(_lines(path).split("\n"), 1):
         if line.strip():
             row = loads(line, f"{path}, line {number}")
             if not isinstance(row, dict):
@@ -223,7 +232,7 @@ def _kaldi(folder: Path) -> Iterable[Utterance]:
 
 def _kaldi_lines(path: Path) -> Iterable[tuple[str, str]]:
     seen = set()
-    for number, line in enumerate(_lines(path).splitlines(), 1):
+    for number, line in enumerate(_lines(path).split("\n"), 1):
         if line.strip():
             name, *rest = line.strip().split(None, 1)  # Kaldi parts them by any white space
             if name in seen:

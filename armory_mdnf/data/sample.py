@@ -36,10 +36,15 @@ def _sample(args: argparse.Namespace) -> int:
     if args.count < 1:
         raise OptionError(f"--count: expected a whole number >= 1, got {args.count}")
     ensure_writable_folder(args.folder)
+    chosen = [(args.folder / f"{i:03}.wav", u) for i, u in bundled(args.split, f"[:{args.count}]")]
+    for path, utterance in chosen:
+        text = path.with_suffix(".txt")
+        there = next((p for p in (text, path) if p.exists()), None)
+        if there and not (text.is_file() and text.read_bytes() == f"{utterance.transcript}\n".encode()):
+            raise OptionError(f"{there} is there and not of this sample: expected a folder of its own")
     card = corpora_folder() / SPLITS[args.split][0] / "CARD.md"
     written = []
-    for position, utterance in bundled(args.split, f"[:{args.count}]"):
-        path = args.folder / f"{position:03}.wav"
+    for path, utterance in chosen:
         write_recording(path, read_samples(utterance), SAMPLE_RATE_HZ)
         write_text(path.with_suffix(".txt"), f"{utterance.transcript}\n")
         written.append({"file": str(path), "transcript": utterance.transcript})

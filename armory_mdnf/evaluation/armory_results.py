@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.records import FURTHER, Outcome, RunRecord, read_json, with_extent, with_origin
+from armory_mdnf.evaluation.records import FURTHER, Outcome, RunRecord, check_run, read_json, with_extent, with_origin
 
 TRANSCRIPTS = "transcripts"
 NATIVE = "results.json"
@@ -31,6 +31,17 @@ def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
     ``metric.task`` must name ``armory_mdnf.plugin.metrics.transcripts``), or if its parts disagree.
     """
     content = read_json(path)
+    try:
+        run = _read(content, path)
+        check_run(run)
+    except ResultsError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ResultsError(f"{path}: what it says of the run is damaged: {error!r}") from error
+    return run
+
+
+def _read(content: dict[str, Any], path: str | os.PathLike[str]) -> RunRecord:
     config, results = content.get("config"), content.get("results")
     if not isinstance(config, dict) or not isinstance(results, dict):
         raise ResultsError(f"{path}: expected Armory's results, an object with 'config' and 'results'")
@@ -66,11 +77,7 @@ def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
         timestamp=content.get("timestamp"),
     )
     _check_against_armory(run, results, path)
-    try:
-        run = _with_extent(run, content)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ResultsError(f"{path}: what it says of the run is damaged: {error!r}") from error
-    return _with_what_made_it(run, Path(path))
+    return _with_what_made_it(_with_extent(run, content), Path(path))
 
 
 def _with_what_made_it(run: RunRecord, path: Path) -> RunRecord:

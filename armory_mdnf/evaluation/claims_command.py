@@ -152,10 +152,11 @@ def _claims(args: argparse.Namespace) -> int:
     from armory_mdnf.files import strict_json
     from armory_mdnf.files.atomic import ensure_writable, write_text
 
+    files = results_files(args.results)
     for target in (args.write, args.json):
         if target is not None:
-            ensure_writable(target)
-    grounds = tables(read_run(path) for path in results_files(args.results))
+            ensure_writable(target, unlike=files)
+    grounds = tables(read_run(path) for path in files)
     judged = judge_all(grounds)
     text = page(judged, {ground: without_run(table) for ground, table in grounds.items()})
     if args.json:

@@ -156,15 +156,15 @@ def _same_utterances(pair: _Pair, options: Options) -> _Pair:
     if here == there:
         return pair
     places = _places(here, there)
+    if None not in places and found.chosen == len(there):  # the run was of them all, and lost some
+        kept = [j for j in places if j is not None]
+        return _Pair(pair.results, found, expected.select(kept), lost=len(there) - len(kept))
     if options.common:
         both = [(i, j) for i, j in zip(range(len(here)), places, strict=True) if j is not None]
         if not both:
             raise ResultsError("other utterances: none is in the baseline too")
         chosen = found.select([i for i, _ in both]), expected.select([j for _, j in both])
         return _Pair(pair.results, *chosen)
-    if None not in places and found.chosen == len(there):  # the run was of them all, and lost some
-        kept = [j for j in places if j is not None]
-        return _Pair(pair.results, found, expected.select(kept), lost=len(there) - len(kept))
     at = next((i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there)))
     raise ResultsError(
         f"other utterances: expected the {len(there)} of {expected.name}, found {len(here)}, of which number {at + 1} "
@@ -261,7 +261,7 @@ def _snr(pair: _Pair, options: Options, confidence: float) -> Finding:
     name, n, expected = pair.expected.name, pair.found.utterances, pair.expected.values["snr_db"]
     found = pair.found.values.get("snr_db")
     if found is None:
-        return Finding(name, "snr_db", expected, None, n, "worse", why="no perturbation of finite SNR")
+        return Finding(name, "snr_db", expected, None, n, "worse", why="no SNR, or none that is finite")
     low, high, moved = None, None, abs(found - expected) > options.snr_db + ROUNDING
     both = zip(pair.found.snr_db, pair.expected.snr_db, strict=bool(pair.expected.snr_db))
     differences = [a - b for a, b in both if a is not None and b is not None]

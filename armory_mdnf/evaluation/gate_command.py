@@ -65,14 +65,17 @@ def _gate(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.gate_reports import as_json, junit, text
     from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files import strict_json
-    from armory_mdnf.files.atomic import ensure_writable, write_text
+    from armory_mdnf.files.atomic import ensure_apart, ensure_writable, write_text
 
     points = None if args.tolerance == STATISTICAL else _size(args.tolerance, "--tolerance", " or `statistical`")
     snr_db = SNR_TOLERANCE_DB if args.snr_tolerance is None else _size(args.snr_tolerance, "--snr-tolerance")
+    files = results_files(args.results)
     for target in (args.junit, args.json):
         if target is not None:
-            ensure_writable(target)
-    cells = {str(path): read_cell(path) for path in results_files(args.results)}
+            ensure_writable(target, unlike=[*files, Path(args.baseline)])
+    if args.junit is not None and args.json is not None:
+        ensure_apart(args.json, [args.junit])
+    cells = {str(path): read_cell(path) for path in files}
     report = gate(cells, read_baseline(args.baseline), Options(points, snr_db, args.any_change, args.common))
     if args.junit:
         write_text(args.junit, junit(report))
@@ -88,17 +91,21 @@ def _baseline(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files.atomic import ensure_writable
 
-    ensure_writable(args.file)
+    given = results_files(args.results)
+    ensure_writable(args.file, unlike=given)
     before = read_baseline(args.file) if args.file.exists() else None
     cells = dict(before.cells) if before and args.keep else {}
     files: dict[str, Path] = {}
-    for path in results_files(args.results):
+    for path in given:
         cell = read_cell(path)
         same = [n for n, other in cells.items() if other.identity == cell.identity]
         for name in {cell.name, *same} & files.keys():
             raise ResultsError(f"{path} and {files[name]} are of the same configuration: expected one of them")
         for name in same:
             del cells[name]
+        if cell.name in cells:
+            other = "the baseline has" if cell.name not in files else f"{files[cell.name]} is"
+            raise ResultsError(f"{path}: {other} another configuration as {cell.name}: expected a name of its own")
         cells[cell.name], files[cell.name] = cell, path
     source = args.source or " ".join(str(path) for path in args.results)
     after = Baseline(args.file.stem, source, cells)

@@ -108,14 +108,15 @@ def add_metrics_command(commands: Any) -> None:
 
 
 def _metrics(args: argparse.Namespace) -> int:
-    from armory_mdnf.evaluation.comparison import read_run
+    from armory_mdnf.evaluation.comparison import defence_label, read_run
     from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files import strict_json
     from armory_mdnf.files.atomic import ensure_writable, write_text
 
+    files = results_files(args.results)
     if args.json:
-        ensure_writable(args.json)
-    runs = {str(path): read_run(path) for path in results_files(args.results)}
+        ensure_writable(args.json, unlike=files)
+    runs = {str(path): read_run(path) for path in files}
     rows = {path: measures(run) for path, run in runs.items()}
     groups: list[list[RunRecord]] = []
     for run in runs.values():
@@ -124,7 +125,8 @@ def _metrics(args: argparse.Namespace) -> int:
             groups.append([run]) if same is None else same.append(run)
     for group in groups:
         if len(group) > 1:
-            rows[f"worst of {', '.join(run.name for run in group)} ({group[0].split})"] = worst_over(group)
+            of = f"{group[0].recognizer}, {defence_label(group[0].config)}"
+            rows[f"worst of {', '.join(run.name for run in group)} ({group[0].split}; {of})"] = worst_over(group)
     if args.json:
         write_text(args.json, strict_json.dumps({"format": FORMAT, "metrics": rows}, indent=1) + "\n")
     cells = [[name, *(_shown(key, values.get(key)) for key in COLUMNS)] for name, values in rows.items()]

@@ -211,7 +211,7 @@ def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
         **({"weights": dict(run.weights)} if run.weights else {}),
         **({"device": run.device} if run.device is not None else {}),
     }
-    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, strict_json.dumps(content, indent=1, sort_keys=True, error=ResultsError) + "\n")
 
 
 def _written(outcome: Outcome) -> dict[str, Any]:
@@ -236,12 +236,35 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         if not older:
             run = with_origin(with_extent(run, content), content)
         stated = content["wer"]
+        check_run(run)
     except (AttributeError, KeyError, TypeError) as error:
         raise ResultsError(f"{path}: not a complete record: {error!r}") from error
     found = {name: run.rate(name) for name in COMPARISONS}
     if stated != found:
         raise ResultsError(f"{path}: states word error rates {stated}, but its transcripts give {found}")
     return run
+
+
+def check_run(run: RunRecord) -> None:
+    """Raise TypeError for what a file says of a run in other kinds of values than everything here reads."""
+    kinds: list[tuple[str, object, tuple[type, ...]]] = [
+        ("name", run.name, (str,)), ("config", run.config, (dict,)), ("seconds", run.seconds, (dict,)),
+        ("versions", run.versions, (dict,)), ("timestamp", run.timestamp, (int, float, type(None))),
+    ]  # fmt: skip
+    for key in ("attack", "dataset", "defense", "model", "user_init"):
+        block = run.config.get(key) if isinstance(run.config, dict) else None
+        kinds.append((f"config.{key}", block, (dict, type(None))))
+        for inner in ("kwargs", "model_kwargs", "wrapper_kwargs"):
+            value = block.get(inner) if isinstance(block, dict) else None
+            kinds.append((f"config.{key}.{inner}", value, (dict, type(None))))
+    kinds += [(f"seconds.{key}", value, (int, float)) for key, value in dict(run.seconds).items()]
+    for outcome in run.outcomes:
+        kinds.append(("id", outcome.id, (str, type(None))))
+        sizes = ("snr_db", "l2", "linf", *FURTHER)
+        kinds += [(name, getattr(outcome, name), (int, float, type(None))) for name in sizes]
+    for name, value, expected in kinds:
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise TypeError(f"{name} is {quoted(value)}")
 
 
 def with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:

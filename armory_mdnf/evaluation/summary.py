@@ -87,7 +87,7 @@ def attack_line(run: RunRecord) -> str:
     """Mean size of the perturbation, its SNR in dB with the range over the utterances."""
     snr = run.sizes(lambda o: o.snr_db)
     if not snr:
-        return "attack       no utterance has a perturbation of finite SNR"
+        return "attack       no utterance has an SNR that is known and finite"
     parts = [f"SNR {statistics.fmean(snr):.1f} dB (mean; {min(snr):.1f} to {max(snr):.1f})"]
     for name, values in (("l2", run.sizes(lambda o: o.l2)), ("linf", run.sizes(lambda o: o.linf))):
         if values:

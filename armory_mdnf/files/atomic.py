@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o644)  # some writers leave the file to its owner alone; an image may run as any user
+        with partial.open("rb") as written:
+            os.fsync(written)  # else a power cut may leave the new name without its content
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -37,11 +39,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def ensure_writable(path: str | os.PathLike[str]) -> None:
+def ensure_apart(path: str | os.PathLike[str], others: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise :class:`OptionError` if a target is one of the files that are read, or another target."""
+    for other in others:
+        if os.path.realpath(path) == os.path.realpath(other):
+            raise OptionError(f"{shown(os.fspath(path), 200)} would be written over: it is given twice")
+
+
+def ensure_writable(path: str | os.PathLike[str], unlike: Iterable[str | os.PathLike[str]] = ()) -> None:
     """See before the work starts that :func:`replacing` can write ``path`` after it. Missing folders are made.
 
+    ``unlike``: files that are read, none of which it may be.
     Raises :class:`OptionError` naming the target and the reason.
     """
+    ensure_apart(path, unlike)
     try:
         target = Path(path)
         if target.is_dir():

@@ -6,6 +6,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from armory_mdnf.errors import OptionError, quoted
+from armory_mdnf.runner.config import check_config
+from armory_mdnf.runner.named import KNOWN
+
 Config = dict[str, Any]
 
 METRIC = {
@@ -23,6 +27,22 @@ SYSCONFIG = {
     "output_dir": None,
     "output_filename": None,
 }
+
+
+def refuse_others_code(blocks: Mapping[str, Any]) -> None:
+    """Raise :class:`OptionError` for blocks that name a module outside this package and ART.
+
+    Results are data, often somebody else's: a module that they name is not to be run because they are looked at.
+    """
+    check_config(complete_config(blocks))
+    named = [blocks.get(name) for name in ("attack", "dataset", "defense", "model", "user_init")]
+    named.append((blocks.get("attack") or {}).get("targeted_labels"))
+    for module in (block["module"] for block in named if block and block.get("module")):
+        if module.split(".")[0] not in KNOWN:
+            raise OptionError(
+                f"the results name the module {quoted(module)}, which is not run for a page: run the configuration "
+                "itself"
+            )
 
 
 def complete_config(blocks: Mapping[str, Any], skip_attack: bool = False, device: str | None = None) -> Config:

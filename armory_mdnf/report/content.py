@@ -21,7 +21,7 @@ from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report import alignment, charts
 from armory_mdnf.report.audits import Audit
 from armory_mdnf.report.charts import Chart
-from armory_mdnf.report.completion import complete_config
+from armory_mdnf.report.completion import complete_config, refuse_others_code
 from armory_mdnf.report.listening import Heard, data_address
 from armory_mdnf.report.noise import noise_curves
 from armory_mdnf.report.runs import Placed, data_name, defence_order, names_of
@@ -352,6 +352,7 @@ def _checksums(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     from armory_mdnf.runner.named import files_of
 
     try:
+        refuse_others_code(config)
         estimator = make_estimator(complete_config(config), "cpu")
         return sorted(files_of([estimator, *(estimator.preprocessing_defences or [])]).items())
     except (ArmoryMdnfError, OSError, KeyError, TypeError, AttributeError) as error:

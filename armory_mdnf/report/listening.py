@@ -17,7 +17,7 @@ from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, ResultsError
 from armory_mdnf.evaluation.records import RunRecord
-from armory_mdnf.report.completion import complete_config
+from armory_mdnf.report.completion import complete_config, refuse_others_code
 from armory_mdnf.report.pictures import picture, spectrogram_db
 from armory_mdnf.runner import components
 from armory_mdnf.runner.evaluate import ADVERSARIAL, BENIGN, Evaluation
@@ -62,6 +62,7 @@ def listen(run: RunRecord, places: Sequence[int], tell: Callable[[int], None] = 
     Raises :class:`OptionError` or :class:`BundleError` for a configuration that cannot be run here,
     :class:`ResultsError` for data that are not those of the run.
     """
+    refuse_others_code(run.config)
     config = complete_config(run.config, device=run.device)
     if config["attack"] is None:
         raise OptionError(f"{run.name}: expected an attack to listen to, found none")

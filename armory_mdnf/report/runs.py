@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from armory_mdnf.data.own import is_path
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.armory_results import NATIVE
 from armory_mdnf.evaluation.cells import cell_described, departures
 from armory_mdnf.evaluation.comparison import NO_DEFENCE, read_run
 from armory_mdnf.evaluation.paper import FLAT, FRAME, Threat, published, row_label, threat_of
@@ -78,14 +77,9 @@ def read_runs(
     """
     files, placed = results_files(paths), []
     for path in files:
-        placed.append(place(_named(read_run(path), path), str(path)))
+        placed.append(place(read_run(path), str(path)))
         tell(len(files))
     return sorted(placed, key=lambda p: (p.run.split, defence_order(p.defence), p.row, p.threat.order, p.run.name))
-
-
-def _named(run: RunRecord, path: Path) -> RunRecord:
-    """By the folder, where that has the name and its file is called as every other."""
-    return replace(run, name=path.resolve().parent.name) if path.name == NATIVE else run
 
 
 def place(run: RunRecord, path: str) -> Placed:

@@ -20,7 +20,6 @@ from armory_mdnf.evaluation.records import LeftOut, Outcome, RunRecord
 from armory_mdnf.evaluation.summary import numbers, summarise
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.provenance import leaves
-from armory_mdnf.locations import armory_folders
 from armory_mdnf.metrics import intelligibility
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, check_config, component, read_config
@@ -28,7 +27,7 @@ from armory_mdnf.runner.evaluate import Evaluation
 from armory_mdnf.runner.journal import SWEEP, Journal, check_same, identify, read_run
 from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.metrics import perturbation_metrics, task_metrics
-from armory_mdnf.runner.named import code_of, files_of, import_from, is_ours, others
+from armory_mdnf.runner.named import code_of, files_of, is_ours, others
 from armory_mdnf.runner.overrides import BATCH_SECONDS, Overrides, override, parse_index, run_seed
 from armory_mdnf.runner.progress import follow
 
@@ -141,7 +140,7 @@ def prepare(config: Config) -> Prepared:
     device, notes = components.choose_device(config)
     for note in (*_ignored(config), *notes):
         print(f"note: {note}", file=sys.stderr)
-    import_from(_local_folders(config["sysconfig"].get("local_repo_path")))
+    components.find_own_code(config)
     task_metrics(config["metric"])  # a name that is none is refused before the work
     available = components.load_dataset(config["dataset"], strict=False)
     chosen = first_batches(available, config)
@@ -196,17 +195,20 @@ def _evaluate(journal: Journal, prepared: Prepared, strict: bool) -> bool:
         raise OptionError(f"{journal.folder} has utterances that the configuration does not choose: {min(strangers)}")
     for failure in journal.failed.values():
         tell(failure, strict)
-    left = [entry for entry in chosen if entry[0] not in journal.indices]
-    sound = [entry for entry in left if not entry[1].problem]
+    damaged = [entry for entry in chosen if entry[1].problem and entry[0] not in journal.indices]
+    sound = [entry for entry in chosen if not entry[1].problem]
 
     def stopped() -> str:
         return f"stopped after {len(journal.indices)} of {len(chosen)} utterances"
 
     try:
         with storing(lambda: f"{stopped()}, which are safe; make room and go on with {_again(journal)}"):
-            keep(journal, [failed(*entry, entry[1].problem) for entry in left if entry[1].problem], strict)
-            for batch in follow(evaluation.batches(sound, batch_seconds(prepared.config)), len(journal.indices)):
-                keep(journal, evaluation(batch), strict)
+            keep(journal, [failed(*entry, entry[1].problem) for entry in damaged], strict)
+            # Batches are those of an unbroken run, whose bits can hang on a batch; one kept in part is made whole.
+            batches = evaluation.batches(sound, batch_seconds(prepared.config))
+            left = [batch for batch in batches if any(index not in journal.indices for index, _ in batch)]
+            for batch in follow(left, len(chosen) - sum(map(len, left))):
+                keep(journal, [line for line in evaluation(batch) if line.index not in journal.indices], strict)
     except StorageError:
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -309,13 +311,6 @@ def _theirs(config: Config, skip: bool) -> str:
     attack = None if skip else config["attack"]
     blocks = {"model": config["model"], "defense": config["defense"], "attack": attack}
     return " or ".join(f"{what} {component(b)}" for what, b in blocks.items() if b and not is_ours(b["module"]))
-
-
-def _local_folders(names: str | list[str] | None) -> list[str]:
-    """Folders of Armory's for the user's own code, and those around them, as Armory looks there."""
-    found = [] if not names else [names] if isinstance(names, str) else names
-    folders = [folder / name for name in found for folder in armory_folders("git")]
-    return [str(path) for folder in folders for path in (folder, folder.parent)]
 
 
 def batch_seconds(config: Config) -> float:

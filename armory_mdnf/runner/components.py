@@ -15,10 +15,10 @@ from armory_mdnf.asr.preprocessing import Defense
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import SAMPLE_RATE_HZ, HeldUtterance, parse_slice
 from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, choices, quoted
-from armory_mdnf.locations import saved_model
+from armory_mdnf.locations import armory_folders, saved_model
 from armory_mdnf.options import FLAG, POSITIVE, check_option
 from armory_mdnf.runner.config import BLOCKS, Config, component, within
-from armory_mdnf.runner.named import check_kwargs, find, is_ours, make, parameters
+from armory_mdnf.runner.named import check_kwargs, find, import_from, is_ours, make, parameters
 
 DEFAULT_SPLIT = "test_clean"  # Armory's, for a configuration that names none
 
@@ -31,6 +31,17 @@ class Targeter(Protocol):
 
     def generate_at(self, indices: Sequence[int], references: Sequence[str]) -> list[str]:
         """One target per utterance."""
+
+
+def find_own_code(config: Config | None = None) -> None:
+    """Let what a configuration names be found where Armory finds a user's own code too.
+
+    That is the working directory, and ``sysconfig.local_repo_path`` below Armory's folder for it.
+    """
+    names = None if config is None else config["sysconfig"].get("local_repo_path")
+    found = [] if not names else [names] if isinstance(names, str) else names
+    folders = [folder / name for name in found for folder in armory_folders("git")]
+    import_from([str(path) for folder in folders for path in (folder, folder.parent)])
 
 
 def load_dataset(block: Config, strict: bool = True) -> Chosen:

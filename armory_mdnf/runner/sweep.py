@@ -17,6 +17,7 @@ from typing import Any
 
 from armory_mdnf import console
 from armory_mdnf.errors import OptionError, ResultsError, StorageError
+from armory_mdnf.evaluation.records import read_json
 from armory_mdnf.evaluation.summary import numbers
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.strict_json import dumps
@@ -280,6 +281,8 @@ class _Sweep:
                     self._keep(done)
         except KeyboardInterrupt:
             print(f"\n{safe()}", file=sys.stderr)
+            with storing(safe):
+                self._store_partial()
             return INTERRUPTED
         except StorageError:  # says it itself
             raise
@@ -354,7 +357,7 @@ class _Sweep:
         for cell, journal in zip(self.cells, self.journals, strict=True):
             if _done(cell, journal) and journal.lines:
                 path = journal.folder / RESULTS
-                if not path.exists():
+                if not _is_whole(path):
                     _store(path, cell, journal)
                 (journal.folder / PARTIAL).unlink(missing_ok=True)
 
@@ -363,6 +366,14 @@ class _Sweep:
         for cell, journal in zip(self.cells, self.journals, strict=True):
             if journal.lines and not _done(cell, journal):
                 _store(journal.folder / PARTIAL, cell, journal)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there and has results; they are made of the journal, and can be made again."""
+    try:
+        return "results" in read_json(path)
+    except ResultsError:
+        return False
 
 
 def _store(path: Path, cell: Cell, journal: Journal) -> None:
