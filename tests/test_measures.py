@@ -176,10 +176,10 @@ def test_the_command_and_its_json(tmp_path: Path, capsys: pytest.CaptureFixture[
     files = [str(RESULTS / f"none_{name}.json") for name in ("pgd_l2", "pgd_linf", "benign")]
     assert cli.main(["metrics", *files, "--json", str(tmp_path / "m.json")]) == 0
     printed = capsys.readouterr().out
-    assert "| worst of none_pgd_l2, none_pgd_linf (human) | - |" in printed
+    assert "| worst of none_pgd_l2, none_pgd_linf (human; ds2_base, NO DEFENCE) | - |" in printed
     found = json.loads((tmp_path / "m.json").read_text())["metrics"]
     assert len(found) == 4
-    worst = found["worst of none_pgd_l2, none_pgd_linf (human)"]["adversarial_wer"]
+    worst = found["worst of none_pgd_l2, none_pgd_linf (human; ds2_base, NO DEFENCE)"]["adversarial_wer"]
     assert worst >= max(found[path]["adversarial_wer"] for path in files[:2])
     assert found[files[2]]["adversarial_wer"] is None
 

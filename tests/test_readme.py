@@ -61,8 +61,10 @@ def test_the_recognisers_rates_are_those_of_the_records() -> None:
     card = (ROOT / "armory_mdnf" / "weights" / "CARD_recognizers.md").read_text(encoding="utf-8")
     shown = []
     for split, name, n in (
-        ("librispeech", "whisper_benign", 200), ("librispeech", "whisper_mg_benign", 200), ("human", "whisper_benign", 64),
-    ):  # fmt: skip
+        ("librispeech", "whisper_benign", 200),
+        ("librispeech", "whisper_mg_benign", 200),
+        ("human", "whisper_benign", 64),
+    ):
         run = record(split, name)
         assert len(run.outcomes) == n
         found = interval(run, "benign")

@@ -84,7 +84,7 @@ def test_a_source_of_no_hours_or_an_option_without_effect_is_refused(
     assert "is there twice" in refusal(capsys, *RESYNTHESIS, "--sources", "a=1", "a=2")
     assert "--curve has no effect" in refusal(capsys, *RESYNTHESIS, *SOURCES, "--curve", "flat")
     assert "expected the lower end first" in refusal(capsys, *RESYNTHESIS, *SOURCES, "--noise-snr-db", "1", "0")
-    assert "no shards in" in refusal(capsys, *RESYNTHESIS, "--sources", "../x=1")
+    assert "expected a plain name" in refusal(capsys, *RESYNTHESIS, "--sources", "../x=1")
     (folder / "file").write_text("")
     assert "cannot write to the folder" in refusal(capsys, *RESYNTHESIS, *SOURCES, "--data-dir", "file")
 
