@@ -177,3 +177,20 @@ def test_the_same_noise_in_both_passes_is_no_lie_but_needs_many_draws() -> None:
     assert gradient["across"] > 0.95
     assert found["draws"].verdict in (WARN, FAIL)
     assert draws["draws_for_half"] is None or draws["draws_for_half"] > 1
+
+
+class Wavy(WaveformDefense):
+    """Bends within a thousandth of the attack's bound, as a vocoder trained against a discriminator does: sound."""
+
+    WAVES = 3e5
+
+    def __init__(self) -> None:
+        super().__init__(0, False, True, "cpu")
+
+    def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        return x + 0.9 * torch.sin(self.WAVES * x) / self.WAVES
+
+
+def test_a_loss_that_bends_early_has_its_gradient_all_the_same() -> None:
+    found = findings(Wavy(), only=["gradient"])["gradient"]
+    assert found.verdict == PASS, found.evidence
