@@ -163,7 +163,9 @@ def _finite_differences(trials: Trials, gradient: Tensor, radius: Tensor) -> tup
     The former is the median over the utterances. Each with the step that serves it best: too long a one bends, too
     short a one drowns in rounding, and which is which hangs on the recogniser.
     """
-    place, rates, cosines = _inside(trials), [], []
+    place = _inside(trials)
+    rates: list[float] = []
+    cosines: list[float] = []
     for step in (*STEPS, *SHORTER):
         if step in SHORTER and rates and min(max(cosines), max(1 - abs(1 - rate) for rate in rates)) >= AGREE:
             break
