@@ -103,7 +103,7 @@ def test_opus_is_checked_and_decoded(root: Path, capsys: pytest.CaptureFixture[s
 def test_an_incomplete_librispeech(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not folder.is_dir():
         pytest.skip("no LibriSpeech as Opus beside the project")
-    cli.main(["data", "check", str(folder)])
+    assert cli.main(["data", "check", str(folder)]) in (0, 1)
     rows = {row.split()[0]: " ".join(row.split()) for row in capsys.readouterr().out.splitlines()[2:]}
     for name in SPLITS:
         split = find_root(folder) / name

@@ -196,7 +196,7 @@ def test_what_is_watched_is_looked_up_before_the_first_step(data_dir: Path) -> N
     assert not list((data_dir / "runs" / "t").iterdir())
 
 
-@pytest.mark.parametrize("batch_seconds", [0.01, 0.9, 1.5])
+@pytest.mark.parametrize("batch_seconds", [0.01, 0.9, 1.5, 4.0])
 def test_no_batch_is_empty_where_utterances_are_longer_than_one(data_dir: Path, batch_seconds: float) -> None:
     recipe = replace(RECIPE, batch_seconds=batch_seconds, augmentation={"speed": [1.0, 1.0]})
     batches = training.Batches(recipe, load_bundle(data_dir / "start.safetensors"), data_dir)
@@ -204,7 +204,8 @@ def test_no_batch_is_empty_where_utterances_are_longer_than_one(data_dir: Path, 
     assert len(found) == batches.CHUNK_STEPS
     sizes = [len(batch) for batch in found]
     assert min(sizes) >= 1
-    assert max(sizes) == (1 if batch_seconds < 1 else 2)
+    if batch_seconds < 4:
+        assert max(sizes) == (1 if batch_seconds < 1 else 2)
 
 
 def test_utterances_that_never_fit_do_not_draw_for_ever(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -307,7 +307,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
     def _labelled(self, x: Any, y: Any) -> tuple[list[checks.Waveform], list[list[int]]]:
         waveforms = self._waveforms(x)
         targets = self._targets(y, len(waveforms))
-        self.check([len(u) for u in waveforms], targets)
+        self._model.check_targets([len(u) for u in waveforms], targets)
         return waveforms, targets
 
     def _batch(self, waveforms: Sequence[checks.Waveform]) -> tuple[Tensor, Tensor]:

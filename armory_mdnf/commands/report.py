@@ -64,11 +64,12 @@ def run(args: argparse.Namespace) -> int:
     if args.utterances not in (None, WORST) and args.audio:
         raise OptionError("--audio has no effect with --utterances ID: all that are named are heard")
     files, others = audits.split_paths(args.runs)
-    ensure_writable(args.out, unlike=[*files, *results_files(others)])
+    found = results_files(others)
+    ensure_writable(args.out, unlike=[*files, *found])
     if not others:
         raise OptionError(f"{args.runs[0]} has the findings of an audit: expected the runs that it is about too")
     with options.Progress(None, "runs") as progress:
-        placed = runs.read_runs(others, progress.step_of)
+        placed = runs.read_runs(found, progress.step_of)
     audited = audits.read_audits(files, placed)
     chosen = _chosen(placed, args.audio, args.utterances)
     heard, silent = _listen(placed, chosen) if any(chosen.values()) else ({}, [])

@@ -8,7 +8,7 @@ from typing import Any
 
 from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.runner.config import check_config
-from armory_mdnf.runner.named import KNOWN
+from armory_mdnf.runner.named import KNOWN, blocks_of
 
 Config = dict[str, Any]
 
@@ -29,15 +29,13 @@ SYSCONFIG = {
 }
 
 
-def refuse_others_code(blocks: Mapping[str, Any]) -> None:
-    """Raise :class:`OptionError` for blocks that name a module outside this package and ART.
+def refuse_others_code(config: Config) -> None:
+    """Raise :class:`OptionError` for a whole configuration that is none, or names a module but of this package or ART.
 
     Results are data, often somebody else's: a module that they name is not to be run because they are looked at.
     """
-    check_config(complete_config(blocks))
-    named = [blocks.get(name) for name in ("attack", "dataset", "defense", "model", "user_init")]
-    named.append((blocks.get("attack") or {}).get("targeted_labels"))
-    for module in (block["module"] for block in named if block and block.get("module")):
+    check_config(config)
+    for module in (block["module"] for block in blocks_of(config)):
         if module.split(".")[0] not in KNOWN:
             raise OptionError(
                 f"the results name the module {quoted(module)}, which is not run for a page: run the configuration "

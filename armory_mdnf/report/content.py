@@ -352,8 +352,9 @@ def _checksums(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     from armory_mdnf.runner.named import files_of
 
     try:
-        refuse_others_code(config)
-        estimator = make_estimator(complete_config(config), "cpu")
+        whole = complete_config(config)
+        refuse_others_code(whole)
+        estimator = make_estimator(whole, "cpu")
         return sorted(files_of([estimator, *(estimator.preprocessing_defences or [])]).items())
     except (ArmoryMdnfError, OSError, KeyError, TypeError, AttributeError) as error:
         return [("not on this machine", cause(error))]

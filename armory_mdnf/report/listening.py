@@ -62,8 +62,8 @@ def listen(run: RunRecord, places: Sequence[int], tell: Callable[[int], None] = 
     Raises :class:`OptionError` or :class:`BundleError` for a configuration that cannot be run here,
     :class:`ResultsError` for data that are not those of the run.
     """
-    refuse_others_code(run.config)
     config = complete_config(run.config, device=run.device)
+    refuse_others_code(config)
     if config["attack"] is None:
         raise OptionError(f"{run.name}: expected an attack to listen to, found none")
     device, _ = components.choose_device(config)

@@ -27,7 +27,7 @@ from armory_mdnf.runner.evaluate import Evaluation
 from armory_mdnf.runner.journal import SWEEP, Journal, check_same, identify, read_run
 from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.metrics import perturbation_metrics, task_metrics
-from armory_mdnf.runner.named import code_of, files_of, is_ours, others
+from armory_mdnf.runner.named import blocks_of, code_of, files_of, is_ours
 from armory_mdnf.runner.overrides import BATCH_SECONDS, Overrides, override, parse_index, run_seed
 from armory_mdnf.runner.progress import follow
 
@@ -151,8 +151,7 @@ def prepare(config: Config) -> Prepared:
     estimator = evaluation.estimator
     parts = [estimator, *(getattr(estimator, "preprocessing_defences", None) or []), evaluation.attack]
     files = files_of([*parts, evaluation.targeter])
-    named = [config[name] for name in ("dataset", "model", "defense", "attack")]
-    code = code_of([*named, (config["attack"] or {}).get("targeted_labels"), *others(config)])
+    code = code_of(blocks_of(config))
     identity = identify(config, device, results.versions(), code, files, recordings)
     return Prepared(config, evaluation, chosen, len(available), identity)
 

@@ -132,6 +132,13 @@ def others(config: Config) -> list[Config]:
     return [*found, *([config["user_init"]] if (config.get("user_init") or {}).get("module") else [])]
 
 
+def blocks_of(config: Config) -> list[Config]:
+    """Every block of a configuration that names a module."""
+    components = [config[name] for name in ("dataset", "model", "defense", "attack")]
+    components.append((config["attack"] or {}).get("targeted_labels"))
+    return [*filter(None, components), *others(config)]
+
+
 def code_of(blocks: Sequence[Config | None]) -> dict[str, str]:
     """SHA-256 of this package's code, and of modules outside :data:`KNOWN` that blocks name, once they are imported."""
     found = {OURS: own_code()}

@@ -9,7 +9,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,7 +276,7 @@ class _Sweep:
         try:
             with storing(safe):
                 self._leave_out()
-                self._store_complete()
+                self._store_complete(zip(self.cells, self.journals, strict=True))
                 for done in running.results(self._tasks()):
                     self._keep(done)
         except KeyboardInterrupt:
@@ -351,10 +351,10 @@ class _Sweep:
         times = f"{clock(time.monotonic() - self.start)} elapsed, {clock(self._time_left())} left in all"
         print(f"{told}, {times}", file=sys.stderr)
         if _done(cell, journal):
-            self._store_complete()
+            self._store_complete([(cell, journal)])
 
-    def _store_complete(self) -> None:
-        for cell, journal in zip(self.cells, self.journals, strict=True):
+    def _store_complete(self, pairs: Iterable[tuple[Cell, Journal]]) -> None:
+        for cell, journal in pairs:
             if _done(cell, journal) and journal.lines:
                 path = journal.folder / RESULTS
                 if not _is_whole(path):
