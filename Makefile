@@ -77,7 +77,7 @@ tables: install  ## write the tables of the recorded results in README.md and do
 	$(BIN)/armory-mdnf report-table --results results/librispeech --headline --write README.md
 	@mkdir -p docs/figures
 	$(BIN)/armory-mdnf plot results/librispeech --headline -o docs/figures/headline.svg \
-	  --title "LibriSpeech test-clean, whisper_ctc, white-box l2 attack of 1.5, 100 iterations"
+	  --title "LibriSpeech test-clean, white-box l2 attack of 1.5, 100 iterations"
 	$(BIN)/armory-mdnf plot --sensitivity -o docs/figures/noise_sensitivity.svg --title "What two draws of MDNF's noise have in common"
 	$(BIN)/armory-mdnf report-table --results results/librispeech --findings --write docs/findings.md
 	$(BIN)/armory-mdnf claims results --write docs/claims.md

@@ -42,6 +42,15 @@ def test_novels_are_read_line_by_line(tmp_path: Path) -> None:
     assert books.novels(tmp_path) == "\n".join(NOVEL) + "\n\n" + "\n".join(MORE)
 
 
+def test_plain_texts_are_read_after_the_novels(tmp_path: Path) -> None:
+    lazy_load(tmp_path / "usr" / "janeaustenr" / "data" / "Rdata.rdb", MORE)
+    (tmp_path / "whale").mkdir()
+    (tmp_path / "whale" / "2.txt").write_text("Call me Ishmael, if you will.")
+    (tmp_path / "whale" / "1.txt").write_bytes(b"Loomings \xff.")  # not quite UTF-8
+    texts = ["\n".join(MORE), "Loomings \N{REPLACEMENT CHARACTER}.", "Call me Ishmael, if you will."]
+    assert books.novels(tmp_path) == "\n\n".join(texts)
+
+
 @pytest.mark.parametrize("keep", [3, 20, 60])
 def test_a_damaged_package_is_named(tmp_path: Path, keep: int) -> None:
     path = lazy_load(tmp_path / "janeaustenr" / "data" / "Rdata.rdb", NOVEL)

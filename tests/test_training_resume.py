@@ -54,6 +54,35 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_bundle(path).network.state_dict()
 
 
+def test_dropout_is_drawn_of_the_seed_and_the_step(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"n_mels": 80, "d_model": 16, "layers": 1, "heads": 2, "ffn": 16}
+    recipe = replace(RECIPE, init=None, kind="whisper_ctc", model=sizes, dropout=0.5, steps=3)
+    train(recipe, data_dir, data_dir / "a.safetensors", every=1)
+    (data_dir / "runs" / "t" / "checkpoint.pt").unlink()
+
+    def stop(recognizer: object, splits: object, limit: object, speakers: object) -> dict[str, float]:
+        if (data_dir / "runs" / "t" / "checkpoint.pt").exists():
+            raise KeyboardInterrupt
+        return {}
+
+    with monkeypatch.context() as broken:
+        broken.setattr(training, "evaluate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, data_dir, data_dir / "b.safetensors", every=1)
+    torch.rand(7)
+    train(recipe, data_dir, data_dir / "b.safetensors", every=1)
+    one, other = weights(data_dir / "a.safetensors"), weights(data_dir / "b.safetensors")
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    (data_dir / "runs" / "t" / "checkpoint.pt").unlink()
+    train(replace(recipe, dropout=0.0), data_dir, data_dir / "c.safetensors", every=1)
+    assert not all(torch.equal(one[key], value) for key, value in weights(data_dir / "c.safetensors").items())
+
+
+def test_dropout_is_refused_where_nothing_can_be_left_out(data_dir: Path) -> None:
+    with pytest.raises(OptionError, match="dropout: expected 0 for a deepspeech2"):
+        train(replace(RECIPE, dropout=0.1), data_dir, data_dir / "a.safetensors")
+
+
 def test_the_same_recipe_goes_on_and_another_is_refused_by_name(data_dir: Path) -> None:
     checkpoint = data_dir / "runs" / "t" / "checkpoint.pt"
     train(RECIPE, data_dir, data_dir / "a.safetensors", every=1)

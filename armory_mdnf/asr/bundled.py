@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from armory_mdnf.asr.alphabet import Alphabet
 from armory_mdnf.asr.contract import CTCRecognizer
-from armory_mdnf.errors import refuse_unknown
+from armory_mdnf.errors import OptionError, refuse_unknown
 from armory_mdnf.options import check_options
 
 Self = TypeVar("Self", bound="BundledConfig")
@@ -61,6 +61,10 @@ class BundledRecognizer(CTCRecognizer):
     def layers_above(self, name: str) -> int:
         """How many layers of a stack are above the weight of that name in the network; 0 where there is no stack."""
         return 0
+
+    def set_dropout(self, share: float) -> None:
+        """Leave out a share of what layers put onto their residual, in training. Raises :class:`OptionError`."""
+        raise OptionError(f"dropout: expected 0 for a {self.kind}, which has no such layers, got {share}")
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         self.check_lengths(lengths)

@@ -11,6 +11,7 @@ from typing import Any
 from armory_mdnf.evaluation.records import RunRecord
 
 FAMILIES = {"melgan": "MG", "pwg": "WG"}
+FIRST = tuple(FAMILIES)
 STOCHASTIC = ("RS", "MG-MDNF", "MG-MDNF flat", "WG", "WG-MDNF")
 """Defences that draw noise, for which the published gradient is another than the exact one."""
 EXACT, PUBLISHED = "exact", "published"
@@ -40,7 +41,11 @@ class Role:
 
 @dataclass(frozen=True)
 class Ground:
-    """What runs must share so that their differences are the defences': the split, recogniser, and vocoders."""
+    """What runs must share so that their differences are the defences': the split, recogniser, and vocoders.
+
+    ``vocoders``: the name of a run's vocoder, "" without one; of a whole ground those of all families, "" if they are
+    the first ones, :data:`FIRST`.
+    """
 
     split: str
     recogniser: str
@@ -69,7 +74,7 @@ def role_of(run: RunRecord) -> tuple[Role, Ground] | None:
 
 
 def _system(config: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Name of the defence in the paper, and the variant of its vocoder: "" for none or the first one."""
+    """Name of the defence in the paper, and of its vocoder: "" for none."""
     block = _block(config, "defense")
     if not block:
         return "none", ""
@@ -77,17 +82,17 @@ def _system(config: Mapping[str, Any]) -> tuple[str, str] | None:
     name = block.get("name")
     if name == "RandomizedSmoothing":
         return ("RS", "") if {"snr_db": 15.0, "passes": 5} | kwargs == {"snr_db": 15.0, "passes": 5} else None
-    stem, _, variant = PurePath(str(kwargs.pop("vocoder", "melgan"))).stem.partition("_")
-    family = FAMILIES.get(stem)
+    vocoder = PurePath(str(kwargs.pop("vocoder", "melgan"))).stem
+    family = FAMILIES.get(vocoder.partition("_")[0])
     if family is None or name not in ("MelResynth", "MDNF"):
         return None
     if name == "MelResynth":
-        return (family, variant) if not kwargs else None
+        return (family, vocoder) if not kwargs else None
     curve = kwargs.pop("curve", "bundled_l2")
     published = {"noise_level": 20.0, "normalize": "utterance", "curve_scales": "std"}
     if published | kwargs != published:
         return None
-    return f"{family}-MDNF" + ("" if curve is not None else " flat"), variant
+    return f"{family}-MDNF" + ("" if curve is not None else " flat"), vocoder
 
 
 def _threat(run: RunRecord) -> str | None:
@@ -135,17 +140,16 @@ def tables(runs: Iterable[RunRecord]) -> dict[Ground, Table]:
     """The runs of each ground. Of two that are the same cell, the fine-tuned and then the longer one counts.
 
     Of equally long ones that of this package's attack does: with EOT and more iterations there are no others.
-    Runs without a vocoder are on every ground of their split and recogniser.
+    Runs without a vocoder are on every ground of their split and recogniser, and so are those of a family of which
+    that split and recogniser have met one vocoder alone.
     """
     placed = [(role, ground, run) for run in runs for role, ground in [role_of(run) or (None, None)] if role and ground]
-    grounds = {g for role, g, _ in placed if role.system not in ("none", "RS")} or {g for _, g, _ in placed}
     found: dict[Ground, Table] = {}
-    for ground in sorted(grounds, key=lambda g: (g.split, g.recogniser, g.vocoders)):
+    for ground, vocoders in _grounds({ground for _, ground, _ in placed}):
         cells: Table = {}
         rank: dict[tuple[str, str, str], tuple[bool, int, bool]] = {}
         for role, other, run in placed:
-            everywhere = role.system in ("none", "RS") and other.recogniser == ground.recogniser
-            if other != ground and not (everywhere and other.split == ground.split):
+            if (other.split, other.recogniser) != (ground.split, ground.recogniser) or other.vocoders not in vocoders:
                 continue
             key = (role.system, role.threat, role.gradient)
             ours = str(_block(run.config, "attack").get("module", "")).startswith("armory_mdnf.")
@@ -153,4 +157,26 @@ def tables(runs: Iterable[RunRecord]) -> dict[Ground, Table]:
             if key not in rank or order > rank[key]:
                 cells[key], rank[key] = run, order
         found[ground] = cells
+    return found
+
+
+def _grounds(of_runs: Iterable[Ground]) -> list[tuple[Ground, set[str]]]:
+    """The grounds that runs are on, in order, and the vocoders of each, of which "" is none."""
+    met: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for one in of_runs:
+        families = met.setdefault((one.split, one.recogniser), {})
+        if one.vocoders:
+            family, _, variant = one.vocoders.partition("_")
+            families.setdefault(family, {})[variant] = one.vocoders
+    found = []
+    for (split, recogniser), families in sorted(met.items()):
+        several = [variants for variants in families.values() if len(variants) > 1]
+        for variant in sorted({v for variants in several for v in variants}) or [""]:
+            here = [
+                variants[variant] if len(variants) > 1 else next(iter(variants.values()))
+                for _, variants in sorted(families.items())
+                if variant in variants or len(variants) == 1
+            ]
+            names = "" if set(here) <= set(FIRST) else ", ".join(here)
+            found.append((Ground(split, recogniser, names), {"", *here}))
     return found

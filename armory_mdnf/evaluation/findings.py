@@ -42,12 +42,29 @@ PAIRS = (
     ("the same, by the published gradient", "whisper_hg_mdnf_pgd_l2_published", "whisper_hg_pgd_l2_ours"),
     ("is the published gradient weaker?", "whisper_hg_mdnf_pgd_l2_published", "whisper_hg_mdnf_pgd_l2_ours"),
     ("is EOT 5 stronger?", "whisper_hg_mdnf_eot_l2", "whisper_hg_mdnf_pgd_l2_ours"),
+    ("does HG help?", "tiny_en_hg_pgd_l2_ours", "tiny_en_pgd_l2_ours"),
+    ("does HG-MDNF help?", "tiny_en_hg_mdnf_pgd_l2_ours", "tiny_en_pgd_l2_ours"),
+    ("the same, by the published gradient", "tiny_en_hg_mdnf_pgd_l2_published", "tiny_en_pgd_l2_ours"),
+    ("does the noise add to HG?", "tiny_en_hg_mdnf_pgd_l2_ours", "tiny_en_hg_pgd_l2_ours"),
+    ("the same, by the published gradient", "tiny_en_hg_mdnf_pgd_l2_published", "tiny_en_hg_pgd_l2_ours"),
+    ("is the published gradient weaker?", "tiny_en_hg_mdnf_pgd_l2_published", "tiny_en_hg_mdnf_pgd_l2_ours"),
+    ("does MG-MDNF help?", "tiny_en_mg_mdnf_pgd_l2_ours", "tiny_en_pgd_l2_ours"),
+    *(
+        (question, f"whisper_{first}_{threat}_ours", f"whisper_{second}{threat}_ours")
+        for threat in ("pgd_l2", "pgd_linf")
+        for question, first, second in (
+            ("does WG help?", "wg", ""),
+            ("does WG-MDNF help?", "wg_mdnf", ""),
+            ("does the noise add to WG?", "wg_mdnf", "wg_"),
+        )
+    ),
+    ("are 250 iterations stronger?", "whisper_mg_mdnf_pgd_l2_250_steps_ours", "whisper_mg_mdnf_pgd_l2_ours"),
     ("is it the attack, or any noise?", "whisper_noise_l2", "whisper_pgd_l2_ours"),
     ("is it the attack, or any noise?", "whisper_mg_noise_l2", "whisper_mg_pgd_l2_ours"),
     ("is it the attack, or any noise?", "whisper_mg_mdnf_noise_l2", "whisper_mg_mdnf_pgd_l2_ours"),
     *(
         (question, f"{first}_{threat}", f"{second}_{threat}")
-        for threat in ("pgd_l2_1.0_ours", "pgd_l2_0.5_ours", "pgd_linf_0.005_ours", "snr20", "snr40")
+        for threat in ("pgd_l2_1.0_ours", "pgd_l2_0.5_ours", "pgd_linf_0.005_ours", "snr20", "snr30", "snr40", "cw")
         for question, first, second in (
             ("does RS help?", "whisper_rs", "whisper"),
             ("does MG help?", "whisper_mg", "whisper"),
@@ -83,6 +100,10 @@ HEADLINE = (
     ("HG", "whisper_hg_pgd_l2_ours"),
     ("HG-MDNF, exact gradient", "whisper_hg_mdnf_pgd_l2_ours"),
     ("HG-MDNF, published gradient", "whisper_hg_mdnf_pgd_l2_published"),
+    ("none, before Whisper tiny.en", "tiny_en_pgd_l2_ours"),
+    ("HG, before Whisper tiny.en", "tiny_en_hg_pgd_l2_ours"),
+    ("HG-MDNF, exact gradient, before Whisper tiny.en", "tiny_en_hg_mdnf_pgd_l2_ours"),
+    ("HG-MDNF, published gradient, before Whisper tiny.en", "tiny_en_hg_mdnf_pgd_l2_published"),
 )
 """Rows of the README's table: what they are called, and the runs."""
 

