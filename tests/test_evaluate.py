@@ -81,6 +81,11 @@ def test_names_of_data_and_models(written: Any, weights: str, monkeypatch: pytes
         (["--limit", "0"], "--limit: expected a whole number >= 1, got 0"),
         (["--defense", "x"], "unknown defence 'x'"),
         (["--attack", "x"], "unknown attack 'x'"),
+        (["--steps", "-3"], "--steps: expected a whole number >= 0, found -3"),
+        (["--eot", "0"], "--eot: expected a whole number >= 1, found 0"),
+        (["--eps", "nan"], "--eps: expected a finite number of at least 0, found nan"),
+        (["--eps", "-1"], "--eps: expected a finite number of at least 0, found -1.0"),
+        (["--attack", "pgd-snr", "--snr-db", "inf"], "--snr-db: expected a finite number, found inf"),
     ],
 )
 def test_what_is_refused(words: list[str], why: str, tmp_path: Path, capsys: Any) -> None:

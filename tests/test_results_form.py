@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from armory_mdnf import __version__
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.records import LeftOut, Outcome, RunRecord, read_record, write_record
 from armory_mdnf.evaluation.summary import summarise
+from armory_mdnf.files import provenance
 from armory_mdnf.runner import results
 from armory_mdnf.runner.lines import parse_line, to_line
 
@@ -60,3 +63,13 @@ def test_flags_make_it_a_part(flag: str, config: dict[str, Any], tmp_path: Path)
 @pytest.mark.parametrize("found", [*FOUND, dataclasses.replace(FOUND[0], measures={"letters.x": None}), LEFT])
 def test_a_line_gives_the_outcome_back(found: Outcome | LeftOut) -> None:
     assert parse_line(json.loads(to_line(found)), "here") == found
+
+
+def test_versions_of_a_copy_that_was_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(provenance.versions_of(provenance.COMPUTES).values()).isdisjoint({"unknown"})
+
+    def none(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", none)
+    assert provenance.versions_of(["armory-mdnf", "torch"]) == {"armory-mdnf": __version__, "torch": "unknown"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import OptionError, choices, quoted, refuse_unknown
 from armory_mdnf.files.strict_json import read_json
+from armory_mdnf.options import count, number
 
 Block = dict[str, Any]
 
@@ -45,6 +47,9 @@ ATTACKS: dict[str, Block] = {
     "cw": {"eps": 0.01, "learning_rate": 1e-4, "max_iter": 400},
 }
 """Attacks and what they are by default: the paper's values."""
+
+KINDS = {"eps": number(0), "snr_db": number(-math.inf), "steps": count(0), "eot": count(1)}
+"""What the options of an attack may be."""
 
 
 def model_for(model: str | None, defense: str) -> str:
@@ -89,7 +94,7 @@ def attack_block(
 ) -> Block:
     """The block of an attack of :data:`ATTACKS`; None leaves its default value.
 
-    Raises :class:`OptionError` for another name, and for an option that the attack has not.
+    Raises :class:`OptionError` for another name, for an option that the attack has not, and for a value it refuses.
     """
     if name not in ATTACKS:
         raise OptionError(choices(name, ATTACKS, "attack"))
@@ -103,6 +108,9 @@ def attack_block(
         if value is not None and option not in kwargs:
             other = "--snr-db" if option == "eps" else "--eps"
             raise OptionError(f"--{option.replace('_', '-')} is no option of {name}: expected {other}")
+    for option, value in (("eps", eps), ("snr_db", snr_db), ("steps", steps), ("eot", eot)):
+        if value is not None:
+            KINDS[option].check(value, f"--{option.replace('_', '-')}")
     given = {"eps": eps, "snr_db": snr_db, "max_iter": steps}
     kwargs |= {option: value for option, value in given.items() if value is not None}
     kwargs |= {"targeted": targeted, "seed": seed} | ({} if carlini_wagner else {"eot_draws": eot})

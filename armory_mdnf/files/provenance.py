@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 Provenance = Mapping[str, Any]
+COMPUTES = ("armory-mdnf", "torch", "torchaudio", "numpy", "adversarial-robustness-toolbox", "parallel-wavegan")
+"""Packages whose versions a result is told with."""
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of Python packages; ``unknown`` where none is recorded, as of a copy that was put on the path."""
+    return {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return __version__ if package == "armory-mdnf" else "unknown"
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

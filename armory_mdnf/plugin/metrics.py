@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any
 
 from armory.metrics.common import result_formatter
 from armory.metrics.task import populationwise
 
-VERSIONED = ("armory-mdnf", "torch", "torchaudio", "numpy", "adversarial-robustness-toolbox", "parallel-wavegan")
+from armory_mdnf.files.provenance import COMPUTES, versions_of
 
 
 @populationwise
@@ -18,7 +17,7 @@ def transcripts(y: Sequence[str | bytes], y_pred: Sequence[str | bytes]) -> dict
     """Reference and hypothesis of every utterance, in the order of the run, and the versions that made them."""
     pairs = zip(map(_text, y), map(_text, y_pred), strict=True)
     utterances = [{"reference": reference, "hypothesis": hypothesis} for reference, hypothesis in pairs]
-    versions = {name: metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()}
+    versions = versions_of(COMPUTES) | {"python": platform.python_version()}
     return {"utterances": utterances, "versions": versions}
 
 

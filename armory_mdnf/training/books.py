@@ -12,19 +12,17 @@ with any transcript of LibriSpeech's test sets at hand are left out.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 
 from armory_mdnf.data.selection import any_split
 from armory_mdnf.errors import BundleError
 from armory_mdnf.files.atomic import ensure_writable_folder, storing
-from armory_mdnf.files.provenance import made_of, of_values
+from armory_mdnf.files.provenance import made_of, of_values, versions_of
 from armory_mdnf.options import number, whole
 from armory_mdnf.training.corpora.synthesis import TRAIN_SHARES, fill_shards
 from armory_mdnf.training.corpus import SPEECH_PACKAGES, versions
@@ -106,15 +104,6 @@ def allowed(candidates: Sequence[str], held_out: Collection[str]) -> list[str]:
     return [s for s in candidates if not forbidden.intersection(_runs(s))]
 
 
-def _versions_of(packages: Sequence[str]) -> dict[str, str]:
-    """Versions of Python packages; ``none`` of what is not installed."""
-    found = dict.fromkeys(packages, "none")
-    for name in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
 def write_books(folder: Path, text: str, held_out: Collection[str], hours: float, processes: int) -> float:
     """Say sentences of ``text`` into shards under ``folder`` until there are ``hours``; returns the hours there are."""
     chosen = allowed(sentences(text), held_out)
@@ -135,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ensure_writable_folder(folder)
     text = novels(args.novels)
     held_out = sorted({u.transcript for split in TEST_SPLITS for u in any_split(split)})
-    packages = versions(SPEECH_PACKAGES) | _versions_of(PIPER_PACKAGES)
+    packages = versions(SPEECH_PACKAGES) | versions_of(PIPER_PACKAGES)
     contents = made_of(text=of_values([text]), held_out=of_values(held_out), packages=packages)
     with storing(lambda: f"what is whole in {folder} is safe; start the same command again to go on"):
         claim_folder(folder, contents, "*.jsonl", "delete that folder, or choose another --data-dir")
