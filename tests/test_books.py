@@ -10,6 +10,7 @@ import pytest
 
 from armory_mdnf.errors import BundleError
 from armory_mdnf.training import books
+from armory_mdnf.training.corpora.synthesis import TRAIN_SHARES
 
 NOVEL = [
     "EMMA",
@@ -62,6 +63,13 @@ def test_a_damaged_package_is_named(tmp_path: Path, keep: int) -> None:
 def test_a_folder_without_novels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"expected janeaustenr/data/Rdata\.rdb"):
         books.novels(tmp_path)
+
+
+def test_a_neural_voice_takes_its_share_of_the_others() -> None:
+    assert books.shares(0.0) == TRAIN_SHARES
+    mixed = books.shares(0.4)
+    assert mixed.pop(books.NEURAL) == 0.4
+    assert mixed == {voice: pytest.approx(0.6 * share) for voice, share in TRAIN_SHARES.items()}
 
 
 def test_sentences_are_words_of_the_alphabet_and_nothing_else() -> None:
