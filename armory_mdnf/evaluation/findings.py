@@ -58,7 +58,10 @@ PAIRS = (
             ("does the noise add to WG?", "wg_mdnf", "wg_"),
         )
     ),
-    ("are 250 iterations stronger?", "whisper_mg_mdnf_pgd_l2_250_steps_ours", "whisper_mg_mdnf_pgd_l2_ours"),
+    *(
+        (f"are {n} iterations stronger?", f"whisper_mg_mdnf_pgd_l2_{n}_steps_ours", "whisper_mg_mdnf_pgd_l2_ours")
+        for n in (250, 500)
+    ),
     ("is it the attack, or any noise?", "whisper_noise_l2", "whisper_pgd_l2_ours"),
     ("is it the attack, or any noise?", "whisper_mg_noise_l2", "whisper_mg_pgd_l2_ours"),
     ("is it the attack, or any noise?", "whisper_mg_mdnf_noise_l2", "whisper_mg_mdnf_pgd_l2_ours"),
