@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from armory_mdnf import cli
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.data.own import load_own
 from armory_mdnf.evaluation.rates import difference
-from armory_mdnf.evaluation.records import read_record
+from armory_mdnf.evaluation.records import common_outcomes, read_record
 
 OWN = (ROOT / "docs" / "own.md").read_text(encoding="utf-8")
 DIFFERENCES = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
@@ -65,9 +66,11 @@ def test_own_goes_all_the_way() -> None:
 def test_the_measured_differences_are_those_of_the_records(row: list[str]) -> None:
     _, first, second, attacked, benign = row
     each = [read_record(ROOT / "results" / f"{name.strip('`')}.json") for name in (first, second)]
+    shared = zip(*common_outcomes(*each), strict=True)
+    both = [replace(run, outcomes=outcomes) for run, outcomes in zip(each, shared, strict=True)]
     for text, comparison in ((attacked, "adversarial"), (benign, "benign")):
-        assert text == ", ".join(f"{100 * (run.rate(comparison) or 0):.1f}" for run in each)
-    assert [o.reference for o in each[0].outcomes] == [o.reference for o in each[1].outcomes]
+        assert text == ", ".join(f"{100 * (run.rate(comparison) or 0):.1f}" for run in both)
+    assert len(both[0].outcomes) == min(len(run.outcomes) for run in each)
 
 
 def test_there_are_measured_differences() -> None:
@@ -90,7 +93,5 @@ def test_the_normalisations_differ_by_what_is_said() -> None:
     found = difference(first, second, "adversarial")
     assert found is not None
     assert found.low is not None
-    assert f"leaves {100 * found.value:.1f} points less, with an interval that ends at 0" in " ".join(
-        DIFFERENCES.split()
-    )
-    assert round(100 * found.low) == 0
+    assert found.low < 0 < found.value
+    assert f"leaves {100 * found.value:.1f} points less, with an interval that holds 0" in " ".join(DIFFERENCES.split())
