@@ -71,6 +71,7 @@ def test_the_recognisers_rates_are_those_of_the_records() -> None:
     for split, name, n in (
         ("librispeech", "whisper_benign", 200),
         ("librispeech", "whisper_mg_benign", 200),
+        ("librispeech", "tiny_en_benign", 200),
         ("human", "whisper_benign", 64),
     ):
         run = record(split, name)
@@ -78,7 +79,8 @@ def test_the_recognisers_rates_are_those_of_the_records() -> None:
         found = interval(run, "benign")
         assert found is not None
         shown.append(found.percent())
-    test_clean, behind, human = shown
+    test_clean, behind, tiny, human = shown
+    assert f"through transformers | 151 MB | {tiny.split()[0]} on 200 utterances of test-clean" in README
     assert f"{test_clean.split()[0]} on 200 utterances of test-clean, {human.split()[0]} on `human`" in README
     assert f"| 200 | {test_clean} | {behind} |" in card
     assert f"| 64 | {human} |" in card
