@@ -165,9 +165,9 @@ def _piper_voice(path: str) -> Any:
 
 
 def _piper(request: Request) -> Waveform:
+    voice = _piper_voice(VOICES[request.voice].id)
     from piper.config import SynthesisConfig
 
-    voice = _piper_voice(VOICES[request.voice].id)
     config = SynthesisConfig(length_scale=request.stretch * request.warp)
     chunks = list(voice.synthesize(request.text.lower(), config))
     x = np.concatenate([chunk.audio_float_array for chunk in chunks])
