@@ -166,6 +166,17 @@ def test_what_a_cell_took_on_a_gpu_is_what_was_measured() -> None:
     assert said in " ".join((ROOT / "docs" / "scale.md").read_text().split())
 
 
+def test_what_processes_give_is_what_was_measured() -> None:
+    rows = json.loads((ROOT / "results" / "bench" / "by_processes.json").read_text())["rows"]
+    thread, processes, behind, defended, eot = (row["ratio"] for row in rows)
+    said = (
+        f"two of them take {processes:.2f} of one process's time undefended and {defended:.2f} behind MG-MDNF, for the "
+        f"five draws of EOT {eot:.2f}. One thread alone takes {thread:.2f} and {behind:.2f} times as long as two, so "
+        f"that two processes cannot take less than half of that, {thread / 2:.2f} and {behind / 2:.2f}"
+    )
+    assert said in " ".join((ROOT / "docs" / "configurations.md").read_text(encoding="utf-8").split())
+
+
 def test_what_a_cpus_ways_give_is_what_was_measured() -> None:
     rows = json.loads((ROOT / "results" / "bench" / "cpu_ways.json").read_text())["rows"]
     ratios = [f"{row['ratio']:.2f}" for row in rows]
