@@ -63,8 +63,12 @@ class BundledRecognizer(CTCRecognizer):
         return 0
 
     def set_dropout(self, share: float) -> None:
-        """Leave out a share of what layers put onto their residual, in training. Raises :class:`OptionError`."""
-        raise OptionError(f"dropout: expected 0 for a {self.kind}, which has no such layers, got {share}")
+        """Leave a share out wherever the network has a dropout, in training. Raises :class:`OptionError` if nowhere."""
+        found = [module for module in self.network.modules() if isinstance(module, nn.Dropout)]
+        if not found:
+            raise OptionError(f"dropout: expected 0 for a {self.kind}, which has no such layers, got {share}")
+        for module in found:
+            module.p = share
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         self.check_lengths(lengths)

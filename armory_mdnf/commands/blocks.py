@@ -104,13 +104,13 @@ def attack_block(
         raise OptionError("--attack cw is targeted: expected a target")
     if carlini_wagner and eot != 1:
         raise OptionError(f"--eot averages the gradients of pgd and fgsm, not of {name}")
-    for option, value in (("eps", eps), ("snr_db", snr_db)):
-        if value is not None and option not in kwargs:
-            other = "--snr-db" if option == "eps" else "--eps"
-            raise OptionError(f"--{option.replace('_', '-')} is no option of {name}: expected {other}")
     for option, value in (("eps", eps), ("snr_db", snr_db), ("steps", steps), ("eot", eot)):
-        if value is not None:
-            KINDS[option].check(value, f"--{option.replace('_', '-')}")
+        if value is None:
+            continue
+        flag = f"--{option.replace('_', '-')}"
+        if option in ("eps", "snr_db") and option not in kwargs:
+            raise OptionError(f"{flag} is no option of {name}: expected {'--snr-db' if option == 'eps' else '--eps'}")
+        KINDS[option].check(value, flag)
     given = {"eps": eps, "snr_db": snr_db, "max_iter": steps}
     kwargs |= {option: value for option, value in given.items() if value is not None}
     kwargs |= {"targeted": targeted, "seed": seed} | ({} if carlini_wagner else {"eot_draws": eot})

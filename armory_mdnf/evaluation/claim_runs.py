@@ -11,7 +11,6 @@ from typing import Any
 from armory_mdnf.evaluation.records import RunRecord
 
 FAMILIES = {"melgan": "MG", "pwg": "WG"}
-FIRST = tuple(FAMILIES)
 STOCHASTIC = ("RS", "MG-MDNF", "MG-MDNF flat", "WG", "WG-MDNF")
 """Defences that draw noise, for which the published gradient is another than the exact one."""
 EXACT, PUBLISHED = "exact", "published"
@@ -44,7 +43,7 @@ class Ground:
     """What runs must share so that their differences are the defences': the split, recogniser, and vocoders.
 
     ``vocoders``: the name of a run's vocoder, "" without one; of a whole ground those of all families, "" if they are
-    the first ones, :data:`FIRST`.
+    the first ones, which :data:`FAMILIES` names.
     """
 
     split: str
@@ -173,10 +172,10 @@ def _grounds(of_runs: Iterable[Ground]) -> list[tuple[Ground, set[str]]]:
         several = [variants for variants in families.values() if len(variants) > 1]
         for variant in sorted({v for variants in several for v in variants}) or [""]:
             here = [
-                variants[variant] if len(variants) > 1 else next(iter(variants.values()))
+                variants.get(variant) or next(iter(variants.values()))
                 for _, variants in sorted(families.items())
                 if variant in variants or len(variants) == 1
             ]
-            names = "" if set(here) <= set(FIRST) else ", ".join(here)
+            names = "" if set(here) <= set(FAMILIES) else ", ".join(here)
             found.append((Ground(split, recogniser, names), {"", *here}))
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,11 @@ COMPUTES = ("armory-mdnf", "torch", "torchaudio", "numpy", "adversarial-robustne
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
     """Versions of Python packages; ``unknown`` where none is recorded, as of a copy that was put on the path."""
     return {name: _version(name) for name in packages}
+
+
+def computing_versions() -> dict[str, str]:
+    """Versions of what computes a result, Python's among them."""
+    return versions_of(COMPUTES) | {"python": platform.python_version()}
 
 
 def _version(package: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from typing import Any
 
 from armory.metrics.common import result_formatter
 from armory.metrics.task import populationwise
 
-from armory_mdnf.files.provenance import COMPUTES, versions_of
+from armory_mdnf.files.provenance import computing_versions
 
 
 @populationwise
@@ -17,8 +16,7 @@ def transcripts(y: Sequence[str | bytes], y_pred: Sequence[str | bytes]) -> dict
     """Reference and hypothesis of every utterance, in the order of the run, and the versions that made them."""
     pairs = zip(map(_text, y), map(_text, y_pred), strict=True)
     utterances = [{"reference": reference, "hypothesis": hypothesis} for reference, hypothesis in pairs]
-    versions = versions_of(COMPUTES) | {"python": platform.python_version()}
-    return {"utterances": utterances, "versions": versions}
+    return {"utterances": utterances, "versions": computing_versions()}
 
 
 @result_formatter("transcripts")

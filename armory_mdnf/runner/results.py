@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import armory_mdnf
 from armory_mdnf.cpu.switch import way
 from armory_mdnf.evaluation.armory_results import PREFIXES, flags_of, kept_blocks
 from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, LeftOut, Outcome, RunRecord, compare
-from armory_mdnf.files.provenance import COMPUTES, versions_of
+from armory_mdnf.files.provenance import computing_versions
 from armory_mdnf.metrics.wer import pool
 from armory_mdnf.runner.config import PERTURBATIONS, Config, as_list
 from armory_mdnf.runner.lines import finite
@@ -19,7 +18,7 @@ from armory_mdnf.runner.metrics import task_metrics, task_results
 
 def versions() -> dict[str, str]:
     """Versions of what computes the results; which way a CPU computes, if it is not the usual one."""
-    found = versions_of(COMPUTES) | {"python": platform.python_version()}
+    found = computing_versions()
     return found if way() == "fast" else found | {"cpu": way()}
 
 

