@@ -13,6 +13,7 @@ from librispeech_folder import make_librispeech
 
 from armory_mdnf import cli
 from armory_mdnf.asr.checkpoints import save_recognizer
+from armory_mdnf.data.librispeech import VARIABLE, load_split
 from armory_mdnf.errors import BundleError
 from armory_mdnf.options import number
 from armory_mdnf.training import curve, level
@@ -199,6 +200,27 @@ def test_curves_and_levels_are_chosen_together_against_the_mean_of_draws(
     (folder / "rising.json").write_text(json.dumps({"curve": list(rising[::-1])}))
     assert "curve.rising.json was '" in refusal(capsys, *command)
     assert "--curve: expected each once" in refusal(capsys, *LEVEL, "--levels", "1", "--curve", "flat", "flat")
+
+
+def test_a_level_is_chosen_on_the_speakers_that_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(make_librispeech(folder / "LibriSpeech", "dev-clean")))
+    there = load_split("dev-clean")
+    speaker = there[-1].voice
+    heard: list[int] = []
+
+    def measure(name: str, noises: object, utterances: list[object], *rest: object) -> list[dict[str, object]]:
+        heard.append(len(utterances))
+        return [{"curve": "flat", "noise_level": 0, "benign_wer": 1, "adversarial_wer": 2}]
+
+    monkeypatch.setattr(level, "measure", measure)
+    command = [*LEVEL, "--levels", "0", "--corpus", "dev-clean", "--utterances", "99", "--speakers"]
+    assert cli.main([*command, speaker]) == 0
+    assert heard == [sum(u.voice == speaker for u in there)]
+    assert 0 < heard[0] < len(there)
+    line = refusal(capsys, *command, speaker, "0", "--batch-seconds", "600")
+    assert line.endswith("--speakers: dev-clean has no speaker '0'")
 
 
 @pytest.mark.parametrize(

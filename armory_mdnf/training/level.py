@@ -26,13 +26,14 @@ import numpy as np
 from armory_mdnf.asr.checkpoints import load_recognizer, recognizer_checksum
 from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD
+from armory_mdnf.attacks.evasion import BATCH_SECONDS
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import audio_checksum, split_name
 from armory_mdnf.data.selection import any_split
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.defenses.mdnf import NORMALIZATION
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.files.atomic import ensure_writable, storing, write_text
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps
@@ -85,6 +86,14 @@ def grid(curves: Sequence[str], levels: Sequence[float]) -> list[tuple[str, floa
     return [(curve, level) for level in levels for curve in (curves if level else curves[:1])]
 
 
+def of_speakers(utterances: Sequence[Utterance], speakers: Sequence[str], corpus: str) -> list[Utterance]:
+    """Those of the speakers, in their order. Raises :class:`OptionError` for a speaker that ``corpus`` has not."""
+    there = {u.voice for u in utterances}
+    if missing := [speaker for speaker in speakers if speaker not in there]:
+        raise OptionError(f"--speakers: {corpus} has no speaker {', '.join(map(quoted, missing))}")
+    return [u for u in utterances if u.voice in speakers]
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("level", __doc__)
     add = parser.add_argument
@@ -94,16 +103,20 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--curve", nargs="+", default=["bundled_l2"], metavar="CURVE", help=text)
     text = "how the noise is scaled, as in a configuration (default: utterance)"
     add("--normalize", choices=NORMALIZATION.names, default="utterance", help=text)
-    level = typed(number(0), float)
+    level, above_0 = typed(number(0), float), typed(number(0, above=True), float)
     add("--levels", type=level, nargs="+", required=True, metavar="LEVEL", help="levels of the noise to choose from")
     text = "human, synthetic, or a dev split of LibriSpeech, such as dev-clean (default: human)"
     add("--corpus", default="human", help=text)
+    text = "speakers whose utterances alone count, such as those that training left out (default: all)"
+    add("--speakers", nargs="+", metavar="SPEAKER", help=text)
     add("--utterances", type=typed(whole(1), int), default=16, metavar="N", help="the first N of it (default: 16)")
-    add("--eps", type=typed(number(0, above=True), float), default=1.5, help="l2 norm of the attack (default: 1.5)")
+    add("--eps", type=above_0, default=1.5, help="l2 norm of the attack (default: 1.5)")
     add("--iterations", type=typed(whole(1), int), default=30, metavar="N", help="of the attack (default: 30)")
     text = "draws of the noise that a step's gradient is the mean of (default: 1)"
     add("--eot-draws", type=typed(count(1), int), default=1, metavar="K", help=text)
     add("--seed", type=typed(SEED, int), default=5, metavar="S", help="of the noise (default: 5)")
+    text = f"audio that is attacked at once, the draws counted; more for a GPU (default: {BATCH_SECONDS:g})"
+    add("--batch-seconds", type=above_0, default=BATCH_SECONDS, metavar="S", help=text)
     add("--out", type=Path, required=True, metavar="FILE", help="grid to write: FILE.json")
     parser.add_threads()
     args = parser.parse(argv)
@@ -120,7 +133,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if known is not None and not known.startswith("dev"):
         raise OptionError(f"--corpus {args.corpus}: expected a dev split, a level is chosen on nothing else")
     ensure_writable(args.out)
-    chosen = any_split(args.corpus if known else f"{args.corpus}_dev")[: args.utterances]
+    found = any_split(args.corpus if known else f"{args.corpus}_dev")
+    if args.speakers:
+        found = of_speakers(found, args.speakers, args.corpus)
+    chosen = found[: args.utterances]
     provenance = made_of(
         recognizer=recognizer_checksum(args.recognizer),
         vocoder=sha256_of(vocoder_file(args.vocoder)),
@@ -149,6 +165,7 @@ def _make(args: argparse.Namespace, chosen: list[Utterance], provenance: Mapping
     utterances = [(read_audio(u.path)[0], u.transcript) for u in chosen]
     defense = {"vocoder": args.vocoder, "normalize": args.normalize, "seed": args.seed}
     attack = {"eps": args.eps, "max_iter": args.iterations, "eot_draws": args.eot_draws}
+    attack["batch_seconds"] = args.batch_seconds
     left = noises[len(done) :]
     with storing(progress.__str__):
         rows = done + measure(args.recognizer, left, utterances, defense, attack, progress.append)
