@@ -74,12 +74,12 @@ bench: install  ## measure the attacks' speed on this machine, held against its 
 
 tables: install  ## write the tables of the recorded results in README.md and docs/
 	$(BIN)/armory-mdnf report-table --write docs/results.md
-	$(BIN)/armory-mdnf report-table --results results/librispeech --headline --write README.md
+	$(BIN)/armory-mdnf report-table --headline --write README.md
 	@mkdir -p docs/figures
-	$(BIN)/armory-mdnf plot results/librispeech --headline -o docs/figures/headline.svg \
-	  --title "LibriSpeech test-clean, white-box l2 attack of 1.5, 100 iterations"
+	$(BIN)/armory-mdnf plot results --headline -o docs/figures/headline.svg \
+	  --title "White-box l2 attack of 1.5, 100 iterations"
 	$(BIN)/armory-mdnf plot --sensitivity -o docs/figures/noise_sensitivity.svg --title "What two draws of MDNF's noise have in common"
-	$(BIN)/armory-mdnf report-table --results results/librispeech --findings --write docs/findings.md
+	$(BIN)/armory-mdnf report-table --findings --write docs/findings.md
 	$(BIN)/armory-mdnf claims results --write docs/claims.md
 
 api:  ## write docs/api.md from the docstrings

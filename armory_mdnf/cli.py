@@ -275,9 +275,8 @@ def _findings(folder: Path, short: bool) -> str:
     from armory_mdnf.evaluation.noise_sensitivity import read_sensitivities
     from armory_mdnf.evaluation.tables import read_folder
 
-    if short:
-        return headline(headline_rows(read_folder(folder)))
-    return findings(read_folder(folder), read_sensitivities())
+    runs = read_folder(folder, whole=True)
+    return headline(headline_rows(runs)) if short else findings(runs, read_sensitivities())
 
 
 def _compare(args: argparse.Namespace) -> int:

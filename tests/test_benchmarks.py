@@ -158,8 +158,9 @@ def test_a_missed_bar_is_an_exit_code(tmp_path: Path, monkeypatch: pytest.Monkey
     assert bars.missed(rows) == n
 
 
-def test_what_a_cell_took_on_a_gpu_is_what_was_measured() -> None:
-    cell = json.loads((ROOT / "results" / "bench" / "gpu_cell.json").read_text())["utterances"]
+@pytest.mark.parametrize("name", ["gpu_cell", "gpu_cell_500"])
+def test_what_a_cell_took_on_a_gpu_is_what_was_measured(name: str) -> None:
+    cell = json.loads((ROOT / "results" / "bench" / f"{name}.json").read_text())["utterances"]
     audio_s = sum(u["audio_s"] for u in cell)
     took_s = sum(u["attack_s"] + u["inference_s"] for u in cell)
     said = f"took {took_s:.1f} s for {len(cell)} utterances of {audio_s:.0f} s together, {took_s / audio_s:.2f} s for"

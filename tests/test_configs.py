@@ -289,7 +289,7 @@ def test_the_name_and_the_description_say_the_numbers(name: str) -> None:
     config = load(name)
     description, kwargs = config["_description"], config["attack"]["kwargs"]
     rows = {"none_100": "none", "none_mg": "none-MG", "mg_mdnf_flat": "MG-MDNF with flat noise", "none": "none"}
-    rows["mg_mdnf_frame"] = "MG-MDNF of the later files"
+    rows |= {"mg_mdnf_frame": "MG-MDNF of the later files", "mg_mdnf_anew": "MG-MDNF of a curve anew"}
     plain = re.sub("(whisper|tiny_en)_?", "", system) or "none"
     row = rows.get(plain, plain.upper().replace("_", "-"))
     where = {"text": "text, ", "own": "not in the paper, "}.get(place, f"Table {place[1:]}, row ")

@@ -172,8 +172,8 @@ def test_the_sizes_of_a_batch_are_the_codes() -> None:
 def test_the_tables_are_those_of_the_records() -> None:
     for words in (
         ["--results", str(ROOT / "results"), "--check", str(ROOT / "docs" / "results.md")],
-        ["--results", str(ROOT / "results" / "librispeech"), "--headline", "--check", str(ROOT / "README.md")],
-        ["--results", str(ROOT / "results" / "librispeech"), "--findings", "--check", str(ROOT / "docs/findings.md")],
+        ["--results", str(ROOT / "results"), "--headline", "--check", str(ROOT / "README.md")],
+        ["--results", str(ROOT / "results"), "--findings", "--check", str(ROOT / "docs/findings.md")],
     ):
         assert cli.main(["report-table", *words]) == 0
 

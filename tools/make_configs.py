@@ -112,6 +112,11 @@ cw                    own      .                own         own         own     
 noise_l2              own      .                .           own         own              .
 noise_linf            own      .                .           own         own              .
 
+                      whisper_mg_mdnf_anew
+benign                own
+pgd_l2_ours           own
+eot_l2                own
+
                       whisper_hg  whisper_hg_mdnf
 benign                own         own
 pgd_l2_ours           own         own
@@ -200,6 +205,10 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
     "whisper_mg_mdnf_flat": (
         "MG-MDNF with flat noise in place of the curve, before a Whisper encoder with CTC", "MG-MDNF with flat noise",
         "whisper_ctc_mg", "MDNF", {"vocoder": "melgan_gan", "curve": None} | NOISE,
+    ),
+    "whisper_mg_mdnf_anew": (
+        "MG-MDNF with a curve chosen anew for this recogniser, before a Whisper encoder with CTC",
+        "MG-MDNF of a curve anew", "whisper_ctc_mg", "MDNF", {"vocoder": "melgan_gan", "curve": "whisper_l2"} | NOISE,
     ),
     "whisper_hg": (
         "HG (HiFi-GAN, universal) before a Whisper encoder with CTC", "HG", "whisper_ctc_hg",
@@ -441,7 +450,7 @@ def make(system: str, threat: str, place: str, scale: str) -> Block:
         options = options | {"seed": 0}
         if "vocoder" in options and not recogniser.startswith(BY_NAME):
             options["vocoder"] = weights(options["vocoder"], scale)
-        if scale and options.get("curve") is not None:
+        if scale and options.get("curve") == "bundled_l2":
             options["curve"] = "published_linear"
     sysconfig = {"docker_image": image, "external_github_repo": None, "gpus": "all", "use_gpu": use_gpu}
     sysconfig |= {"output_dir": None, "output_filename": None} | ({"skip_attack": True} if threat == "benign" else {})

@@ -28,9 +28,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help=".png, .svg or .pdf")
     parser.add_argument("--split", metavar="NAME", help="only the runs on this split")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--headline", action="store_true", help="the README's figure: what it says of results/librispeech"
-    )
+    which.add_argument("--headline", action="store_true", help="the README's figure: what it says of results/")
     which.add_argument(
         "--curves",
         action="store_true",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from armory_mdnf.errors import ResultsError
@@ -12,7 +12,7 @@ from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.evaluation.tables import PAPER, markdown, paper_rate, rate, size
 from armory_mdnf.metrics.intervals import Interval
 
-PAIRS = (
+LIBRISPEECH = (
     ("does RS help?", "whisper_rs_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does RS help?", "whisper_rs_pgd_linf_ours", "whisper_pgd_linf_ours"),
     ("does MG help?", "whisper_mg_pgd_l2_ours", "whisper_pgd_l2_ours"),
@@ -51,13 +51,19 @@ PAIRS = (
     ("does MG-MDNF help?", "tiny_en_mg_mdnf_pgd_l2_ours", "tiny_en_pgd_l2_ours"),
     *(
         (question, f"whisper_{first}_{threat}_ours", f"whisper_{second}{threat}_ours")
-        for threat in ("pgd_l2", "pgd_linf")
+        for threat in ("pgd_l2", "pgd_linf", "pgd_l2_1.0", "pgd_l2_0.5", "pgd_linf_0.005")
         for question, first, second in (
             ("does WG help?", "wg", ""),
             ("does WG-MDNF help?", "wg_mdnf", ""),
             ("does the noise add to WG?", "wg_mdnf", "wg_"),
         )
     ),
+    *(
+        ("is the published gradient weaker?", f"whisper_{name}_pgd_l2_published", f"whisper_{name}_pgd_l2_ours")
+        for name in ("wg", "wg_mdnf")
+    ),
+    *(("is EOT 5 stronger?", f"whisper_{name}_eot_l2", f"whisper_{name}_pgd_l2_ours") for name in ("wg", "rs")),
+    ("does RS help, against EOT 5?", "whisper_rs_eot_l2", "whisper_pgd_l2_ours"),
     *(
         (f"are {n} iterations stronger?", f"whisper_mg_mdnf_pgd_l2_{n}_steps_ours", "whisper_mg_mdnf_pgd_l2_ours")
         for n in (250, 500)
@@ -76,7 +82,39 @@ PAIRS = (
         )
     ),
 )
-"""Question, and the two runs whose word error rates under attack are subtracted, utterance by utterance."""
+BUNDLED = (
+    *(
+        (question, first, second)
+        for name, vocoder in (("MG", "mg"), ("HG", "hg"))
+        for question, first, second in (
+            (f"does {name} help?", f"{vocoder}_pgd_l2_ours", "none_pgd_l2_ours"),
+            (f"does {name}-MDNF help?", f"{vocoder}_mdnf_pgd_l2_ours", "none_pgd_l2_ours"),
+            ("the same, by the published gradient", f"{vocoder}_mdnf_pgd_l2_published", "none_pgd_l2_ours"),
+            (f"does the noise add to {name}?", f"{vocoder}_mdnf_pgd_l2_ours", f"{vocoder}_pgd_l2_ours"),
+            ("the same, by the published gradient", f"{vocoder}_mdnf_pgd_l2_published", f"{vocoder}_pgd_l2_ours"),
+            (
+                "is the published gradient weaker?",
+                f"{vocoder}_mdnf_pgd_l2_published",
+                f"{vocoder}_mdnf_pgd_l2_ours",
+            ),
+            ("is it the attack, or any noise?", f"{vocoder}_mdnf_noise_l2", f"{vocoder}_mdnf_pgd_l2_ours"),
+        )
+    ),
+    ("does RS help?", "rs_pgd_l2_ours", "none_pgd_l2_ours"),
+    ("RS or HG-MDNF?", "rs_pgd_l2_ours", "hg_mdnf_pgd_l2_ours"),
+    *(
+        (question, f"{first}_{threat}_ours", f"{second}_{threat}_ours")
+        for threat in ("pgd_l2", "pgd_linf")
+        for question, first, second in (
+            ("does WG help?", "wg", "none"),
+            ("does WG-MDNF help?", "wg_mdnf", "none"),
+            ("does the noise add to WG?", "wg_mdnf", "wg"),
+        )
+    ),
+)
+TITLES = {"test_clean": "LibriSpeech test-clean", "human": "Bundled menu prompts"}
+PAIRS = {"test_clean": LIBRISPEECH, "human": BUNDLED}
+"""By split: question, and the two runs whose word error rates under attack are subtracted, utterance by utterance."""
 
 
 def findings(runs: Sequence[RunRecord], sensitivities: Iterable[Sensitivity]) -> str:
@@ -84,37 +122,64 @@ def findings(runs: Sequence[RunRecord], sensitivities: Iterable[Sensitivity]) ->
 
     Raises :class:`ResultsError` if a run of :data:`PAIRS` is missing, or two runs share no utterance.
     """
-    parts = [
-        (f"Word error rates, pooled, with {INTERVALS}", _rates(runs)),
-        ("Differences of the word error rate under attack, on the utterances that both runs have", _differences(runs)),
-        ("Noise sensitivity of the vocoders as they learn", sensitivity_table(sensitivities)),
-    ]
+    parts = []
+    for split, pairs in PAIRS.items():
+        here = {run.name: run for run in runs if run.split == split}
+        asked = {name for _, *both in pairs for name in both}
+        shown = here.values() if split == "test_clean" else [run for name, run in here.items() if name in asked]
+        where = "on the utterances that both runs have"
+        parts += [
+            (f"{TITLES[split]}: word error rates, pooled, with {INTERVALS}", _rates(shown)),
+            (f"{TITLES[split]}: differences of the word error rate under attack, {where}", _differences(here, pairs)),
+        ]
+    parts.append(("Noise sensitivity of the vocoders as they learn", sensitivity_table(sensitivities)))
     return "\n\n".join(f"**{title}**\n\n{table}" for title, table in parts)
 
 
 INTERVALS = "95 % intervals (bootstrap over utterances, or Student's where that is wider)"
+_OF_MDNF = (("-MDNF, exact gradient", "mdnf_pgd_l2_ours"), ("-MDNF, published gradient", "mdnf_pgd_l2_published"))
 HEADLINE = (
-    ("none", "whisper_pgd_l2_ours"),
-    ("none, white noise in place of the attack", "whisper_noise_l2"),
-    ("RS", "whisper_rs_pgd_l2_ours"),
-    ("MG", "whisper_mg_pgd_l2_ours"),
-    ("MG-MDNF, exact gradient", "whisper_mg_mdnf_pgd_l2_ours"),
-    ("MG-MDNF, published gradient", "whisper_mg_mdnf_pgd_l2_published"),
-    ("HG", "whisper_hg_pgd_l2_ours"),
-    ("HG-MDNF, exact gradient", "whisper_hg_mdnf_pgd_l2_ours"),
-    ("HG-MDNF, published gradient", "whisper_hg_mdnf_pgd_l2_published"),
-    ("none, before Whisper tiny.en", "tiny_en_pgd_l2_ours"),
-    ("HG, before Whisper tiny.en", "tiny_en_hg_pgd_l2_ours"),
-    ("HG-MDNF, exact gradient, before Whisper tiny.en", "tiny_en_hg_mdnf_pgd_l2_ours"),
-    ("HG-MDNF, published gradient, before Whisper tiny.en", "tiny_en_hg_mdnf_pgd_l2_published"),
+    (
+        "test-clean, whisper_ctc",
+        "test_clean",
+        (
+            ("none", "whisper_pgd_l2_ours"),
+            ("none, white noise instead", "whisper_noise_l2"),
+            ("RS", "whisper_rs_pgd_l2_ours"),
+            ("MG", "whisper_mg_pgd_l2_ours"),
+            *((f"MG{words}", f"whisper_mg_{name}") for words, name in _OF_MDNF),
+            ("HG", "whisper_hg_pgd_l2_ours"),
+            *((f"HG{words}", f"whisper_hg_{name}") for words, name in _OF_MDNF),
+        ),
+    ),
+    (
+        "test-clean, Whisper tiny.en",
+        "test_clean",
+        (
+            ("none", "tiny_en_pgd_l2_ours"),
+            ("HG", "tiny_en_hg_pgd_l2_ours"),
+            *((f"HG{words}", f"tiny_en_hg_{name}") for words, name in _OF_MDNF),
+        ),
+    ),
+    (
+        "menu prompts, DeepSpeech2",
+        "human",
+        (
+            ("none", "none_pgd_l2_ours"),
+            ("RS", "rs_pgd_l2_ours"),
+            ("HG", "hg_pgd_l2_ours"),
+            *((f"HG{words}", f"hg_{name}") for words, name in _OF_MDNF),
+        ),
+    ),
 )
-"""Rows of the README's table: what they are called, and the runs."""
+"""The README's table: what is said and who hears it, the split, and per row what it is called and the run's name."""
 
 
 @dataclass(frozen=True)
 class HeadlineRow:
-    """A defence, its error rates without an attack and under it, and of how many utterances."""
+    """What is heard by whom, a defence, its error rates without an attack and under it, and of how many utterances."""
 
+    heard: str
     title: str
     rates: tuple[Interval, Interval]
     utterances: int
@@ -122,22 +187,24 @@ class HeadlineRow:
 
 def headline_rows(runs: Iterable[RunRecord]) -> list[HeadlineRow]:
     """What the README shows. Raises :class:`ResultsError` for a run that is missing or has no attack."""
-    by_name = {run.name: run for run in runs}
+    known = {(run.split, run.name): run for run in runs}
     rows = []
-    for title, name in HEADLINE:
-        if name not in by_name:
-            raise ResultsError(f"no record of {name}, which the README's table shows")
-        benign, attacked = (interval(by_name[name], c) for c in ("benign", "adversarial"))
-        if benign is None or attacked is None:
-            raise ResultsError(f"{name}: expected transcripts with an attack and without, as the README shows them")
-        rows.append(HeadlineRow(title, (benign, attacked), len(by_name[name].outcomes)))
+    for heard, split, named in HEADLINE:
+        for title, name in named:
+            run = known.get((split, name))
+            if run is None:
+                raise ResultsError(f"no record of {name} on {split}, which the README's table shows")
+            benign, attacked = (interval(run, c) for c in ("benign", "adversarial"))
+            if benign is None or attacked is None:
+                raise ResultsError(f"{name}: expected transcripts with an attack and without, as the README shows them")
+            rows.append(HeadlineRow(heard, title, (benign, attacked), len(run.outcomes)))
     return rows
 
 
 def headline(rows: Iterable[HeadlineRow]) -> str:
     """The README's table."""
-    cells = [[row.title, *(rate.percent() for rate in row.rates), str(row.utterances)] for row in rows]
-    return markdown(cells, ("defence", "benign WER %", "WER under attack %", "utterances"))
+    cells = [[row.heard, row.title, *(rate.percent() for rate in row.rates), str(row.utterances)] for row in rows]
+    return markdown(cells, ("speech, recogniser", "defence", "benign WER %", "WER under attack %", "utterances"))
 
 
 def _rates(runs: Iterable[RunRecord]) -> str:
@@ -149,10 +216,9 @@ def _rates(runs: Iterable[RunRecord]) -> str:
     return markdown(rows, header)
 
 
-def _differences(runs: Iterable[RunRecord]) -> str:
-    by_name = {run.name: run for run in runs}
+def _differences(by_name: Mapping[str, RunRecord], pairs: Iterable[tuple[str, str, str]]) -> str:
     rows = []
-    for question, first, second in PAIRS:
+    for question, first, second in pairs:
         for name in (first, second):
             if name not in by_name:
                 raise ResultsError(f"no record of {name}, which the findings compare")

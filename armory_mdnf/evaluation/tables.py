@@ -23,11 +23,11 @@ HEADER = (
 )
 
 
-def read_folder(folder: Path) -> list[RunRecord]:
-    """Every record below a folder, in the order of the paper's tables, but for its folder :data:`ELSEWHERE`."""
+def read_folder(folder: Path, *, whole: bool = False) -> list[RunRecord]:
+    """Every record below a folder, in the order of the paper's tables; unless ``whole``, but for :data:`ELSEWHERE`."""
     if folder.is_file():
         raise ResultsError(f"{folder}: expected a folder of records, found a file")
-    files = (path for path in results_files([folder]) if path.relative_to(folder).parts[0] != ELSEWHERE)
+    files = (path for path in results_files([folder]) if whole or path.relative_to(folder).parts[0] != ELSEWHERE)
     return sorted(map(read_record, files), key=_place)
 
 

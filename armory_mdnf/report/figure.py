@@ -54,25 +54,32 @@ def draw(path: str | os.PathLike[str], placed: Sequence[Placed], title: str = ""
 
 
 def draw_headline(path: str | os.PathLike[str], runs: Sequence[RunRecord], title: str = "") -> None:
-    """Write the README's table as a figure: a line per defence, what it costs and what it leaves under attack.
+    """Write the README's table as a figure: a panel per recogniser, a line per defence, its cost and what it leaves.
 
     An SVG's description has the same numbers as text. Raises :class:`OptionError` without matplotlib,
     :class:`ResultsError` for a run that is missing.
     """
     rows = headline_rows(runs)
-    places = range(len(rows))[::-1]  # the first on top
-    with _figure(path, 8.0, 0.36 * len(rows) + 1.3, headline(rows)) as figure:
-        axis = figure.subplots()
-        for column, label in enumerate(("nobody attacks", "under attack")):
-            rates = [row.rates[column] for row in rows]
-            xs = [100 * rate.value for rate in rates]
-            look = {"color": COLOURS[column], "marker": MARKERS[column], "linestyle": "none", "capsize": 3}
-            axis.errorbar(xs, places, xerr=_bars(rates), label=label, **look)
-        axis.set_yticks(places, [f"{row.title} (n = {row.utterances})" for row in rows])
-        axis.set_xlim(left=0)
-        axis.set_xlabel(AXIS)
-        axis.grid(axis="x", linewidth=0.5, alpha=0.5)
-        figure.legend(loc="outside lower left", ncols=2, fontsize="small", frameon=False)
+    panels = [(heard, list(group)) for heard, group in itertools.groupby(rows, lambda row: row.heard)]
+    with _figure(path, 8.0, 0.34 * len(rows) + 0.5 * len(panels) + 1.0, headline(rows)) as figure:
+        heights = {"height_ratios": [len(group) for _, group in panels]}
+        axes = figure.subplots(len(panels), sharex=True, squeeze=False, gridspec_kw=heights)[:, 0]
+        for axis, (heard, group) in zip(axes, panels, strict=True):
+            places = range(len(group))[::-1]  # the first on top
+            for column, label in enumerate(("nobody attacks", "under attack")):
+                rates = [row.rates[column] for row in group]
+                xs = [100 * rate.value for rate in rates]
+                look = {"color": COLOURS[column], "marker": MARKERS[column], "linestyle": "none", "capsize": 3}
+                axis.errorbar(xs, places, xerr=_bars(rates), label=label, **look)
+            axis.set_yticks(places, [f"{row.title} (n = {row.utterances})" for row in group])
+            axis.set_ylim(-0.6, len(group) - 0.4)
+            axis.set_xlim(left=0)
+            axis.set_title(heard, loc="left", fontsize="small")
+            axis.grid(axis="x", linewidth=0.5, alpha=0.5)
+        axes[-1].set_xlabel(AXIS)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize="small", frameon=False
+        )
         if title:
             figure.suptitle(title, fontsize="medium")
 
