@@ -17,34 +17,10 @@ from typing import Any
 from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, write_baseline
 from armory_mdnf.evaluation.cells import cells_on
 from armory_mdnf.evaluation.identity import identity
+from armory_mdnf.evaluation.paper import BENIGN, number, number_to_target
 
 FOLDER = Path(__file__).parents[1] / "baselines"
 
-UNTARGETED = ("benign", "l2 1.5", "l2 1.0", "l2 0.5", "linf 0.01", "linf 0.005")
-TABLE_2 = {
-    "none": (11.0, 87.9, 76.0, 57.1, 115.4, 96.3),
-    "RS": (15.7, 70.6, 51.8, 30.0, 93.3, 49.2),
-    "MG": (14.8, 84.2, 75.1, 63.0, 104.0, 89.9),
-    "MG-MDNF": (16.0, 52.4, 42.2, 31.0, 65.6, 47.1),
-}
-TARGETED = ("20 dB", "30 dB", "40 dB", "CW 0.01")
-TABLE_3 = {
-    "none": (102.5, 91.4, 58.9, 106.3),
-    "RS": (72.9, 24.9, 18.1, 43.8),
-    "MG": (88.9, 74.1, 50.5, 93.8),
-    "MG-MDNF": (54.0, 29.2, 19.9, 56.3),
-}
-CW_TO_TARGET = {"none": 66.7, "RS": 100.0, "MG": 88.9, "MG-MDNF": 105.6}
-TABLE_4 = {
-    "none": (12.7, 85.6, 75.5, 58.5, 113.5, 93.7),
-    "WG": (17.6, 39.2, 33.3, 26.2, 41.7, 29.7),
-    "WG-MDNF": (19.2, 40.5, 33.3, 26.6, 41.0, 29.5),
-}
-TEXT = {
-    ("MG-MDNF", "EOT-5 at l2 1.5"): 63.3,
-    ("MG-MDNF with flat noise", "l2 1.5"): 64.0,
-    ("MG-MDNF with flat noise", "linf 0.01"): 25.8,
-}
 CW_UTTERANCES = 246
 PAPER = "Mehlman, Sreeram, Peri and Narayanan, Mel Frequency Spectral Domain Defenses against Adversarial Attacks"
 PLACE = re.compile(r"(?:Table (\d), row (.+?), column (.+?)|text, (.+?), (.+?)), (\d+) utterances of LibriSpeech")
@@ -64,12 +40,12 @@ MP3 = {
 
 def published(table: str, row: str, column: str) -> dict[str, float] | None:
     """Word error rates of a place in the paper, in percent; None where it has no number."""
-    column = column.removesuffix(" as in the authors' files")
-    if table in ("2", "4"):
-        values = (TABLE_2 if table == "2" else TABLE_4)[row]
-        return {"benign" if column == "benign" else "adversarial": values[UNTARGETED.index(column)]}
-    found = {"adversarial": TABLE_3[row][TARGETED.index(column)]}
-    return found | ({"target": CW_TO_TARGET[row]} if column.startswith("CW") else {})
+    value = number(row, column, [table])
+    if value is None:
+        return None
+    if column == BENIGN:
+        return {"benign": value}
+    return {"adversarial": value} | ({"target": number_to_target(row)} if column.startswith("CW") else {})
 
 
 def paper_cells() -> Iterator[BaselineCell]:
@@ -80,10 +56,9 @@ def paper_cells() -> Iterator[BaselineCell]:
             continue
         table, row, column, text_row, text_column, size = place.groups()
         if table is None:
-            value = TEXT.get((text_row, text_column))
-            found = None if value is None else {"adversarial": value}
+            found = published("text", text_row, text_column)
         else:
-            found = published(table, row, column)
+            found = published(table, row, column.removesuffix(" as in the authors' files"))
         if found is None:
             continue
         where = f"Table {table}, {row}, {column}" if table else f"text, {text_row}, {text_column}"

@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -124,6 +124,22 @@ def paper() -> dict[str, Any]:
     return content
 
 
+def number(row: str, column: str, tables: Iterable[str] | None = None) -> float | None:
+    """The paper's word error rate in percent, of the first of these tables (by default all) that has it; else None."""
+    known = paper()["tables"]
+    for table in map(known.__getitem__, known if tables is None else tables):
+        if row in table["rows"] and column in table["columns"]:
+            value = table["rows"][row][table["columns"].index(column)]
+            if value is not None:
+                return float(value)
+    return None
+
+
+def number_to_target(row: str) -> float:
+    """The paper's word error rate in percent to the target of Carlini and Wagner's attack."""
+    return float(paper()["word error rate to the target of CW 0.01"][row])
+
+
 CONTROL = re.compile(r": (?:not in the paper|Table \d|text),? (?:row )?none-")
 """How the description of a cell says that it is a control which the paper lacks."""
 
@@ -135,12 +151,7 @@ def published(run: RunRecord, defence: str, threat: str) -> float | None:
         return None
     row = "none" if defence == NO_DEFENCE else defence
     column = threat.removesuffix(", published gradient")
-    for table in paper()["tables"].values():
-        if row in table["rows"] and column in table["columns"]:
-            value = table["rows"][row][table["columns"].index(column)]
-            if value is not None:
-                return float(value)
-    return None
+    return number(row, column)
 
 
 def _block(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

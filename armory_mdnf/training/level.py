@@ -6,7 +6,8 @@
 The chosen pair has the smallest sum of benign and adversarial WER; the whole grid is kept, so that anyone can weigh
 the two otherwise. Without noise all curves are the same, so that level 0 is measured once. ``--eot-draws`` averages the
 attack's gradient over so many draws of the noise at each step: a level that wins against one draw alone may have
-hidden the gradient only. The evaluation split is not touched.
+hidden the gradient only. The evaluation split is not touched. Of a split that the recogniser learned from,
+``--speakers`` names those that it did not hear.
 
 A command that was stopped goes on when it is started again: what is done is kept in ``FILE.json.progress.jsonl``. A
 grid that something else made is not written over.
