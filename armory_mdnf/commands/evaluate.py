@@ -93,7 +93,7 @@ def make_config(args: argparse.Namespace) -> Block:
     Raises :class:`OptionError` for those that contradict each other, and for data that are not there.
     """
     from armory_mdnf.commands.listener import choose_device
-    from armory_mdnf.report.completion import complete_config
+    from armory_mdnf.runner.completion import complete_config
 
     if args.limit is not None and args.limit < 1:
         raise OptionError(f"--limit: expected a whole number >= 1, got {args.limit}")

@@ -21,11 +21,11 @@ from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report import alignment, charts
 from armory_mdnf.report.audits import Audit
 from armory_mdnf.report.charts import Chart
-from armory_mdnf.report.completion import complete_config, refuse_others_code
 from armory_mdnf.report.listening import Heard, data_address
 from armory_mdnf.report.noise import noise_curves
 from armory_mdnf.report.runs import Placed, data_name, defence_order, names_of
 from armory_mdnf.report.worst import Worst, worst_cases
+from armory_mdnf.runner.completion import complete_config, refuse_others_code
 
 STEPS = (20, 40, 60, 80, 100)  # WER in percent at which a cell's shade changes
 

@@ -17,9 +17,9 @@ from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, ResultsError
 from armory_mdnf.evaluation.records import RunRecord
-from armory_mdnf.report.completion import complete_config, refuse_others_code
 from armory_mdnf.report.pictures import picture, spectrogram_db
 from armory_mdnf.runner import components
+from armory_mdnf.runner.completion import complete_config, refuse_others_code
 from armory_mdnf.runner.evaluate import ADVERSARIAL, BENIGN, Evaluation
 from armory_mdnf.runner.overrides import BATCH_SECONDS
 
