@@ -24,6 +24,8 @@ LIBRISPEECH = (
     ("does the noise add to MG?", "whisper_mg_mdnf_pgd_linf_ours", "whisper_mg_pgd_linf_ours"),
     ("the curve or flat noise?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_mg_mdnf_flat_pgd_l2_ours"),
     ("the curve or flat noise?", "whisper_mg_mdnf_pgd_linf_ours", "whisper_mg_mdnf_flat_pgd_linf_ours"),
+    ("a curve of one's own, or the published one?", "whisper_mg_mdnf_anew_pgd_l2_ours", "whisper_mg_mdnf_pgd_l2_ours"),
+    ("does that noise add to MG?", "whisper_mg_mdnf_anew_pgd_l2_ours", "whisper_mg_pgd_l2_ours"),
     ("is the published gradient weaker?", "whisper_mg_mdnf_pgd_l2_published", "whisper_mg_mdnf_pgd_l2_ours"),
     ("is the published gradient weaker?", "whisper_mg_mdnf_pgd_linf_published", "whisper_mg_mdnf_pgd_linf_ours"),
     ("is the published gradient weaker?", "whisper_mg_mdnf_flat_pgd_l2_published", "whisper_mg_mdnf_flat_pgd_l2_ours"),
