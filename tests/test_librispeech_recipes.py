@@ -256,7 +256,9 @@ def test_one_process_draws_as_it_always_did() -> None:
 def torchrun(*command: str, **environment: str) -> str:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
     env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(launch, env=env, check=True, timeout=500, capture_output=True, text=True).stdout
+    run = subprocess.run(launch, env=env, check=False, timeout=500, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 @pytest.mark.slow
