@@ -278,6 +278,13 @@ def test_no_worst_case_is_better_than_one_of_its_threats(made: content.Page) -> 
     assert all(w.rate.value >= w.alone_rate.value for w in made.worst if w.rate.utterances == w.alone_rate.utterances)
 
 
+def test_a_single_threat_that_met_fewer_utterances_says_how_many(made: content.Page, html: str) -> None:
+    fewer = [w for w in made.worst if w.alone_rate.utterances != w.rate.utterances]
+    assert any(w.alone_rate.value > w.rate.value for w in fewer)  # which would puzzle without the number
+    for worst in fewer:
+        assert f"{worst.alone_rate.percent()}, n {worst.alone_rate.utterances}</td>" in html
+
+
 def test_white_noise_is_no_threat() -> None:
     attacked = record("none_pgd_l2_0.5")
     noise = changed(record("none_pgd_l2"), name="RandomNoise", module="armory_mdnf.attacks")  # of a higher rate
