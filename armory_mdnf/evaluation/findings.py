@@ -104,6 +104,8 @@ BUNDLED = (
     ),
     ("does RS help?", "rs_pgd_l2_ours", "none_pgd_l2_ours"),
     ("RS or HG-MDNF?", "rs_pgd_l2_ours", "hg_mdnf_pgd_l2_ours"),
+    ("is EOT 5 stronger?", "rs_eot_l2", "rs_pgd_l2_ours"),
+    ("does RS help, against EOT 5?", "rs_eot_l2", "none_pgd_l2_ours"),
     *(
         (question, f"{first}_{threat}_ours", f"{second}_{threat}_ours")
         for threat in ("pgd_l2", "pgd_linf")

@@ -107,6 +107,7 @@ class Processes:
         self.processes = processes * max(1, len(devices))
         self._each = [visible(device, os.environ.get(VISIBLE)) for device in devices for _ in range(processes)]
         self._pool = self._new()
+        self._pending: dict[Future[Done], Task] = {}
 
     def _new(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads can hang
@@ -118,7 +119,7 @@ class Processes:
 
     def results(self, tasks: Iterator[Task]) -> Iterator[Done]:
         """As :meth:`Here.results`. Raises :class:`ResultsError` for a task whose processes die again and again."""
-        pending: dict[Future[Done], Task] = {}
+        pending = self._pending = {}
         tries: dict[Task, int] = {}
         again: list[Task] = []
         while True:
@@ -160,8 +161,9 @@ class Processes:
         return lost
 
     def close(self) -> None:
-        """End the processes, in the middle of what they do."""
-        for process in list((self._pool._processes or {}).values()):
+        """End the processes, in the middle of what they do; with nothing to do they end by themselves, and tidy up."""
+        busy = not all(future.done() for future in self._pending)
+        for process in list((self._pool._processes or {}).values()) if busy else ():
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
