@@ -392,17 +392,17 @@ TWINS = {name for name, (_, _, (module, *_)) in THREATS.items() if module == ART
 THREATS |= twin_threats()
 
 # Folder -> its tables, data, targets' candidates, image, whether on a GPU, and the seeding's options.
-TABLES: dict[str, tuple[tuple[str, ...], Block, str, str | None, bool, Block]] = {
+SCALES: dict[str, tuple[str, Block, str, str | None, bool, Block]] = {
     "": (
-        (BUNDLED, HIFIGAN_BUNDLED, WHISPER_BUNDLED), {"name": "bundled", "eval_split": "human", "index": "[:10]"},
+        BUNDLED + HIFIGAN_BUNDLED + WHISPER_BUNDLED, {"name": "bundled", "eval_split": "human", "index": "[:10]"},
         "bundled", None, False, {"threads": 2},
     ),
     "librispeech": (
-        (LIBRISPEECH, WHISPER_LIBRISPEECH), {"name": "librispeech", "eval_split": "test_clean", "index": "[:500]"},
+        LIBRISPEECH + WHISPER_LIBRISPEECH, {"name": "librispeech", "eval_split": "test_clean", "index": "[:500]"},
         "librispeech", "armory-mdnf", True, {},
     ),
 }  # fmt: skip
-SCALES = {scale: (with_twins("\n".join(tables)), *rest) for scale, (tables, *rest) in TABLES.items()}
+SCALES = {scale: (with_twins(table), *rest) for scale, (table, *rest) in SCALES.items()}
 TABLE_4 = "[:100]"
 
 

@@ -12,6 +12,33 @@ from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.evaluation.tables import PAPER, markdown, paper_rate, rate, size
 from armory_mdnf.metrics.intervals import Interval
 
+Pair = tuple[str, str, str]
+
+
+def _with_its_noise(name: str, defended: str, undefended: str, threat: str) -> tuple[Pair, ...]:
+    """A vocoder, and MDNF's noise before it, under one threat."""
+    alone, flooded, none = (f"{system}_{threat}" for system in (defended, f"{defended}_mdnf", undefended))
+    return (
+        (f"does {name} help?", alone, none),
+        (f"does {name}-MDNF help?", flooded, none),
+        (f"does the noise add to {name}?", flooded, alone),
+    )
+
+
+def _by_both_gradients(name: str, defended: str, undefended: str) -> tuple[Pair, ...]:
+    """The same under l2 1.5, the noise attacked by the exact gradient and by the published one."""
+    helps, flooded_helps, adds = _with_its_noise(name, defended, undefended, "pgd_l2_ours")
+    published, same = f"{defended}_mdnf_pgd_l2_published", "the same, by the published gradient"
+    return (
+        helps,
+        flooded_helps,
+        (same, published, flooded_helps[2]),
+        adds,
+        (same, published, adds[2]),
+        ("is the published gradient weaker?", published, adds[1]),
+    )
+
+
 LIBRISPEECH = (
     ("does RS help?", "whisper_rs_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does RS help?", "whisper_rs_pgd_linf_ours", "whisper_pgd_linf_ours"),
@@ -44,21 +71,12 @@ LIBRISPEECH = (
     ("the same, by the published gradient", "whisper_hg_mdnf_pgd_l2_published", "whisper_hg_pgd_l2_ours"),
     ("is the published gradient weaker?", "whisper_hg_mdnf_pgd_l2_published", "whisper_hg_mdnf_pgd_l2_ours"),
     ("is EOT 5 stronger?", "whisper_hg_mdnf_eot_l2", "whisper_hg_mdnf_pgd_l2_ours"),
-    ("does HG help?", "tiny_en_hg_pgd_l2_ours", "tiny_en_pgd_l2_ours"),
-    ("does HG-MDNF help?", "tiny_en_hg_mdnf_pgd_l2_ours", "tiny_en_pgd_l2_ours"),
-    ("the same, by the published gradient", "tiny_en_hg_mdnf_pgd_l2_published", "tiny_en_pgd_l2_ours"),
-    ("does the noise add to HG?", "tiny_en_hg_mdnf_pgd_l2_ours", "tiny_en_hg_pgd_l2_ours"),
-    ("the same, by the published gradient", "tiny_en_hg_mdnf_pgd_l2_published", "tiny_en_hg_pgd_l2_ours"),
-    ("is the published gradient weaker?", "tiny_en_hg_mdnf_pgd_l2_published", "tiny_en_hg_mdnf_pgd_l2_ours"),
+    *_by_both_gradients("HG", "tiny_en_hg", "tiny_en"),
     ("does MG-MDNF help?", "tiny_en_mg_mdnf_pgd_l2_ours", "tiny_en_pgd_l2_ours"),
     *(
-        (question, f"whisper_{first}_{threat}_ours", f"whisper_{second}{threat}_ours")
+        pair
         for threat in ("pgd_l2", "pgd_linf", "pgd_l2_1.0", "pgd_l2_0.5", "pgd_linf_0.005")
-        for question, first, second in (
-            ("does WG help?", "wg", ""),
-            ("does WG-MDNF help?", "wg_mdnf", ""),
-            ("does the noise add to WG?", "wg_mdnf", "wg_"),
-        )
+        for pair in _with_its_noise("WG", "whisper_wg", "whisper", f"{threat}_ours")
     ),
     *(
         ("is the published gradient weaker?", f"whisper_{name}_pgd_l2_published", f"whisper_{name}_pgd_l2_ours")
@@ -74,47 +92,28 @@ LIBRISPEECH = (
     ("is it the attack, or any noise?", "whisper_mg_noise_l2", "whisper_mg_pgd_l2_ours"),
     ("is it the attack, or any noise?", "whisper_mg_mdnf_noise_l2", "whisper_mg_mdnf_pgd_l2_ours"),
     *(
-        (question, f"{first}_{threat}", f"{second}_{threat}")
+        pair
         for threat in ("pgd_l2_1.0_ours", "pgd_l2_0.5_ours", "pgd_linf_0.005_ours", "snr20", "snr30", "snr40", "cw")
-        for question, first, second in (
-            ("does RS help?", "whisper_rs", "whisper"),
-            ("does MG help?", "whisper_mg", "whisper"),
-            ("does MG-MDNF help?", "whisper_mg_mdnf", "whisper"),
-            ("does the noise add to MG?", "whisper_mg_mdnf", "whisper_mg"),
+        for pair in (
+            ("does RS help?", f"whisper_rs_{threat}", f"whisper_{threat}"),
+            *_with_its_noise("MG", "whisper_mg", "whisper", threat),
         )
     ),
 )
 BUNDLED = (
     *(
-        (question, first, second)
-        for name, vocoder in (("MG", "mg"), ("HG", "hg"))
-        for question, first, second in (
-            (f"does {name} help?", f"{vocoder}_pgd_l2_ours", "none_pgd_l2_ours"),
-            (f"does {name}-MDNF help?", f"{vocoder}_mdnf_pgd_l2_ours", "none_pgd_l2_ours"),
-            ("the same, by the published gradient", f"{vocoder}_mdnf_pgd_l2_published", "none_pgd_l2_ours"),
-            (f"does the noise add to {name}?", f"{vocoder}_mdnf_pgd_l2_ours", f"{vocoder}_pgd_l2_ours"),
-            ("the same, by the published gradient", f"{vocoder}_mdnf_pgd_l2_published", f"{vocoder}_pgd_l2_ours"),
-            (
-                "is the published gradient weaker?",
-                f"{vocoder}_mdnf_pgd_l2_published",
-                f"{vocoder}_mdnf_pgd_l2_ours",
-            ),
-            ("is it the attack, or any noise?", f"{vocoder}_mdnf_noise_l2", f"{vocoder}_mdnf_pgd_l2_ours"),
+        pair
+        for name, system in (("MG", "mg"), ("HG", "hg"))
+        for pair in (
+            *_by_both_gradients(name, system, "none"),
+            ("is it the attack, or any noise?", f"{system}_mdnf_noise_l2", f"{system}_mdnf_pgd_l2_ours"),
         )
     ),
     ("does RS help?", "rs_pgd_l2_ours", "none_pgd_l2_ours"),
     ("RS or HG-MDNF?", "rs_pgd_l2_ours", "hg_mdnf_pgd_l2_ours"),
     ("is EOT 5 stronger?", "rs_eot_l2", "rs_pgd_l2_ours"),
     ("does RS help, against EOT 5?", "rs_eot_l2", "none_pgd_l2_ours"),
-    *(
-        (question, f"{first}_{threat}_ours", f"{second}_{threat}_ours")
-        for threat in ("pgd_l2", "pgd_linf")
-        for question, first, second in (
-            ("does WG help?", "wg", "none"),
-            ("does WG-MDNF help?", "wg_mdnf", "none"),
-            ("does the noise add to WG?", "wg_mdnf", "wg"),
-        )
-    ),
+    *(pair for norm in ("l2", "linf") for pair in _with_its_noise("WG", "wg", "none", f"pgd_{norm}_ours")),
 )
 TITLES = {"test_clean": "LibriSpeech test-clean", "human": "Bundled menu prompts"}
 PAIRS = {"test_clean": LIBRISPEECH, "human": BUNDLED}
@@ -220,7 +219,7 @@ def _rates(runs: Iterable[RunRecord]) -> str:
     return markdown(rows, header)
 
 
-def _differences(by_name: Mapping[str, RunRecord], pairs: Iterable[tuple[str, str, str]]) -> str:
+def _differences(by_name: Mapping[str, RunRecord], pairs: Iterable[Pair]) -> str:
     rows = []
     for question, first, second in pairs:
         for name in (first, second):

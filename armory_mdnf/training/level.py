@@ -165,8 +165,8 @@ def _make(args: argparse.Namespace, chosen: list[Utterance], provenance: Mapping
         print(f"going on after {len(done)} of {len(noises)} levels", file=sys.stderr)
     utterances = [(read_audio(u.path)[0], u.transcript) for u in chosen]
     defense = {"vocoder": args.vocoder, "normalize": args.normalize, "seed": args.seed}
-    attack = {"eps": args.eps, "max_iter": args.iterations, "eot_draws": args.eot_draws}
-    attack["batch_seconds"] = args.batch_seconds
+    attack = {"eps": args.eps, "max_iter": args.iterations}
+    attack |= {"eot_draws": args.eot_draws, "batch_seconds": args.batch_seconds}
     left = noises[len(done) :]
     with storing(progress.__str__):
         rows = done + measure(args.recognizer, left, utterances, defense, attack, progress.append)
