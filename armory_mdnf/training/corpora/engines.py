@@ -97,7 +97,7 @@ def synthesise(requests: Sequence[Request]) -> list[Waveform]:
                 run = _flite if engine == "flite" else _espeak
                 run(request, wav)
                 spoken[i] = _read(wav)
-    return [_finish(spoken[i], request) for i, request in enumerate(requests)]
+    return [finished(spoken[i], r.warp, r.voice, r.text) for i, r in enumerate(requests)]
 
 
 def _run(command: Sequence[str], text: str | None = None) -> None:
@@ -180,9 +180,10 @@ def _read(wav: Path) -> Waveform:
     return resample_poly(x, SAMPLE_RATE_HZ, sample_rate_hz).astype(np.float32)
 
 
-def _finish(x: Waveform, request: Request) -> Waveform:
-    x = trim(resampled(x, request.warp))
+def finished(x: Waveform, warp: float, voice: str, text: str) -> Waveform:
+    """Warped, the silence at its ends shortened, within [-1, 1]. Raises :class:`AudioError` for silence."""
+    x = trim(resampled(x, warp))
     peak = float(np.abs(x).max(initial=0.0))
     if peak == 0:
-        raise AudioError(f"{request.voice} gave silence for {request.text!r}")
+        raise AudioError(f"{voice} gave silence for {text!r}")
     return x / max(1.0, peak / 0.99)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.files.json_lines import objects
-from armory_mdnf.training.corpora.engines import VOICES, Request, synthesise
+from armory_mdnf.training.corpora.engines import VOICES, Request, Waveform, synthesise
 from armory_mdnf.training.corpora.files import SAMPLE_RATE_HZ, Entry, write_shard, write_split
 from armory_mdnf.training.corpora.sentences import Sampler
 
@@ -69,14 +69,22 @@ def train_request(text: str, rng: random.Random, shares: Mapping[str, float] = T
     return Request(text, voice, stretch, pitch_hz, warp)
 
 
-def make_shard(
-    folder: Path, number: int, sentences: Sequence[str], seed: int, shares: Mapping[str, float] = TRAIN_SHARES
-) -> float:
+Said = Iterable[tuple[Waveform, dict[str, str]]]
+"""Samples (T,) of each sentence, its transcript and its voice."""
+Say = Callable[[Sequence[str], str], Said]
+"""Says sentences; how depends on a key and the place of each."""
+
+
+def said(sentences: Sequence[str], key: str, shares: Mapping[str, float] = TRAIN_SHARES) -> Said:
+    """Each sentence by one of the voices of :mod:`.engines`."""
+    requests = [train_request(text, random.Random(f"{key}/{i}"), shares) for i, text in enumerate(sentences)]
+    for request, audio in zip(requests, synthesise(requests), strict=True):
+        yield audio, {"transcript": request.text, "voice": request.voice}
+
+
+def make_shard(folder: Path, number: int, sentences: Sequence[str], seed: int, say: Say = said) -> float:
     """Write ``shard_NNN.npy`` (int16, end to end) and its list. Returns its duration in s. The list comes last."""
-    requests = [train_request(text, random.Random(f"{seed}/{number}/{i}"), shares) for i, text in enumerate(sentences)]
-    spoken = zip(requests, synthesise(requests), strict=True)
-    utterances = ((audio, {"transcript": r.text, "voice": r.voice}) for r, audio in spoken)
-    return write_shard(folder, f"shard_{number:03d}", utterances)
+    return write_shard(folder, f"shard_{number:03d}", say(sentences, f"{seed}/{number}"))
 
 
 def _duration_s(list_path: Path) -> float:
@@ -113,7 +121,7 @@ def fill_shards(
     hours: float,
     seed: int,
     processes: int,
-    shares: Mapping[str, float] = TRAIN_SHARES,
+    say: Say = said,
 ) -> float:
     """Say sentences into shards of ``folder`` until it holds at least ``hours``, or no shard's worth of them is left.
 
@@ -129,7 +137,7 @@ def fill_shards(
                     done_s += _duration_s(path)
                 elif done_s < hours * 3600:
                     part = sentences[n * SHARD_SIZE : (n + 1) * SHARD_SIZE]
-                    jobs.append(pool.submit(make_shard, folder, n, part, seed, shares))
+                    jobs.append(pool.submit(make_shard, folder, n, part, seed, say))
             done_s += sum(job.result() for job in jobs)
             number += 2 * processes
             bar.update(done_s / 3600 - bar.n)
