@@ -87,9 +87,11 @@ def test_named_defences_are_those_of_the_configurations(name: str, file: str) ->
 
 
 def test_every_default_model_is_bundled() -> None:
-    assert {blocks.DEFAULT_MODEL, *blocks.FINE_TUNED.values()} <= set(bundled_names())
+    assert {blocks.DEFAULT_MODEL, blocks.HEARS_BEST, *blocks.FINE_TUNED.values()} <= set(bundled_names())
     assert blocks.model_for("hf:x/y", "mg") == "hf:x/y"
     assert blocks.model_for(None, "mg_mdnf,noise_level=3") == "whisper_ctc_mg"
+    assert blocks.model_for(None, "mg", blocks.HEARS_BEST) == "whisper_ctc_mg"
+    assert blocks.model_for(None, "rs", blocks.HEARS_BEST) == blocks.HEARS_BEST
 
 
 @pytest.mark.parametrize("name", [name for name in blocks.DEFENSES if not name.startswith(("none", "hg"))])

@@ -172,7 +172,8 @@ def defence_of(system: str) -> tuple[str | None, str]:
     weights = f"ds2_{tuned or 'base'}"
     if "whisper" in words:
         tuned = "mg" if tuned == "wg" else tuned  # none is fine-tuned for WG
-        weights = f"whisper_ctc_{tuned}" if tuned else "whisper_ctc"
+        family = "whisper_ctc_v2" if "v2" in words else "whisper_ctc"
+        weights = f"{family}_{tuned}" if tuned else family
     if "tiny" in words:
         weights = "hf:openai/whisper-tiny.en"
     if words[0] == "none":
@@ -290,7 +291,7 @@ def test_the_name_and_the_description_say_the_numbers(name: str) -> None:
     description, kwargs = config["_description"], config["attack"]["kwargs"]
     rows = {"none_100": "none", "none_mg": "none-MG", "mg_mdnf_flat": "MG-MDNF with flat noise", "none": "none"}
     rows |= {"mg_mdnf_frame": "MG-MDNF of the later files", "mg_mdnf_anew": "MG-MDNF of a curve anew"}
-    plain = re.sub("(whisper|tiny_en)_?", "", system) or "none"
+    plain = re.sub("(whisper_v2|whisper|tiny_en)_?", "", system) or "none"
     row = rows.get(plain, plain.upper().replace("_", "-"))
     where = {"text": "text, ", "own": "not in the paper, "}.get(place, f"Table {place[1:]}, row ")
     assert f": {where}{row}, " in description

@@ -73,17 +73,21 @@ def test_the_recognisers_rates_are_those_of_the_records() -> None:
         ("librispeech", "whisper_mg_benign", 200),
         ("librispeech", "tiny_en_benign", 200),
         ("human", "whisper_benign", 64),
+        ("librispeech", "whisper_v2_benign", 200),
+        ("human", "whisper_v2_benign", 64),
+        ("librispeech", "whisper_v2_mg_benign", 200),
     ):
         run = record(split, name)
         assert len(run.outcomes) == n
         found = interval(run, "benign")
         assert found is not None
         shown.append(found.percent())
-    test_clean, behind, tiny, human = shown
+    test_clean, behind, tiny, human, second, second_human, second_behind = shown
     assert f"through transformers | 151 MB | {tiny.split()[0]} on 200 utterances of test-clean" in README
-    assert f"{test_clean.split()[0]} on 200 utterances of test-clean, {human.split()[0]} on `human`" in README
-    assert f"| 200 | {test_clean} | {behind} |" in card
-    assert f"| 64 | {human} |" in card
+    assert f"{second.split()[0]} on 200 utterances of test-clean, {second_human.split()[0]} on `human`" in README
+    assert f"; {test_clean.split()[0]} and {human.split()[0]} | MIT |" in README
+    assert f"| 200 | {test_clean} | {second} | {behind} | {second_behind} |" in card
+    assert f"| 64 | {human} | {second_human} | | |" in card
     assert f"{points('human', 'none_benign', 'benign'):.1f} on `human`" in README
 
 

@@ -110,6 +110,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, melgan:
             config["defense"]["kwargs"]["curve"] = None
         (configs / f"{name}.json").write_text(json.dumps(config))
     monkeypatch.setattr(blocks, "DEFAULT_MODEL", weights)
+    monkeypatch.setattr(blocks, "HEARS_BEST", weights)
     monkeypatch.setattr(blocks, "FINE_TUNED", {})
     monkeypatch.setattr(blocks, "ATTACKS", {name: kwargs | {"max_iter": 1} for name, kwargs in blocks.ATTACKS.items()})
     monkeypatch.setitem(blocks.DEFENSES, "mg_mdnf", ("MDNF", {"vocoder": "melgan", "curve": None}))

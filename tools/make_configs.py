@@ -75,6 +75,10 @@ WHISPER_BUNDLED = """
 benign                own      own         own         own
 pgd_l2_ours           own      own         own         own
 pgd_linf_ours         own      own         own         own
+
+                      whisper_v2  whisper_v2_rs  whisper_v2_mg  whisper_v2_mg_mdnf
+benign                own         own            own            own
+pgd_l2_ours           own         own            own            own
 """
 HIFIGAN_BUNDLED = """
                       hg   hg_mdnf
@@ -138,6 +142,10 @@ pgd_linf_ours         own         own
 pgd_linf_published    own         own
 pgd_linf_0.005_ours   own         own
 eot_l2                own         own
+
+                      whisper_v2  whisper_v2_rs  whisper_v2_mg  whisper_v2_mg_mdnf
+benign                own         own            own            own
+pgd_l2_ours           own         own            own            own
 
                       tiny_en  tiny_en_rs  tiny_en_mg  tiny_en_mg_mdnf  tiny_en_hg  tiny_en_hg_mdnf
 benign                own      own         own         own              own         own
@@ -226,6 +234,19 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
     "whisper_wg_mdnf": (
         "WG-MDNF (mel noise flooding, bundled Parallel WaveGAN) before a Whisper encoder with CTC fine-tuned for MG",
         "WG-MDNF", "whisper_ctc_mg", "MDNF", {"vocoder": "pwg", "curve": "bundled_l2"} | NOISE,
+    ),
+    "whisper_v2": ("Undefended Whisper encoder with CTC, its second weights", "none", "whisper_ctc_v2", None, {}),
+    "whisper_v2_rs": (
+        "RS (randomised smoothing) before a Whisper encoder with CTC, its second weights", "RS", "whisper_ctc_v2",
+        "RandomizedSmoothing", {"snr_db": 15.0, "passes": 5},
+    ),
+    "whisper_v2_mg": (
+        "MG (adversarially trained MelGAN) before a Whisper encoder with CTC, its second weights", "MG",
+        "whisper_ctc_v2_mg", "MelResynth", {"vocoder": "melgan_gan"},
+    ),
+    "whisper_v2_mg_mdnf": (
+        "MG-MDNF (mel noise flooding, adversarially trained MelGAN) before a Whisper encoder with CTC, its second "
+        "weights", "MG-MDNF", "whisper_ctc_v2_mg", "MDNF", {"vocoder": "melgan_gan", "curve": "bundled_l2"} | NOISE,
     ),
     "tiny_en": ("Undefended Whisper tiny.en", "none", TINY_EN, None, {}),
     "tiny_en_rs": (

@@ -15,7 +15,9 @@ from armory_mdnf.options import count, number
 Block = dict[str, Any]
 
 DEFAULT_MODEL = "whisper_ctc"
-"""The recogniser of the commands that are given none."""
+"""The recogniser of the commands that are given none: the one that those of :data:`FINE_TUNED` started from."""
+HEARS_BEST = "whisper_ctc_v2"
+"""What transcribes without a vocoder before it; what was measured rests on the other one, and comparisons have that."""
 FINE_TUNED = {
     "mg": "whisper_ctc_mg",
     "mg_mdnf": "whisper_ctc_mg",
@@ -52,9 +54,9 @@ KINDS = {"eps": number(0), "snr_db": number(-math.inf), "steps": count(0), "eot"
 """What the options of an attack may be."""
 
 
-def model_for(model: str | None, defense: str) -> str:
-    """The recogniser to use: the one that was named, else the default one for that defence."""
-    return model or FINE_TUNED.get(defense.partition(",")[0], DEFAULT_MODEL)
+def model_for(model: str | None, defense: str, default: str | None = None) -> str:
+    """The recogniser to use: the one that was named, the one fine-tuned for that defence, else ``default``."""
+    return model or FINE_TUNED.get(defense.partition(",")[0], default or DEFAULT_MODEL)
 
 
 def defense_block(text: str, seed: int = 0) -> Block | None:

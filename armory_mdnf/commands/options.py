@@ -11,14 +11,14 @@ from armory_mdnf.commands.blocks import ATTACKS, DEFAULT_MODEL, DEFENSES, Block,
 PROGRESS_AFTER_S = 5.0
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
     """``--model``, ``--defense``, ``--device``, ``--seed``."""
     add = parser.add_argument
     add(
         "--model",
         metavar="NAME",
-        help=f"bundled weights, a .safetensors file, a folder of Hugging Face's, or hf:NAME (default: {DEFAULT_MODEL}, "
-        "or what was fine-tuned from it for the defence)",
+        help=f"bundled weights, a .safetensors file, a folder of Hugging Face's, or hf:NAME (default: {default}, "
+        "or what was fine-tuned for the defence)",
     )
     add_defense(parser, "none")
     add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")

