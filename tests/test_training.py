@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import speechlike
+from conftest import speechlike, tiny_recognizer
 
 from armory_mdnf.asr.checkpoints import load_recognizer
 from armory_mdnf.audio.files import write_flac
@@ -19,7 +19,7 @@ from armory_mdnf.training import recognizer as recipe_module
 from armory_mdnf.training.augmentation import Augmentation, warped, with_noise
 from armory_mdnf.training.corpora.sentences import HeldOut
 from armory_mdnf.training.recipe import Recipe
-from armory_mdnf.training.recognizer import learning_rate, train
+from armory_mdnf.training.recognizer import disagreement, learning_rate, loss_of, train
 from armory_mdnf.training.sources import Joined, Shards, Spliced, read_recordings
 
 TEXTS = ["PRESS ONE TO HOLD", "PRESS TWO TO CALL BACK", "TO HOLD THE LINE PRESS STAR"]
@@ -188,6 +188,41 @@ def test_learning_rate_rises_then_falls() -> None:
     assert rates[:10] == pytest.approx([0.1 * (k + 1) for k in range(10)])
     assert all(a >= b for a, b in pairwise(rates[10:]))
     assert rates[100] == pytest.approx(0.1)
+
+
+def test_two_draws_disagree_by_the_divergence_of_their_characters_within_each_utterance() -> None:
+    logits = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    frames = torch.tensor([6, 3, 6, 3])
+    found = disagreement(logits, frames)
+    p = logits.detach().softmax(-1)
+    for n in range(4):
+        other = p[(n + 2) % 4, : frames[n]]
+        mine = p[n, : frames[n]]
+        torch.testing.assert_close(found[n].detach(), (other * (other / mine).log()).sum())
+    found.sum().backward()  # the other draw is held fixed: of KL(q, softmax(z)), the gradient in z is softmax(z) - q
+    inside = (torch.arange(6) < frames[:, None])[..., None]
+    torch.testing.assert_close(logits.grad, (p - p.roll(2, 0)) * inside)
+
+
+def test_two_draws_of_no_masks_agree_and_cost_what_one_does() -> None:
+    recognizer = tiny_recognizer()
+    batch = [(speechlike(n, n), [3, 1, 2]) for n in (16000, 12000)]
+    draws: list[int] = []
+
+    def none(spectrogram: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        draws.append(len(spectrogram))
+        return spectrogram
+
+    once = loss_of(recognizer.eval(), batch, none, torch.float32)
+    twice = loss_of(recognizer.eval(), batch, none, torch.float32, consistency=0.5)
+    torch.testing.assert_close(twice, once)
+    assert draws == [2, 4]
+    costs = [
+        loss_of(recognizer, batch, recipe_module._masks(Augmentation(), np.random.default_rng(0)), torch.float32, c)
+        for c in (1.0, 2.0, 3.0)
+    ]
+    assert costs[1] > costs[0]
+    torch.testing.assert_close(costs[2] - costs[1], costs[1] - costs[0], rtol=1e-3, atol=1e-5)
 
 
 def test_a_misspelt_recipe_is_refused(tmp_path: Path) -> None:

@@ -54,9 +54,12 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_bundle(path).network.state_dict()
 
 
-def test_dropout_is_drawn_of_the_seed_and_the_step(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("option", "value"), [("dropout", 0.5), ("consistency", 0.3)])
+def test_what_is_drawn_in_a_step_is_of_the_seed_and_the_step(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: float
+) -> None:
     sizes = {"n_mels": 80, "d_model": 16, "layers": 1, "heads": 2, "ffn": 16}
-    recipe = replace(RECIPE, init=None, kind="whisper_ctc", model=sizes, dropout=0.5, steps=3)
+    recipe = replace(RECIPE, init=None, kind="whisper_ctc", model=sizes, steps=3, **{option: value})
     train(recipe, data_dir, data_dir / "a.safetensors", every=1)
     (data_dir / "runs" / "t" / "checkpoint.pt").unlink()
 
@@ -74,7 +77,7 @@ def test_dropout_is_drawn_of_the_seed_and_the_step(data_dir: Path, monkeypatch: 
     one, other = weights(data_dir / "a.safetensors"), weights(data_dir / "b.safetensors")
     assert all(torch.equal(one[key], other[key]) for key in one)
     (data_dir / "runs" / "t" / "checkpoint.pt").unlink()
-    train(replace(recipe, dropout=0.0), data_dir, data_dir / "c.safetensors", every=1)
+    train(replace(recipe, **{option: 0.0}), data_dir, data_dir / "c.safetensors", every=1)
     assert not all(torch.equal(one[key], value) for key, value in weights(data_dir / "c.safetensors").items())
 
 

@@ -93,6 +93,10 @@ FIELDS = {
         "Of a stack of layers (of whisper_ctc), each learns at this ratio of the rate of the one above.",
     ),
     "dropout": Field(number(0, 0.99), "Share left out of what each layer of whisper_ctc puts onto its residual."),
+    "consistency": Field(
+        number(0, 1000),
+        "Weight of the divergence between what two draws of the masks give for an utterance; 0: one draw.",
+    ),
     "frozen": Field(listed(TEXT, "a list of names"), "Weights that stay as they are: all whose names begin so."),
     "warmup_steps": Field(whole(0), "Steps in which the rate rises linearly to its peak."),
     "batch_seconds": Field(
@@ -136,6 +140,7 @@ class Recipe:
     head_learning_rate: float | None = None
     layer_decay: float = 1.0
     dropout: float = 0.0
+    consistency: float = 0.0
     frozen: Sequence[str] = ()
     warmup_steps: int = 300
     batch_seconds: float = 32.0

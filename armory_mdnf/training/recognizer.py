@@ -133,18 +133,39 @@ def loss_of(
     batch: Batch,
     masks: Any,
     precision: torch.dtype = torch.bfloat16,
+    consistency: float = 0.0,
 ) -> Tensor:
-    """Mean CTC loss per character. The network runs in ``precision``, the loss in float32."""
+    """Mean CTC loss per character. The network runs in ``precision``, the loss in float32.
+
+    With ``consistency``, each utterance is masked twice, and so much of :func:`disagreement` per character is added to
+    the mean of both losses (CR-CTC, Yao et al. 2025).
+    """
     device = next(recognizer.parameters()).device
     x, lengths = ragged.pad([torch.from_numpy(audio) for audio, _ in batch])
+    targets = [target for _, target in batch]
     with torch.no_grad():
         spectrogram, frames = recognizer.features(x.to(device), lengths.to(device))
+        if consistency:
+            spectrogram, frames, targets = spectrogram.repeat(2, 1, 1, 1), frames.repeat(2), targets * 2
         spectrogram = masks(spectrogram, frames)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
         logits, frames = recognizer.network(spectrogram, frames)
-    targets = [target for _, target in batch]
-    losses = ctc_loss(logits.float(), frames, targets)
+    logits = logits.float()
+    losses = ctc_loss(logits, frames, targets)
+    if consistency:
+        losses = losses + consistency * disagreement(logits, frames)
     return (losses / torch.tensor([len(t) for t in targets], device=device).clamp(min=1)).mean()
+
+
+def disagreement(logits: Tensor, frames: Tensor) -> Tensor:
+    """Divergence of each draw's characters from those of the other draw, which is held fixed, summed over the frames.
+
+    Shape: logits (2N, F, classes) of N utterances and of the same N again, frames (2N,) -> (2N,).
+    """
+    mine = logits.log_softmax(-1)
+    other = mine.detach().roll(len(logits) // 2, 0)
+    divergence = torch.nn.functional.kl_div(mine, other, reduction="none", log_target=True).sum(-1)
+    return divergence.masked_fill(~ragged.mask(frames, logits.shape[1]), 0.0).sum(-1)
 
 
 def watched(
@@ -238,7 +259,8 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
             if recipe.dropout:  # as the draws, of the seed and the step alone
                 own = np.random.default_rng(workers.key(recipe.seed, step, 2))
                 torch.manual_seed(int(own.integers(1 << 62)))
-            loss = loss_of(recognizer, batch, _masks(batches.augmentation, rng), PRECISIONS[recipe.precision])
+            masks = _masks(batches.augmentation, rng)
+            loss = loss_of(recognizer, batch, masks, PRECISIONS[recipe.precision], recipe.consistency)
             optimizer.zero_grad()
             loss.backward()
             workers.average_gradients(recognizer)
