@@ -96,6 +96,14 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="keep a run that is not the whole configuration too; the record and the table say in what it differs",
     )
+    record.add_argument(
+        "--add",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="RUN",
+        help="results or records of the same configuration, seed, weights and device on other utterances, to join",
+    )
     console.add_json(record)
     record.set_defaults(run=_record)
 
@@ -229,12 +237,18 @@ def _summary(args: argparse.Namespace) -> int:
 def _record(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.armory_results import read_armory_results
     from armory_mdnf.evaluation.cells import as_recorded
+    from armory_mdnf.evaluation.comparison import read_run
+    from armory_mdnf.evaluation.joining import joined
     from armory_mdnf.evaluation.records import write_record
     from armory_mdnf.files.atomic import ensure_writable
 
     results = _results_file(args)
-    run = as_recorded(read_armory_results(results), args.out.stem, args.partial)
-    ensure_writable(args.out, unlike=[results])
+    if args.add:
+        run = joined({str(path): read_run(path) for path in (results, *args.add)})
+    else:
+        run = read_armory_results(results)
+    run = as_recorded(run, args.out.stem, args.partial)
+    ensure_writable(args.out, unlike=[results, *args.add])
     write_record(args.out, run)
     if args.json:
         console.print_json({"results": str(results), "out": str(args.out), "utterances": len(run.outcomes)})
