@@ -43,6 +43,8 @@ LIBRISPEECH = (
     ("does RS help?", "whisper_rs_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does RS help?", "whisper_rs_pgd_linf_ours", "whisper_pgd_linf_ours"),
     ("is a recogniser that hears better harder to attack?", "whisper_v2_pgd_l2_ours", "whisper_pgd_l2_ours"),
+    ("does RS help?", "whisper_v2_rs_pgd_l2_ours", "whisper_v2_pgd_l2_ours"),
+    *_with_its_noise("MG", "whisper_v2_mg", "whisper_v2", "pgd_l2_ours"),
     ("does MG help?", "whisper_mg_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does MG help?", "whisper_mg_pgd_linf_ours", "whisper_pgd_linf_ours"),
     ("does MG-MDNF help?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_pgd_l2_ours"),
