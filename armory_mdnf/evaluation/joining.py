@@ -19,7 +19,7 @@ def joined(runs: Mapping[str, RunRecord]) -> RunRecord:
     Raises :class:`ResultsError` for runs that differ in more than their utterances: in the configuration, a seed, the
     weights, the device or Armory's flags; or that do not name their utterances.
     """
-    (first_name, first), *others = runs.items()
+    (first_name, first), *_ = runs.items()
     outcomes: dict[str, Outcome] = {}
     for name, run in runs.items():
         _check_same(first_name, first, name, run)
@@ -28,7 +28,7 @@ def joined(runs: Mapping[str, RunRecord]) -> RunRecord:
                 raise ResultsError(f"{name}: expected utterances with their ids, found one without")
             outcomes.setdefault(outcome.id, outcome)
     index = sorted({position for name, run in runs.items() for position in _positions(name, run)})
-    every = [first, *(run for _, run in others)]
+    every = list(runs.values())
     whole = first.changed.get(INDEX, [None])[0]
     return replace(
         first,
