@@ -46,6 +46,12 @@ def test_an_utterance_of_two_parts_is_the_first_ones() -> None:
     assert found.config["dataset"]["index"] == run.config["dataset"]["index"]
 
 
+def test_a_block_without_options_has_no_seed_to_compare() -> None:
+    run = read_record(WHOLE)
+    bare = replace(run, config={**run.config, "defense": None, "user_init": {"module": "m", "kwargs": None}})
+    assert joined({"a": part(bare, slice(6)), "b": part(bare, slice(6, None))}) == bare
+
+
 def test_versions_that_differ_are_all_named() -> None:
     run = read_record(WHOLE)
     newer = replace(part(run, slice(6, None)), versions={**run.versions, "torch": "9.0"}, timestamp=2_000_000_000)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.identity import differing, identity_of
 from armory_mdnf.evaluation.records import Outcome, RunRecord
+from armory_mdnf.files.provenance import leaves
 
 INDEX = "dataset.index"
 SEEDED = ("user_init", "attack", "defense")
@@ -20,9 +22,11 @@ def joined(runs: Mapping[str, RunRecord]) -> RunRecord:
     weights, the device or Armory's flags; or that do not name their utterances.
     """
     (first_name, first), *_ = runs.items()
+    nature = _nature(first)
     outcomes: dict[str, Outcome] = {}
     for name, run in runs.items():
-        _check_same(first_name, first, name, run)
+        if found := differing(nature, _nature(run)):
+            raise ResultsError(f"{name} and {first_name} are no parts of one run: they differ in {', '.join(found)}")
         for outcome in run.outcomes:
             if outcome.id is None:
                 raise ResultsError(f"{name}: expected utterances with their ids, found one without")
@@ -43,17 +47,13 @@ def joined(runs: Mapping[str, RunRecord]) -> RunRecord:
     )
 
 
-def _check_same(first_name: str, first: RunRecord, name: str, run: RunRecord) -> None:
-    found = differing(identity_of(first), identity_of(run))
-    seeds = [
-        [(other.config.get(part) or {}).get("kwargs", {}).get("seed") for part in SEEDED] for other in (first, run)
-    ]
-    found += [f"{part}.kwargs.seed" for part, a, b in zip(SEEDED, *seeds, strict=True) if a != b]
-    changed = [{key: pair for key, pair in other.changed.items() if key != INDEX} for other in (first, run)]
-    found += [f"changed.{key}" for key in differing(*changed)]
-    found += [key for key in ("weights", "device", "flags", "split_size") if getattr(first, key) != getattr(run, key)]
-    if found:
-        raise ResultsError(f"{name} and {first_name} are no parts of one run: they differ in {', '.join(found)}")
+def _nature(run: RunRecord) -> dict[str, Any]:
+    """All that the parts of one run have in common: dotted keys and plain values."""
+    parts = leaves({part: run.config.get(part) for part in SEEDED})
+    seeds = {key: value for key, value in parts if key.endswith(".kwargs.seed")}
+    changed = {f"changed.{key}": pair for key, pair in run.changed.items() if key != INDEX}
+    further = {key: getattr(run, key) for key in ("weights", "device", "flags", "split_size")}
+    return identity_of(run) | seeds | changed | further
 
 
 def _positions(name: str, run: RunRecord) -> Sequence[int]:
