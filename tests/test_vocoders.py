@@ -107,6 +107,19 @@ def test_the_ragged_path_and_the_uniform_path_agree(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
+def test_a_ragged_batch_waits_for_nothing_on_its_device(kind: str) -> None:
+    """On the meta device, as on a GPU; there asking for a value, for which a GPU would be waited for, raises."""
+    vocoder = tiny(kind).to("meta")
+    log_mel, noise = (
+        torch.empty(2, 20, 12, device="meta", requires_grad=True),
+        torch.empty(2, 1, 12 * 64, device="meta"),
+    )
+    wave = vocoder.generate_ragged(log_mel, torch.tensor([12, 9]), noise)
+    (gradient,) = torch.autograd.grad(wave.sum(), log_mel)
+    assert (wave.device.type, wave.shape, gradient.shape) == ("meta", noise.shape, log_mel.shape)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_parity_with_parallel_wavegans_own_inference(kind: str, tmp_path: Path) -> None:
     """Weight norm on, as trained there; off, saved, loaded, as used here."""
     torch.manual_seed(0)

@@ -2,6 +2,9 @@
 
 A batch is ``x`` of shape (N, T), zero beyond each utterance's end, and ``lengths`` of shape (N,) in samples
 (or frames). Every operation here gives an utterance what it would get in a batch of its own.
+
+``lengths`` may be on the CPU beside an ``x`` on a GPU. What is asked of them then waits for nothing that the GPU has
+still to do, which pays where one batch is masked many times over.
 """
 
 from __future__ import annotations
@@ -36,12 +39,23 @@ def mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
+def beyond(x: Tensor, lengths: Tensor) -> Tensor | None:
+    """True past each utterance's end, of a shape that masks (N, ..., T); None if no utterance is shorter than T."""
+    if is_uniform(lengths, x.shape[-1]):
+        return None
+    past = ~mask(lengths.to(x.device), x.shape[-1])
+    return past.reshape(past.shape[0], *[1] * (x.dim() - 2), past.shape[1])
+
+
+def zero(x: Tensor, past: Tensor | None) -> Tensor:
+    """Zero where :func:`beyond` says so: what lies behind many layers of one length needs to be found once."""
+    # masked_fill copies first and fills then, forward and backward.
+    return x if past is None else torch.where(past, 0, x)
+
+
 def zero_beyond(x: Tensor, lengths: Tensor) -> Tensor:
     """Zero everything past each utterance's end along the last axis of (N, ..., T)."""
-    if is_uniform(lengths, x.shape[-1]):
-        return x
-    m = mask(lengths, x.shape[-1])
-    return x.masked_fill(~m.reshape(m.shape[0], *[1] * (x.dim() - 2), m.shape[1]), 0)
+    return zero(x, beyond(x, lengths))
 
 
 def check_shortest(lengths: Tensor, least: int, sample_rate_hz: int, what: str) -> None:
@@ -72,7 +86,7 @@ def reflect_pad(x: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
         flat = x.reshape(-1, 1, size)
         return torch.nn.functional.pad(flat, (left, right), mode="reflect").reshape(*x.shape[:-1], -1)
     position = torch.arange(-left, size + right, device=x.device).abs()
-    last = (lengths - 1)[:, None]
+    last = (lengths.to(x.device) - 1)[:, None]
     index = last - (last - position).abs()  # position beyond the end folds back
     inside = (position <= last + right) & (index >= 0)
     index = index.clamp(min=0).reshape(x.shape[0], *[1] * (x.dim() - 2), -1)

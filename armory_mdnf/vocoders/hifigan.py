@@ -55,7 +55,7 @@ class HiFiGAN(Vocoder):
         return self._walk(channels_last(log_mel[:, :, None]), None)[:, :, 0]
 
     def generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
-        return self._walk(log_mel, frames)
+        return self._walk(log_mel, frames.cpu())
 
     def _walk(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """The generator in the memory format of x; with ``lengths``, each utterance sees zeros beyond its own end.
@@ -63,28 +63,31 @@ class HiFiGAN(Vocoder):
         Shape: (N, C, F), or (N, C, 1, F) without lengths -> (N, 1, F * hop), (N, 1, 1, F * hop).
         """
         net: Any = self.generator
-        x = _walk_layers([net.input_conv], x, lengths)
+        past = None if lengths is None else ragged.beyond(x, lengths)
+        x = _walk_layers([net.input_conv], x, past)
         for i, upsample in enumerate(net.upsamples):
-            x = _walk_layers(upsample, x, lengths)
-            lengths = None if lengths is None else lengths * upsample[1].stride[0]
+            x = _walk_layers(upsample, x, past)
+            if lengths is not None:
+                lengths = lengths * upsample[1].stride[0]
+                past = ragged.beyond(x, lengths)
             blocks = net.blocks[i * net.num_blocks : (i + 1) * net.num_blocks]
-            x = sum(_walk_block(block, x, lengths) for block in blocks) / net.num_blocks
-        return _walk_layers(net.output_conv, x, lengths)
+            x = sum(_walk_block(block, x, past) for block in blocks) / net.num_blocks
+        return _walk_layers(net.output_conv, x, past)
 
 
-def _walk_block(block: Any, x: Tensor, lengths: Tensor | None) -> Tensor:
+def _walk_block(block: Any, x: Tensor, past: Tensor | None) -> Tensor:
     """A residual block of two or of one convolution a dilation. Shape: as x."""
     for i, first in enumerate(block.convs1):
-        y = _walk_layers(first, x, lengths)
+        y = _walk_layers(first, x, past)
         if block.use_additional_convs:
-            y = _walk_layers(block.convs2[i], y, lengths)
+            y = _walk_layers(block.convs2[i], y, past)
         x = y + x
     return x
 
 
-def _walk_layers(layers: Iterable[nn.Module], x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Activations, of which 0 stays 0, and at most one convolution."""
-    x = x if lengths is None else ragged.zero_beyond(x, lengths)
+def _walk_layers(layers: Iterable[nn.Module], x: Tensor, past: Tensor | None) -> Tensor:
+    """Activations, of which 0 stays 0, and at most one convolution, with zeros where ``past`` says so."""
+    x = ragged.zero(x, past)
     for layer in layers:
         x = convolve(layer, x) if isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d)) else layer(x)
     return x

@@ -68,6 +68,7 @@ class MelGAN(Vocoder):
 
     def generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
         generator: Any = self.generator
+        frames = frames.cpu()
         bands = walk_melgan(generator.melgan, log_mel, frames)
         if generator.pqmf is None:
             return bands

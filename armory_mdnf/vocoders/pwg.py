@@ -75,11 +75,12 @@ class ParallelWaveGAN(Vocoder):
     def generate_ragged(self, log_mel: Tensor, frames: Tensor, noise: Tensor | None) -> Tensor:
         assert noise is not None  # synthesize has checked
         net: Any = self.generator
+        frames = frames.cpu()
         condition = _upsample(net, log_mel, frames)
-        lengths = frames * self.recipe.hop
         x, skips = net.first_conv(noise), 0.0
+        past = ragged.beyond(x, frames * self.recipe.hop)
         for block in net.conv_layers:
-            x, skip = block(ragged.zero_beyond(x, lengths), condition)
+            x, skip = block(ragged.zero(x, past), condition)
             skips = skips + skip
         x = skips * math.sqrt(1.0 / len(net.conv_layers))
         for layer in net.last_conv_layers:
@@ -145,5 +146,5 @@ def _replicate(x: Tensor, lengths: Tensor, context: int) -> Tensor:
     if not context:
         return x
     position = torch.arange(-context, x.shape[-1] + context, device=x.device)
-    index = torch.minimum(position.clamp(min=0), (lengths - 1)[:, None])
+    index = torch.minimum(position.clamp(min=0), (lengths.to(x.device) - 1)[:, None])
     return x.gather(-1, index[:, None].expand(-1, x.shape[1], -1))
