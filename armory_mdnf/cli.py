@@ -89,7 +89,13 @@ def build_parser() -> argparse.ArgumentParser:
         **console.example("armory-mdnf record my_results/human/none_pgd_l2.json results.json --partial"),
     )
     record.add_argument("out", type=Path, help="file to write, named after the configuration: results/SPLIT/NAME.json")
-    record.add_argument("file", nargs="?", type=Path, help="Armory's results JSON; the newest one if left out")
+    record.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        help="Armory's results JSON, or the folder of a run, of which a stopped one has what was done (--partial); the "
+        "newest results if left out",
+    )
     record.add_argument("--newer-than", type=Path, metavar="FILE", help="refuse results older than this file")
     record.add_argument(
         "--partial",
@@ -102,7 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         default=[],
         metavar="RUN",
-        help="results or records of the same configuration, seed, weights and device on other utterances, to join",
+        help="results, records or folders of the same configuration, seed, weights and device on other utterances, to "
+        "join",
     )
     console.add_json(record)
     record.set_defaults(run=_record)
@@ -235,18 +242,15 @@ def _summary(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
-    from armory_mdnf.evaluation.armory_results import read_armory_results
     from armory_mdnf.evaluation.cells import as_recorded
-    from armory_mdnf.evaluation.comparison import read_run
     from armory_mdnf.evaluation.joining import joined
     from armory_mdnf.evaluation.records import write_record
     from armory_mdnf.files.atomic import ensure_writable
+    from armory_mdnf.runner.stopped import read_any
 
     results = _results_file(args)
-    if args.add:
-        run = joined({str(path): read_run(path) for path in (results, *args.add)})
-    else:
-        run = read_armory_results(results)
+    runs = {str(path): read_any(path) for path in (results, *args.add)}
+    run = joined(runs) if args.add else runs[str(results)]
     run = as_recorded(run, args.out.stem, args.partial)
     ensure_writable(args.out, unlike=[results, *args.add])
     write_record(args.out, run)

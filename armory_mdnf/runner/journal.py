@@ -191,7 +191,7 @@ def read_run(folder: Path) -> dict[str, Any]:
             raise ResultsError(f"{path} is of an older version, which did not keep {lacks}: start a new run")
     if not isinstance(content, dict) or written != FORMAT:
         raise ResultsError(f"{path}: expected format {FORMAT!r}, found {quoted(content)}")
-    for key, kind in (("config", dict), ("started", int), ("changed", dict)):
+    for key, kind in (("armory_mdnf", str), ("config", dict), ("started", int), ("changed", dict), ("versions", dict)):
         if not isinstance(content.get(key), kind):
             raise ResultsError(f"{path}: expected {key} as {kind.__name__}, found {quoted(content.get(key))}")
     return content

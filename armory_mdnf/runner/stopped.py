@@ -1,0 +1,58 @@
+"""A run that was stopped before its end, as a record of the utterances that it had done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from armory_mdnf.errors import ResultsError
+from armory_mdnf.evaluation.armory_results import NATIVE
+from armory_mdnf.evaluation.comparison import read_run
+from armory_mdnf.evaluation.joining import INDEX
+from armory_mdnf.evaluation.records import RunRecord, with_origin
+from armory_mdnf.runner import components, results
+from armory_mdnf.runner.config import check_config
+from armory_mdnf.runner.journal import Journal
+from armory_mdnf.runner.journal import read_run as read_begun
+from armory_mdnf.runner.named import is_ours
+
+
+def read_stopped(folder: Path) -> RunRecord:
+    """What is done in the folder of a run, which is left as it is: a run of these utterances alone.
+
+    Raises :class:`ResultsError` for what is not the folder of a run, for damaged lines and where nothing is done.
+    """
+    about, journal = read_begun(folder), Journal.look_at(folder)
+    if not journal.lines:
+        raise ResultsError(f"{folder}: none of its utterances is done")
+    check_config(about["config"])
+    try:
+        return with_origin(_done(journal, about), about)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultsError(f"{folder / 'run.json'}: what it says of the run is damaged: {error}") from error
+
+
+def _done(journal: Journal, about: Mapping[str, Any]) -> RunRecord:
+    index, dataset = sorted(journal.indices), about["config"]["dataset"]
+    whole, _ = about["changed"].get(INDEX, [dataset.get("index"), index])
+    found = results.record(
+        [journal.lines[i] for i in index if i in journal.lines],
+        [journal.failed[i] for i in index if i in journal.failed],
+        {**about["config"], "dataset": {**dataset, "index": index}},
+        journal.folder.resolve().name,
+        timestamp=journal.started,
+        chosen=len(index),
+        split_size=components.split_size(dataset) if is_ours(dataset["module"]) else None,  # runs nobody else's code
+        changed={**about["changed"], INDEX: [whole, index]},
+    )
+    return replace(found, versions={"armory": f"none (armory-mdnf {about['armory_mdnf']})"} | about["versions"])
+
+
+def read_any(path: Path) -> RunRecord:
+    """A file of results, a record, or the folder of a run: its results, else what it had done when it was stopped."""
+    if not path.is_dir():
+        return read_run(path)
+    whole = path / NATIVE
+    return read_run(whole) if whole.is_file() else read_stopped(path)
