@@ -12,7 +12,7 @@ from conftest import tiny_recognizer
 from armory_mdnf.asr import pipeline
 from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.audio import ragged
-from armory_mdnf.cpu import channels, frozen_stack, phases
+from armory_mdnf.cpu import channels, frozen_block, frozen_stack, phases
 from armory_mdnf.cpu.switch import VARIABLE, WAYS, fast
 from armory_mdnf.defenses import MDNF, MelResynth
 from armory_mdnf.errors import OptionError
@@ -59,16 +59,22 @@ def test_plain_and_fast_agree_to_rounding(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_the_cpu_is_behind_the_switch(
-    way: str, melgan: Vocoder, pwg: Vocoder, utterances: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    way: str,
+    melgan: Vocoder,
+    pwg: Vocoder,
+    hifigan: Vocoder,
+    utterances: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(VARIABLE, way)
     ways = [(frozen_stack._FrozenStack, "apply"), (channels, "channels_last"), (phases, "_phases")]
+    ways += [(frozen_block, "frozen_block")]
     ways += [(parallel_wavegan, "frozen_wavenet"), (Vocoder, "_one_by_one"), (pipeline, "rounds")]
     taken = set()
     for where, name in ways:
         real = getattr(where, name)
         monkeypatch.setattr(where, name, lambda *args, n=name, real=real: (taken.add(n), real(*args))[1])
-    for vocoder in (melgan, pwg):
+    for vocoder in (melgan, pwg, hifigan):
         attacked(vocoder, False, utterances)
     assert taken == ({name for _, name in ways} if way == "fast" else set())
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
+from armory_mdnf.cpu import frozen_block
 from armory_mdnf.cpu.channels import channels_last, convolve
 from armory_mdnf.cpu.switch import fast
 from armory_mdnf.errors import refuse_unknown
@@ -71,12 +74,14 @@ class HiFiGAN(Vocoder):
                 lengths = lengths * upsample[1].stride[0]
                 past = ragged.beyond(x, lengths)
             blocks = net.blocks[i * net.num_blocks : (i + 1) * net.num_blocks]
-            x = sum(_walk_block(block, x, past) for block in blocks) / net.num_blocks
+            x = reduce(torch.add, (_walk_block(block, x, past) for block in blocks)) / net.num_blocks
         return _walk_layers(net.output_conv, x, past)
 
 
 def _walk_block(block: Any, x: Tensor, past: Tensor | None) -> Tensor:
     """A residual block of two or of one convolution a dilation. Shape: as x."""
+    if past is None and frozen_block.applies(block, x):
+        return frozen_block.frozen_block(block, x)
     for i, first in enumerate(block.convs1):
         y = _walk_layers(first, x, past)
         if block.use_additional_convs:
