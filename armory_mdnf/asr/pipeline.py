@@ -69,7 +69,9 @@ class Pipeline:
             leaf = x[rows, :width].detach().requires_grad_()
             chosen = [targets[i] for i in rows]
             with torch.enable_grad():
-                heard, heard_lengths = chain(leaf, lengths[rows], select(draws, rows))
+                # The published gradient does not go back through the draws that the loss is taken at.
+                with torch.set_grad_enabled(back is None):
+                    heard, heard_lengths = chain(leaf, lengths[rows], select(draws, rows))
                 if back is None:
                     outer = leaf
                 else:

@@ -39,11 +39,16 @@ def mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
+def beside(lengths: Tensor, x: Tensor) -> Tensor:
+    """Lengths on the device of x, which is not waited for: a copy that blocks waits for all that was asked of a GPU."""
+    return lengths.to(x.device, non_blocking=True)
+
+
 def beyond(x: Tensor, lengths: Tensor) -> Tensor | None:
     """True past each utterance's end, of a shape that masks (N, ..., T); None if no utterance is shorter than T."""
     if is_uniform(lengths, x.shape[-1]):
         return None
-    past = ~mask(lengths.to(x.device), x.shape[-1])
+    past = ~mask(beside(lengths, x), x.shape[-1])
     return past.reshape(past.shape[0], *[1] * (x.dim() - 2), past.shape[1])
 
 
@@ -86,7 +91,7 @@ def reflect_pad(x: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
         flat = x.reshape(-1, 1, size)
         return torch.nn.functional.pad(flat, (left, right), mode="reflect").reshape(*x.shape[:-1], -1)
     position = torch.arange(-left, size + right, device=x.device).abs()
-    last = (lengths.to(x.device) - 1)[:, None]
+    last = (beside(lengths, x) - 1)[:, None]
     index = last - (last - position).abs()  # position beyond the end folds back
     inside = (position <= last + right) & (index >= 0)
     index = index.clamp(min=0).reshape(x.shape[0], *[1] * (x.dim() - 2), -1)

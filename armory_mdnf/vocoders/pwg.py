@@ -146,5 +146,5 @@ def _replicate(x: Tensor, lengths: Tensor, context: int) -> Tensor:
     if not context:
         return x
     position = torch.arange(-context, x.shape[-1] + context, device=x.device)
-    index = torch.minimum(position.clamp(min=0), (lengths.to(x.device) - 1)[:, None])
+    index = torch.minimum(position.clamp(min=0), (ragged.beside(lengths, x) - 1)[:, None])
     return x.gather(-1, index[:, None].expand(-1, x.shape[1], -1))
