@@ -246,10 +246,9 @@ def _record(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.joining import joined
     from armory_mdnf.evaluation.records import write_record
     from armory_mdnf.files.atomic import ensure_writable
-    from armory_mdnf.runner.stopped import read_any
 
     results = _results_file(args)
-    runs = {str(path): read_any(path) for path in (results, *args.add)}
+    runs = {str(path): _recorded(path) for path in (results, *args.add)}
     run = joined(runs) if args.add else runs[str(results)]
     run = as_recorded(run, args.out.stem, args.partial)
     ensure_writable(args.out, unlike=[results, *args.add])
@@ -257,6 +256,20 @@ def _record(args: argparse.Namespace) -> int:
     if args.json:
         console.print_json({"results": str(results), "out": str(args.out), "utterances": len(run.outcomes)})
     return 0
+
+
+def _recorded(path: Path) -> Any:
+    """A file of results, a record, or the folder of a run: its results, else what it had done when it was stopped."""
+    from armory_mdnf.evaluation.armory_results import NATIVE
+    from armory_mdnf.evaluation.comparison import read_run
+
+    if not path.is_dir():
+        return read_run(path)
+    if (path / NATIVE).is_file():
+        return read_run(path / NATIVE)
+    from armory_mdnf.runner.stopped import read_stopped  # torch and ART, which nothing else here needs
+
+    return read_stopped(path)
 
 
 def _report_table(args: argparse.Namespace) -> int:

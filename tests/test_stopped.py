@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,14 @@ def test_the_folder_of_a_run_that_ended_is_its_results(
     for name, given in (("a", folder), ("b", folder / "results.json")):
         assert cli.main(["record", str(tmp_path / name / "mine.json"), str(given), "--partial"]) == 0
     assert (tmp_path / "a" / "mine.json").read_bytes() == (tmp_path / "b" / "mine.json").read_bytes()
+
+
+def test_results_are_recorded_without_torch(config: dict[str, Any], run: Callable[..., Path], tmp_path: Path) -> None:
+    words = ["record", str(tmp_path / "mine.json"), str(run(config, "--skip-attack")), "--partial"]
+    code = (
+        f"import sys; from armory_mdnf import cli; assert cli.main({words!r}) == 0; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_is_no_part_of_a_run_is_refused(part: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,18 +74,17 @@ class _FrozenBlock(torch.autograd.Function):
             x = y.add_(x)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(*kept)
-        ctx.layers = [layer for pair in pairs for layer in pair]
-        ctx.sizes = [len(pair) for pair in pairs]
+        ctx.pairs = pairs
         return x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        left = list(zip(ctx.layers, ctx.saved_tensors, strict=True))
+        kept = reversed(ctx.saved_tensors)
         outer = channels_last(grads[0])
-        for size in reversed(ctx.sizes):
+        for pair in reversed(ctx.pairs):
             inner = outer
-            for layer, activated in (left.pop() for _ in range(size)):
-                inner = layer.back(inner, activated)
+            for layer in reversed(pair):
+                inner = layer.back(inner, next(kept))
             outer = inner.add_(outer)
         return outer, None

@@ -22,6 +22,11 @@ def versions() -> dict[str, str]:
     return found if way() == "fast" else found | {"cpu": way()}
 
 
+def in_place_of_armory(version: str) -> str:
+    """What stands for Armory's version where this package's ran without it."""
+    return f"none (armory-mdnf {version})"
+
+
 def record(
     lines: Sequence[Outcome],
     left_out: Sequence[LeftOut],
@@ -35,7 +40,7 @@ def record(
         tuple(lines),
         kept_blocks(config),
         seconds={key: round(sum(values), 3) for key, values in _seconds(lines).items()},
-        versions={"armory": f"none (armory-mdnf {armory_mdnf.__version__})"} | versions(),
+        versions={"armory": in_place_of_armory(armory_mdnf.__version__)} | versions(),
         flags=flags_of(_with_flags(config, name)),
         left_out=tuple(left_out),
         **about,

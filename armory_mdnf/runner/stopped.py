@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.armory_results import NATIVE
-from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.evaluation.joining import INDEX
 from armory_mdnf.evaluation.records import RunRecord, with_origin
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import check_config
-from armory_mdnf.runner.journal import Journal
-from armory_mdnf.runner.journal import read_run as read_begun
+from armory_mdnf.runner.journal import Journal, read_run
 from armory_mdnf.runner.named import is_ours
 
 
@@ -24,7 +21,7 @@ def read_stopped(folder: Path) -> RunRecord:
 
     Raises :class:`ResultsError` for what is not the folder of a run, for damaged lines and where nothing is done.
     """
-    about, journal = read_begun(folder), Journal.look_at(folder)
+    about, journal = read_run(folder), Journal.look_at(folder)
     if not journal.lines:
         raise ResultsError(f"{folder}: none of its utterances is done")
     check_config(about["config"])
@@ -47,12 +44,4 @@ def _done(journal: Journal, about: Mapping[str, Any]) -> RunRecord:
         split_size=components.split_size(dataset) if is_ours(dataset["module"]) else None,  # runs nobody else's code
         changed={**about["changed"], INDEX: [whole, index]},
     )
-    return replace(found, versions={"armory": f"none (armory-mdnf {about['armory_mdnf']})"} | about["versions"])
-
-
-def read_any(path: Path) -> RunRecord:
-    """A file of results, a record, or the folder of a run: its results, else what it had done when it was stopped."""
-    if not path.is_dir():
-        return read_run(path)
-    whole = path / NATIVE
-    return read_run(whole) if whole.is_file() else read_stopped(path)
+    return replace(found, versions={"armory": results.in_place_of_armory(about["armory_mdnf"])} | about["versions"])
