@@ -111,6 +111,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="results, records or folders of the same configuration, seed, weights and device on other utterances, to "
         "join",
     )
+    record.add_argument(
+        "--any-device",
+        action="store_true",
+        help="join those of another device too; the record names the utterances that were computed elsewhere",
+    )
     console.add_json(record)
     record.set_defaults(run=_record)
 
@@ -249,7 +254,7 @@ def _record(args: argparse.Namespace) -> int:
 
     results = _results_file(args)
     runs = {str(path): _recorded(path) for path in (results, *args.add)}
-    run = joined(runs) if args.add else runs[str(results)]
+    run = joined(runs, args.any_device) if args.add else runs[str(results)]
     run = as_recorded(run, args.out.stem, args.partial)
     ensure_writable(args.out, unlike=[results, *args.add])
     write_record(args.out, run)

@@ -89,6 +89,27 @@ def test_what_are_no_parts_of_one_run_is_named(change: Callable[[RunRecord], Run
         joined({"a": part(run, slice(6)), "b": change(part(run, slice(6, None)))})
 
 
+def test_parts_of_two_devices_are_joined_where_that_is_asked_for() -> None:
+    run = read_record(WHOLE)
+    parts = {
+        "a": part(run, slice(6)),
+        "b": replace(part(run, slice(4, 8)), device="tpu"),
+        "c": part(run, slice(8, None)),
+    }
+    found = joined(parts, any_device=True)
+    assert found.device == run.device
+    assert found.elsewhere == {outcome.id: "tpu" for outcome in run.outcomes[6:8]}
+    assert found.outcomes == run.outcomes
+    again = joined({"first": found, "second": part(run, slice(5))}, any_device=True)  # it knows what it was joined of
+    assert (again.outcomes, again.elsewhere) == (found.outcomes, found.elsewhere)
+    other_way = joined({"second": part(run, slice(5, 7)), "first": found}, any_device=True)
+    assert other_way.elsewhere == {run.outcomes[7].id: "tpu"}
+    with pytest.raises(ResultsError, match="c: expected the device of the run, found none"):
+        joined(parts | {"c": replace(parts["c"], device=None)}, any_device=True)
+    with pytest.raises(ResultsError, match="they differ in flags"):
+        joined(parts | {"c": replace(parts["c"], flags={"skip_benign": True})}, any_device=True)
+
+
 def test_the_command_joins_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = read_record(WHOLE)
     files = [tmp_path / "a.json", tmp_path / "b.json"]
@@ -105,3 +126,6 @@ def test_the_command_joins_records(tmp_path: Path, capsys: pytest.CaptureFixture
     write_record(files[1], replace(part(run, slice(6, None)), device="tpu"))
     assert cli.main([*words, "--partial"]) == 2
     assert f"{files[1]} and {files[0]} are no parts of one run: they differ in device" in capsys.readouterr().err
+    assert cli.main([*words, "--partial", "--any-device"]) == 0
+    assert read_record(out).elsewhere == {outcome.id: "tpu" for outcome in run.outcomes[6:]}
+    assert read_record(out).device == run.device

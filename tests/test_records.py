@@ -216,8 +216,9 @@ def test_records_keep_what_tells_a_part_from_the_whole(file: Callable[[object], 
     with pytest.raises(ResultsError, match="not the whole of mine"):
         cells.as_recorded(run, "mine")
     stored = json.loads(path.read_text())
+    elsewhere = (("elsewhere", ["x"]), ("elsewhere", {"x": 1}), ("elsewhere", {"x": "cpu"}))
     wrong = (("chosen", "ten"), ("changed", {"a": 1}), ("left_out", {}), ("flags", []), ("split_size", True))
-    for key, value in (*wrong, ("weights", {"ds2_base": 1}), ("weights", ["x"]), ("device", 0)):
+    for key, value in (*wrong, ("weights", {"ds2_base": 1}), ("weights", ["x"]), ("device", 0), *elsewhere):
         path.write_text(json.dumps(copy.deepcopy(stored) | {key: value}))
         with pytest.raises(ResultsError, match="not a complete record"):
             records.read_record(path)

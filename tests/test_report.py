@@ -353,6 +353,9 @@ def test_a_run_that_says_what_made_it_is_shown_so() -> None:
     assert other.here
     assert ("device", "cuda") in own.facts
     assert "device" not in dict(other.facts)
+    parted = dataclasses.replace(known, elsewhere={str(known.outcomes[0].id): "cpu"})
+    (found,) = content.build([runs.place(parted, "x")], {}).runs
+    assert dict(found.facts)["device"] == f"cuda, 1 of {len(known.outcomes)} on cpu"
     assert [json.loads(run.config)["sysconfig"]["use_gpu"] for run in (own, other)] == [True, False]
     commands = [run.command for run in (own, other)]  # what is shipped is of a CPU
     assert commands == [f"armory-mdnf run {name}none_pgd_l2.json" for name in ("", "scenario_configs/")]

@@ -15,21 +15,31 @@ INDEX = "dataset.index"
 SEEDED = ("user_init", "attack", "defense")
 
 
-def joined(runs: Mapping[str, RunRecord]) -> RunRecord:
+def joined(runs: Mapping[str, RunRecord], any_device: bool = False) -> RunRecord:
     """The runs, by the names of their files, as one; an utterance of several is that of the first that has it.
 
+    The device is the first run's; with ``any_device`` the others may have been computed on another one, and the whole
+    names the utterances that were. Rounding changes what an attack finds for an utterance, not what it is.
+
     Raises :class:`ResultsError` for runs that differ in more than their utterances: in the configuration, a seed, the
-    weights, the device or Armory's flags; or that do not name their utterances.
+    weights, the device or Armory's flags; or that do not name their utterances, or their device where it matters.
     """
     (first_name, first), *_ = runs.items()
     nature = _nature(first)
     outcomes: dict[str, Outcome] = {}
+    elsewhere: dict[str, str] = {}
     for name, run in runs.items():
-        if found := differing(nature, _nature(run)):
+        found = [key for key in differing(nature, _nature(run)) if not (any_device and key == "device")]
+        if found:
             raise ResultsError(f"{name} and {first_name} are no parts of one run: they differ in {', '.join(found)}")
+        if any_device and run.device is None:
+            raise ResultsError(f"{name}: expected the device of the run, found none")
         for outcome in run.outcomes:
             if outcome.id is None:
                 raise ResultsError(f"{name}: expected utterances with their ids, found one without")
+            device = run.elsewhere.get(outcome.id, run.device)
+            if outcome.id not in outcomes and device is not None and device != first.device:
+                elsewhere[outcome.id] = device
             outcomes.setdefault(outcome.id, outcome)
     index = sorted({position for name, run in runs.items() for position in _positions(name, run)})
     every = list(runs.values())
@@ -43,6 +53,7 @@ def joined(runs: Mapping[str, RunRecord]) -> RunRecord:
         left_out=tuple({left.id: left for run in every for left in run.left_out if left.id not in outcomes}.values()),
         seconds={key: sum(run.seconds.get(key, 0.0) for run in every) for key in first.seconds},
         versions=_together(run.versions for run in every),
+        elsewhere=elsewhere,
         timestamp=max((run.timestamp for run in every if run.timestamp is not None), default=None),
     )
 

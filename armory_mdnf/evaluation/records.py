@@ -99,8 +99,8 @@ class RunRecord:
     ``chosen``: the utterances that the run was to evaluate, of the ``split_size`` that the complete split has; None
     where the results do not say. ``changed``: what the command line changed in the configuration, by dotted key: the
     file's value and the one that was run. ``flags``: Armory's flags that make a run a part of its configuration.
-    ``weights``: SHA-256 of what it was computed with, by name; ``device``: what it was computed on. Armory's results
-    and older records have neither.
+    ``weights``: SHA-256 of what it was computed with, by name; ``device``: what it was computed on, but for the
+    utterances in ``elsewhere``, by their ids. Armory's results and older records have none of them.
     """
 
     name: str
@@ -116,6 +116,7 @@ class RunRecord:
     left_out: tuple[LeftOut, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)
     device: str | None = None
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def counts(self, comparison: str) -> WordCounts | None:
         """Word counts pooled over the utterances, or None if the run left the comparison's transcripts out."""
@@ -210,6 +211,7 @@ def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
         "left_out": [left_out.recorded() for left_out in run.left_out],
         **({"weights": dict(run.weights)} if run.weights else {}),
         **({"device": run.device} if run.device is not None else {}),
+        **({"elsewhere": dict(run.elsewhere)} if run.elsewhere else {}),
     }
     write_text(path, strict_json.dumps(content, indent=1, sort_keys=True, error=ResultsError) + "\n")
 
@@ -287,13 +289,21 @@ def with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
 
 
 def with_origin(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
-    """The run with what its file says of the weights and the device, if anything. Raises TypeError."""
-    weights, device = content.get("weights", {}), content.get("device")
-    if not isinstance(weights, dict) or not all(isinstance(value, str) for value in weights.values()):
+    """The run with what its file says of the weights and the devices, if anything. Raises TypeError."""
+    weights, device, elsewhere = content.get("weights", {}), content.get("device"), content.get("elsewhere", {})
+    if not _are_words(weights):
         raise TypeError(f"expected weights with their checksums, found {quoted(weights)}")
     if not isinstance(device, (str, type(None))):
         raise TypeError(f"device is {quoted(device)}")
-    return replace(run, weights=weights, device=device)
+    if not _are_words(elsewhere):
+        raise TypeError(f"elsewhere: expected utterances with their devices, found {quoted(elsewhere)}")
+    if unknown := sorted(elsewhere.keys() - {outcome.id for outcome in run.outcomes}):
+        raise TypeError(f"elsewhere: {quoted(unknown[0])} is none of the utterances")
+    return replace(run, weights=weights, device=device, elsewhere=elsewhere)
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(word, str) for word in value.values())
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

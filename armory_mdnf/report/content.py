@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -16,7 +16,7 @@ from armory_mdnf.evaluation.cells import cell_described, heading
 from armory_mdnf.evaluation.comparison import NO_DEFENCE
 from armory_mdnf.evaluation.paper import BENIGN, paper, published
 from armory_mdnf.evaluation.rates import difference
-from armory_mdnf.evaluation.records import Outcome, compare, is_reached
+from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, is_reached
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report import alignment, charts
 from armory_mdnf.report.audits import Audit
@@ -301,6 +301,11 @@ def _again(heard: Heard | None, outcome: Outcome) -> str:
     return f"Computed again, it is understood as: {heard.transcripts[1]}. Rounding can change what an attack finds."
 
 
+def _devices(run: RunRecord) -> str:
+    others = sorted(Counter(run.elsewhere.values()).items())
+    return ", ".join([str(run.device), *(f"{count} of {len(run.outcomes)} on {device}" for device, count in others)])
+
+
 def _components(config: Mapping[str, Any]) -> str:
     return json.dumps([config.get("model"), config.get("defense")], sort_keys=True, default=str)
 
@@ -312,7 +317,7 @@ def _described(p: Placed, anchor: str, here: tuple[tuple[str, str], ...]) -> Des
     facts = [("data", f"{data_name(run.split)}, {len(run.outcomes)} utterances"), ("recogniser", run.recognizer)]
     facts += [("defence", p.defence), ("threat", p.threat.label)]
     facts += [("seed", str(run.seed))] if run.seed is not None else []
-    facts += [("device", run.device)] if run.device else []
+    facts += [("device", _devices(run))] if run.device else []
     facts += [(f"seconds of {name}", f"{value:.1f}") for name, value in sorted(run.seconds.items())]
     facts += (
         [("run on", datetime.fromtimestamp(run.timestamp, timezone.utc).strftime("%d %B %Y"))] if run.timestamp else []
