@@ -245,6 +245,13 @@ def test_the_comparison_says_what_the_numbers_mean(runs) -> None:
     assert "NO DEFENCE (2) has as many errors as NO DEFENCE (1)" in same
 
 
+def test_the_order_of_a_record_does_not_matter(runs) -> None:
+    first, second = runs
+    turned = replace(second, outcomes=second.outcomes[::-1])
+    assert comparison.side_by_side(first, turned) == comparison.side_by_side(first, second)
+    assert comparison.paired(first, turned)["difference"] == comparison.paired(first, second)["difference"]
+
+
 def test_an_interval_is_told_of_enough_utterances_only(runs) -> None:
     assert "95 %" not in comparison.side_by_side(*runs)
     several = [replace(run, outcomes=run.outcomes * 5) for run in runs]

@@ -13,7 +13,7 @@ from runner_folder import CONFIGS
 from armory_mdnf import cli
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.joining import joined
-from armory_mdnf.evaluation.records import RunRecord, read_record, write_record
+from armory_mdnf.evaluation.records import LeftOut, RunRecord, read_record, write_record
 
 RESULTS = CONFIGS.parent / "results"
 WHOLE = RESULTS / "librispeech" / "whisper_rs_snr40.json"
@@ -44,6 +44,25 @@ def test_an_utterance_of_two_parts_is_the_first_ones() -> None:
     assert found.outcomes == run.outcomes[:6] + again[6:]
     assert found.chosen == len(run.outcomes)
     assert found.config["dataset"]["index"] == run.config["dataset"]["index"]
+
+
+def test_the_whole_has_its_utterances_in_the_order_of_their_positions() -> None:
+    run = read_record(WHOLE)
+    odd, even = part(run, slice(1, None, 2)), part(run, slice(0, None, 2))
+    assert joined({"a": odd, "b": even}) == run
+    left_out = replace(odd, outcomes=odd.outcomes[1:], left_out=(LeftOut(str(odd.outcomes[0].id), "x", "broken"),))
+    found = joined({"a": left_out, "b": even})  # which position the one that is left out has, nobody knows
+    assert found.outcomes == left_out.outcomes + even.outcomes
+    assert found.left_out == left_out.left_out
+
+
+def test_the_kept_records_of_a_split_have_one_order() -> None:
+    seen: list[str] = []
+    for path in sorted(WHOLE.parent.glob("*.json")):
+        ids = [str(outcome.id) for outcome in read_record(path).outcomes]
+        common = set(ids) & set(seen)
+        assert [i for i in ids if i in common] == [i for i in seen if i in common], path.name
+        seen = ids if len(ids) > len(seen) else seen
 
 
 def test_a_block_without_options_has_no_seed_to_compare() -> None:

@@ -166,8 +166,12 @@ def test_the_worst_over_runs_and_what_does_not_go_together() -> None:
     found = worst_over([first, second])
     assert found["adversarial_wer"] == 2 / 3
     assert found["target_success"] == 0.5
+    assert worst_over([first, replace(second, outcomes=second.outcomes[::-1])]) == found  # joined in another order
     with pytest.raises(ResultsError, match="the same recogniser"):
         worst_over([first, run(list(second.outcomes), model={"name": "m"})])
+    alike = [Outcome("A", None, "A", index=0), Outcome("A", None, "B", index=1), Outcome("C", None, "C")]
+    with pytest.raises(ResultsError, match="and utterances"):  # which of the two it is, nobody can tell
+        worst_over([run(alike), run(alike[::-1])])
     with pytest.raises(ResultsError, match="attacked transcripts of every utterance"):
         worst_over([run([Outcome("A", "A")])])
 

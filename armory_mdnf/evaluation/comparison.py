@@ -13,7 +13,7 @@ from armory_mdnf import console
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.armory_results import NATIVE, read_armory_results
 from armory_mdnf.evaluation.rates import difference
-from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, read_json, read_record
+from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, in_order_of, read_json, read_record
 from armory_mdnf.evaluation.summary import attack_line, numbers, percent
 from armory_mdnf.metrics.wer import WordCounts
 
@@ -77,7 +77,7 @@ def side_by_side(first: RunRecord, second: RunRecord, colour: bool = False) -> s
 
     Raises :class:`ResultsError` if the runs are not of the same attack on the same utterances.
     """
-    _refuse_others(first, second)
+    second = _comparable(first, second)
     labels = _labels(first, second)
     width = 4 + max(len(label) for label in (*labels, "reference"))
     lines = [f"{'word error rate, %':22}" + "".join(f"{label:>24}" for label in labels)]
@@ -142,7 +142,9 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _refuse_others(first: RunRecord, second: RunRecord) -> None:
+def _comparable(first: RunRecord, second: RunRecord) -> RunRecord:
+    """The second run in the first one's order. Raises :class:`ResultsError` where they cannot be compared."""
+    second = in_order_of(first, second)
     for run in (first, second):
         if run.counts("adversarial") is None:
             raise ResultsError(f"{run.name}: expected a run with an attack, found no attacked transcripts")
@@ -163,6 +165,7 @@ def _refuse_others(first: RunRecord, second: RunRecord) -> None:
                 f"expected two runs of the same attack: attack.{key} is {quoted(blocks[0].get(key))} in {first.name} "
                 f"and {quoted(blocks[1].get(key))} in {second.name}"
             )
+    return second
 
 
 def paired(first: RunRecord, second: RunRecord) -> dict[str, Any]:
@@ -170,7 +173,7 @@ def paired(first: RunRecord, second: RunRecord) -> dict[str, Any]:
 
     Raises :class:`ResultsError` if the runs are not of the same attack on the same utterances.
     """
-    _refuse_others(first, second)
+    second = _comparable(first, second)
     found = {comparison: difference(first, second, comparison) for comparison in COMPARISONS}
     differences = {name: None if one is None else asdict(one) for name, one in found.items()}
     return {"first": numbers(first), "second": numbers(second), "difference": differences}

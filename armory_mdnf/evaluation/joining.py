@@ -18,6 +18,8 @@ SEEDED = ("user_init", "attack", "defense")
 def joined(runs: Mapping[str, RunRecord], any_device: bool = False) -> RunRecord:
     """The runs, by the names of their files, as one; an utterance of several is that of the first that has it.
 
+    The utterances are in the order of their positions, where no run left any out.
+
     The device is the first run's; with ``any_device`` the others may have been computed on another one, and the whole
     names the utterances that were. Rounding changes what an attack finds for an utterance, not what it is.
 
@@ -28,12 +30,15 @@ def joined(runs: Mapping[str, RunRecord], any_device: bool = False) -> RunRecord
     nature = _nature(first)
     outcomes: dict[str, Outcome] = {}
     elsewhere: dict[str, str] = {}
+    places: dict[str, int] = {}
     for name, run in runs.items():
         found = [key for key in differing(nature, _nature(run)) if not (any_device and key == "device")]
         if found:
             raise ResultsError(f"{name} and {first_name} are no parts of one run: they differ in {', '.join(found)}")
         if any_device and run.device is None:
             raise ResultsError(f"{name}: expected the device of the run, found none")
+        if len(run.outcomes) == len(positions := _positions(name, run)):  # else nobody knows which were left out
+            places |= {str(o.id): place for o, place in zip(run.outcomes, sorted(positions), strict=True)}
         for outcome in run.outcomes:
             if outcome.id is None:
                 raise ResultsError(f"{name}: expected utterances with their ids, found one without")
@@ -41,6 +46,8 @@ def joined(runs: Mapping[str, RunRecord], any_device: bool = False) -> RunRecord
             if outcome.id not in outcomes and device is not None and device != first.device:
                 elsewhere[outcome.id] = device
             outcomes.setdefault(outcome.id, outcome)
+    if outcomes.keys() <= places.keys():
+        outcomes = dict(sorted(outcomes.items(), key=lambda item: places[item[0]]))
     index = sorted({position for name, run in runs.items() for position in _positions(name, run)})
     every = list(runs.values())
     whole = first.changed.get(INDEX, [None])[0]

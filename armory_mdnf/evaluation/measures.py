@@ -11,7 +11,7 @@ from typing import Any
 from armory_mdnf import console
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.identity import identity_of
-from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, RunRecord, compare, is_reached
+from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, RunRecord, compare, in_order_of, is_reached
 from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.metrics.cer import count_characters
 from armory_mdnf.metrics.wer import mean_rate, pool, worst_case
@@ -63,8 +63,9 @@ def worst_over(runs: Sequence[RunRecord]) -> dict[str, float | None]:
     Raises :class:`ResultsError` for runs of other recognisers, defences or utterances, or without an attack.
     """
     first = runs[0]
+    runs = [in_order_of(first, run) for run in runs]
     for run in runs:
-        if _attacked(run) != _attacked(first):
+        if not _attack_the_same(first, run):
             raise ResultsError(f"{run.name} and {first.name}: expected attacks on the same recogniser and utterances")
     counts = [[c for c in (compare(o, "adversarial") for o in run.outcomes) if c is not None] for run in runs]
     if any(len(found) != len(first.outcomes) for found in counts):
@@ -89,10 +90,12 @@ def _success(runs: Sequence[RunRecord]) -> float | None:
     return sum(reached) / len(reached) if reached else None
 
 
-def _attacked(run: RunRecord) -> tuple[Any, ...]:
-    """What attacks have to share to be compared on each utterance."""
-    shared = {key: value for key, value in identity_of(run).items() if not key.startswith("attack")}
-    return shared, [(outcome.id, outcome.reference) for outcome in run.outcomes]
+def _attack_the_same(first: RunRecord, second: RunRecord) -> bool:
+    """Whether two runs' attacks can be compared on each utterance."""
+    runs = (first, in_order_of(first, second))
+    shared = [{k: v for k, v in identity_of(run).items() if not k.startswith("attack")} for run in runs]
+    utterances = [[(outcome.id, outcome.reference) for outcome in run.outcomes] for run in runs]
+    return shared[0] == shared[1] and utterances[0] == utterances[1]
 
 
 def add_metrics_command(commands: Any) -> None:
@@ -121,7 +124,7 @@ def _metrics(args: argparse.Namespace) -> int:
     groups: list[list[RunRecord]] = []
     for run in runs.values():
         if run.counts("adversarial") is not None:
-            same = next((group for group in groups if _attacked(group[0]) == _attacked(run)), None)
+            same = next((group for group in groups if _attack_the_same(group[0], run)), None)
             groups.append([run]) if same is None else same.append(run)
     for group in groups:
         if len(group) > 1:

@@ -191,6 +191,13 @@ def common_outcomes(first: RunRecord, second: RunRecord) -> list[tuple[Outcome, 
     return [(o, where[name]) for name, o in zip(names[0], first.outcomes, strict=True) if name in where]
 
 
+def in_order_of(first: RunRecord, second: RunRecord) -> RunRecord:
+    """The second run, its utterances in the first one's order; as it is where they are not of the same utterances."""
+    pairs = common_outcomes(first, second)
+    whole = len(pairs) == len(first.outcomes) == len(second.outcomes)
+    return replace(second, outcomes=tuple(b for _, b in pairs)) if whole else second
+
+
 def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
     """Write a record with its derived numbers beside what they are derived from, for readers of the file."""
     utterances = [_written(outcome) for outcome in run.outcomes]
