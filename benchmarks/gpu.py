@@ -22,7 +22,6 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks.geometry import L2
 from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.attacks.pgd import Batch, Descent
-from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses import MDNF
@@ -31,6 +30,7 @@ from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.files.atomic import write_text
 from armory_mdnf.metrics.perturbation import snr_db
 from armory_mdnf.metrics.wer import word_error_rate
+from armory_mdnf.runner.evaluate import ADVERSARIAL, BENIGN
 from benchmarks.attack import machine
 from benchmarks.gpu_step import alone, build, count_flops, networks, parts, precision, utterances
 from benchmarks.subjects import EPS
@@ -157,7 +157,7 @@ def outcome(name: str, args: argparse.Namespace) -> dict[str, Any]:
             x = torch.from_numpy(read_audio(u.path)[0])[None].to(estimator.device)
             lengths = torch.tensor([x.shape[1]], device=estimator.device)
             x_adv = descent(estimator, Batch(x, lengths, estimator.encode([u.transcript], 1), [i]))
-            pair = ((x, Purpose.BENIGN), (x_adv, Purpose.ADVERSARIAL))
+            pair = ((x, BENIGN), (x_adv, ADVERSARIAL))
             texts.append([estimator.transcribe(audio, lengths, [(i, purpose)])[0] for audio, purpose in pair])
             ratios.append(snr_db(x.cpu().numpy(), x_adv.cpu().numpy()) or 0.0)
     benign, attacked = (word_error_rate([u.transcript for u in split], list(t)) for t in zip(*texts, strict=True))

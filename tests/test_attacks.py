@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from art.attacks.evasion import CarliniWagnerASR, FastGradientMethod, ProjectedGradientDescent
+from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from conftest import ragged_array, speechlike, tiny_recognizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -230,6 +231,18 @@ def test_without_indices_utterances_are_counted(melgan: Any) -> None:
     assert np.abs(first - second).max() > 1e-3
 
 
+class OthersNoise(PreprocessorPyTorch):
+    """Draws noise of its own, as a preprocessor of ART's may."""
+
+    def __init__(self) -> None:
+        super().__init__(is_fitted=True, apply_fit=False, apply_predict=True, device_type="cpu")
+        self.calls = 0
+
+    def forward(self, x: Any, y: Any = None) -> Any:
+        self.calls += 1
+        return x + 0.01 * torch.randn_like(x), y
+
+
 def test_eot_is_the_mean_gradient_of_its_draws(melgan: Any) -> None:
     model = estimator(MDNF(melgan, 20.0, None, seed=1, device_type="cpu"))
     x, lengths = ragged.pad([torch.from_numpy(speechlike(n)) for n in (3333, 4000)])
@@ -253,6 +266,13 @@ def test_eot_asks_a_deterministic_chain_once(melgan: Any) -> None:
     assert not model.stochastic
     assert PGD(model, eps=0.5, eot_draws=5).rows == 1
     assert PGD(estimator(RandomizedSmoothing(device_type="cpu")), eps=0.5, eot_draws=5).rows == 5
+
+
+def test_eot_averages_over_the_noise_of_others_preprocessors() -> None:
+    """Nobody can ask them whether they draw any."""
+    noisy = OthersNoise()
+    PGD(estimator(noisy), eps=0.5, max_iter=1, eot_draws=5).generate([speechlike(3333)], ["AB"])
+    assert noisy.calls == 5
 
 
 def test_the_best_iterate_is_chosen_on_draws_of_its_own() -> None:

@@ -314,6 +314,7 @@ REFUSED = [
     (lambda v: RandomizedSmoothing(-1e29), "snr_db.*got -1e"),
     (lambda v: MDNF(v, 10**200, None), "noise_level.*got a whole number of 665 bits"),
     (lambda v: MelResynth(v, resample_rate_hz=10**9), "resample_rate_hz.*got 1000000000"),
+    (lambda v: MelResynth(v, resample_rate_hz=21999), "a larger common divisor, got 16000 and 21999"),
     (lambda v: MelResynth(None), "expected vocoder to be a name, a path or a vocoder, got None"),
     (lambda v: MelResynth(v, apply_predict="no"), "expected apply_predict to be true or false, got 'no'"),
     (lambda v: MelResynth(v, apply_fit=0), "expected apply_fit to be true or false, got 0"),

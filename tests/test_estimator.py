@@ -49,6 +49,18 @@ def relative(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
+def test_a_defence_of_another_sample_rate_is_refused(recognizer, plain, melgan):
+    words = (
+        "MelResynth is for audio at 8000 Hz, and the recogniser hears 16000 Hz: give the defence sample_rate_hz=16000"
+    )
+    defence = MelResynth(melgan, sample_rate_hz=8000, **CPU)
+    with pytest.raises(OptionError, match=words):
+        RecognizerEstimator(recognizer, defence, **CPU)
+    with pytest.raises(OptionError, match=words):
+        plain.set_params(preprocessing_defences=[defence])
+    assert not plain.preprocessing_defences
+
+
 # Predictions.
 
 

@@ -79,6 +79,9 @@ def test_half_as_much_is_kept_for_the_way_back() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
         frozen_block.frozen_block(them, x)
     assert sum(n == x.numel() for n in kept) == 2 * 2
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(-1), t)[1], lambda t: t):
+        frozen_block.frozen_block(them, x)
+    assert -1 not in kept
 
 
 def test_weights_that_are_trained_and_batches_of_several_lengths_take_the_usual_way() -> None:

@@ -85,6 +85,13 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
             raise OptionError("expected no postprocessing_defences: transcripts have none")
         if not isinstance(self._model, SpeechRecognizer):
             raise OptionError(f"expected a SpeechRecognizer as model, got {type(self._model).__name__}")
+        rate_hz = self._model.sample_rate_hz
+        for defense in self.preprocessing_defences or ():
+            if (found := getattr(defense, "sample_rate_hz", rate_hz)) != rate_hz:
+                raise OptionError(
+                    f"{type(defense).__name__} is for audio at {found} Hz, and the recogniser hears {rate_hz} Hz: give "
+                    f"the defence sample_rate_hz={rate_hz}"
+                )
         self._model.to(self._device).requires_grad_(False)
 
     def set_params(self, **params: Any) -> None:
@@ -140,8 +147,9 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
 
     @property
     def stochastic(self) -> bool:
-        """Whether a defence in front draws noise, so that two evaluations differ."""
-        return self._pipeline().chain.stochastic
+        """Whether two evaluations may differ: a defence in front draws noise, or a preprocessor of others might."""
+        chain = self._pipeline().chain
+        return chain.stochastic or not chain.independent
 
     @property
     def min_samples(self) -> int:

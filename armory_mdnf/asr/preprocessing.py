@@ -54,7 +54,7 @@ class Chain:
 
     @property
     def stochastic(self) -> bool:
-        """Whether two draws differ. Other preprocessors are taken for deterministic: their noise is their own."""
+        """Whether two draws of :meth:`draw` differ. Other preprocessors' noise is their own."""
         return any(op.stochastic for op in self.operations if isinstance(op, Defense))
 
     @property

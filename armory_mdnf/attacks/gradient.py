@@ -17,8 +17,8 @@ class LossGradient:
     """Mean gradient of the CTC loss over ``draws`` of every stochastic defence, evaluated as one batch.
 
     Expectation over transformation (Athalye et al. 2018). ``fresh`` draws anew at each step; otherwise all steps of an
-    utterance share their draws (common random numbers). Without a stochastic defence there is one draw whatever
-    ``draws`` says: they would all be the same.
+    utterance share their draws (common random numbers). Where all that stands before the recogniser is known to draw
+    no noise there is one draw whatever ``draws`` says: they would all be the same.
 
     ``published`` follows the published gradient in place of the exact one: each loss at one draw, its gradient pulled
     back through another.

@@ -13,10 +13,8 @@ from armory_mdnf.audio.noise import Key
 
 
 class Purpose(IntEnum):
-    """What a noise draw is for; draws for different purposes are independent."""
+    """What an attack draws noise for; draws for different purposes are independent, and so are an evaluation's."""
 
-    BENIGN = 0
-    ADVERSARIAL = 1
     LABEL = 2
     ATTACK = 3
     SELECTION = 4

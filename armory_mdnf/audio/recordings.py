@@ -21,7 +21,6 @@ Samples = npt.NDArray[np.float32]
 
 # What each kind of file is written as. 24 bits hold a perturbation of any bound, and every player knows them.
 SUBTYPES = {".wav": "PCM_24", ".flac": "PCM_24", ".aiff": "PCM_24", ".ogg": "VORBIS", ".opus": "OPUS", ".mp3": None}
-LOSSLESS = (".wav", ".flac", ".aiff")
 FRAME_S = 0.02
 SEARCH_S = 2.0  # how far around its place a cut looks for silence, both sides together
 

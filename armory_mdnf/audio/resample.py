@@ -37,6 +37,11 @@ def _ratio(from_hz: int, to_hz: int) -> tuple[int, int]:
     return to_hz // common, from_hz // common
 
 
+def fits(from_hz: int, to_hz: int) -> bool:
+    """Whether the filters between two rates fit into memory: rates with a small common divisor need many."""
+    return math.prod(_ratio(from_hz, to_hz)) <= LARGEST_PRODUCT
+
+
 def resampled_lengths(lengths: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """Samples after resampling: ceil(length * to_hz / from_hz). Shape: (N,) -> (N,)."""
     up, down = _ratio(from_hz, to_hz)
@@ -57,7 +62,7 @@ def resample(x: Tensor, lengths: Tensor, from_hz: int, to_hz: int) -> tuple[Tens
         )
     if from_hz == to_hz:
         return x, lengths
-    if math.prod(_ratio(from_hz, to_hz)) > LARGEST_PRODUCT:
+    if not fits(from_hz, to_hz):
         raise AudioError(
             f"expected a sample rate with a larger common divisor with {to_hz} Hz, got {from_hz} Hz: the filters "
             "between them would not fit into memory; resample the recording first"

@@ -63,9 +63,6 @@ def load(model: str, defense: Block | None, device: str | None) -> CountingEstim
     find_own_code()
     recognizer = load_recognizer(model)
     made = [] if defense is None else [make_defense(defense, chosen)]
-    rate = recognizer.sample_rate_hz
-    if any(getattr(d, "sample_rate_hz", rate) != rate for d in made):
-        raise OptionError(f"{model} hears {rate} Hz: give the defence sample_rate_hz={rate}")
     return CountingEstimator(recognizer, preprocessing_defences=made or None, device_type=device_type(chosen))
 
 

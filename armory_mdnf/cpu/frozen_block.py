@@ -66,14 +66,16 @@ class _FrozenBlock(torch.autograd.Function):
         kept: list[Tensor] = []
         for first, *more in pairs:
             activated = aten.leaky_relu(x, first.slope)
-            kept.append(activated)
+            if ctx.needs_input_grad[0]:
+                kept.append(activated)
             y = first.convolve(activated)
             for layer in more:
-                kept.append(aten.leaky_relu_(y, layer.slope))
-                y = layer.convolve(y)
+                activated = aten.leaky_relu_(y, layer.slope)
+                if ctx.needs_input_grad[0]:
+                    kept.append(activated)
+                y = layer.convolve(activated)
             x = y.add_(x)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(*kept)
+        ctx.save_for_backward(*kept)
         ctx.pairs = pairs
         return x
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from armory_mdnf.audio import checks, noise
-from armory_mdnf.audio.resample import fit_length, resample
+from armory_mdnf.audio.resample import fit_length, fits, resample
 from armory_mdnf.defenses.base import WaveformDefense
 from armory_mdnf.errors import BundleError, OptionError, quoted
 from armory_mdnf.files.provenance import sha256_of
@@ -31,8 +31,9 @@ class MelResynth(WaveformDefense):
     back: the output has its exact length. A vocoder that needs a noise input draws it from the utterance's own stream,
     before anything else.
 
-    Raises :class:`OptionError` for rates that are no whole numbers > 0, :class:`BundleError` for the vocoder; later
-    :class:`AudioError` for a vocoder whose output is of another length or not finite.
+    Raises :class:`OptionError` for rates that are no whole numbers > 0 or have too small a common divisor,
+    :class:`BundleError` for the vocoder; later :class:`AudioError` for a vocoder whose output is of another length or
+    not finite.
     """
 
     def __init__(
@@ -60,6 +61,11 @@ class MelResynth(WaveformDefense):
         self.vocoder_name = None if isinstance(vocoder, Vocoder) else os.fspath(vocoder)
         self.sample_rate_hz = sample_rate_hz
         self.resample_rate_hz = resample_rate_hz or self.vocoder.recipe.sample_rate_hz
+        if not fits(sample_rate_hz, self.resample_rate_hz):
+            raise OptionError(
+                f"expected sample_rate_hz and resample_rate_hz with a larger common divisor, got {sample_rate_hz} and "
+                f"{self.resample_rate_hz}: the filters between them would not fit into memory"
+            )
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
