@@ -3,6 +3,7 @@
 #
 #   docker/build.sh                                                    on Debian 12
 #   docker/build.sh --build-arg BASE=nvidia/cuda:TAG
+#   docker/build.sh --build-arg EXTRAS=armory,hf,hifigan               for `tiny_en_*` and HiFi-GAN too
 #
 # IMAGE names it otherwise.
 set -euo pipefail
