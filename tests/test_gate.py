@@ -132,6 +132,19 @@ def test_the_attacks_size_is_to_stay(points: float | None) -> None:
     assert judged(nothing, expected, points=points)["snr_db"] == "worse"
 
 
+@pytest.mark.parametrize("points", [None, 50.0])
+@pytest.mark.parametrize("unchanged", [1, 10, 11])
+def test_an_attack_that_leaves_utterances_unchanged_is_worse(points: float | None, unchanged: int) -> None:
+    before: list[float | None] = [20.0 + 0.01 * i for i in range(11)]
+    expected = cell(DEFENDED, {"adversarial": BEFORE}, [*before, None])
+    found = cell(DEFENDED, {"adversarial": BETTER}, [None] * unchanged + before[unchanged:] + [21.0])
+    report = gate({"r": found}, Baseline("b", "s", {"split/name": expected}), Options(points=points))
+    (size,) = (finding for finding in report.findings if finding.measure == "snr_db")
+    assert (size.verdict, report.code) == ("worse", 1)
+    assert size.why == f"{unchanged} of 11 utterances have no finite SNR any more"
+    assert judged(expected, expected, points=points)["snr_db"] == "same"
+
+
 def test_utterances_that_got_lost_are_a_regression() -> None:
     names = tuple(f"r{i}" for i in range(12))
     expected = cell(DEFENDED, {"benign": BEFORE}, references=names)

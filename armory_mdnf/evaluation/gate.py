@@ -257,19 +257,25 @@ def _judge(measure: str, moved: int, is_defended: bool) -> tuple[str, str]:
 
 
 def _snr(pair: _Pair, options: Options, confidence: float) -> Finding:
-    """The attack's size is to stay as it is, in both directions."""
+    """The attack's size is to stay as it is, in both directions, and where there was one there is to be one.
+
+    An utterance that an attack leaves unchanged has no SNR, and would leave the mean of the others where it was.
+    """
     name, n, expected = pair.expected.name, pair.found.utterances, pair.expected.values["snr_db"]
     found = pair.found.values.get("snr_db")
     if found is None:
         return Finding(name, "snr_db", expected, None, n, "worse", why="no SNR, or none that is finite")
     low, high, moved = None, None, abs(found - expected) > options.snr_db + ROUNDING
     both = zip(pair.found.snr_db, pair.expected.snr_db, strict=bool(pair.expected.snr_db))
-    differences = [a - b for a, b in both if a is not None and b is not None]
+    had = [(a, b) for a, b in both if b is not None]
+    differences = [a - b for a, b in had if a is not None]
+    gone = len(had) - len(differences)
+    why = f"{gone} of {len(had)} utterances have no finite SNR any more" if gone else ""
     if options.points is None and len(differences) > 1:
         interval = mean_interval(differences, confidence)
         low, high = interval.low, interval.high
         moved = moved and low is not None and high is not None and not low <= 0 <= high
-    return Finding(name, "snr_db", expected, found, n, "worse" if moved else "same", low, high)
+    return Finding(name, "snr_db", expected, found, n, "worse" if moved or gone else "same", low, high, why)
 
 
 def unit(measure: str, value: float) -> str:
