@@ -341,14 +341,30 @@ def test_a_baseline_has_the_weights_of_its_records(
     content = json.loads(target.read_text())
     (cell,) = content["cells"].values()
     assert cell["weights"] == json.loads((folder / "run.json").read_text())["weights"]
-    sources = [str(record), str(folder / "results.json")]
+    (folder / "partial.json").write_bytes((folder / "results.json").read_bytes())  # as of a sweep's cell so far
+    sources = [str(record), str(folder / "results.json"), str(folder / "partial.json")]
     options = ["--baseline", str(target), "--tolerance", "0"]
-    assert [cli.main(["gate", source, *options]) for source in sources] == [0, 0]
+    assert [cli.main(["gate", source, *options]) for source in sources] == [0, 0, 0]
     cell["weights"] = dict.fromkeys(cell["weights"], 64 * "0")
     target.write_text(json.dumps(content))
     capsys.readouterr()
-    assert [cli.main(["gate", source, *options]) for source in sources] == [2, 2]
-    assert capsys.readouterr().out.count("other weights: ") == 2
+    assert [cli.main(["gate", source, *options]) for source in sources] == [2, 2, 2]
+    assert capsys.readouterr().out.count("other weights: ") == 3
+
+
+def test_weights_that_are_compared_by_name_alone_are_a_note() -> None:
+    def notes(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+        sides = (cell(DEFENDED, {"benign": BEFORE}, weights=weights) for weights in (found, expected))
+        report = gate({"r": next(sides)}, Baseline("b", "s", {"c": next(sides)}), Options())
+        assert report.code == 0
+        return list(report.notes)
+
+    both, one = {"ds2_mg": "a", "melgan": "b"}, {"ds2_mg": "a"}
+    by_name = "weights; they are compared by name"
+    assert notes(both, both) == notes({}, {}) == []
+    assert notes(both, {}) == [f"split/name: the baseline has no checksums of {by_name}"]
+    assert notes({}, both) == [f"split/name: the results have no checksums of {by_name}"]
+    assert notes(one, both) == [f"split/name: the results have the checksums of some {by_name}"]
 
 
 def test_folders_give_their_results(tmp_path: Path) -> None:

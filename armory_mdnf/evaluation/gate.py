@@ -111,8 +111,7 @@ def gate(results: Mapping[str, BaselineCell], baseline: Baseline, options: Optio
         except ResultsError as error:
             refusals.append(Refusal(name, str(error)))
             continue
-        if set(cell.weights) and not pair.expected.weights:
-            notes.append(f"{pair.expected.name}: the baseline has no checksums of weights; they are compared by name")
+        notes += [f"{pair.expected.name}: {words}" for words in _unchecked(pair)]
         pairs.append(pair)
     confidence = 1 - (1 - CONFIDENCE) / max(1, sum(len(pair.expected.values) for pair in pairs))
     findings = [finding for pair in pairs for finding in _findings(pair, options, confidence)]
@@ -216,6 +215,15 @@ def _check_comparable(pair: _Pair, options: Options) -> None:
             f"{pair.found.utterances} utterances are too few for the paired interval, which needs {FEWEST}: give "
             "--tolerance POINTS"
         )
+
+
+def _unchecked(pair: _Pair) -> Iterator[str]:
+    """What is not compared by its checksum, because one side has none."""
+    sides = (pair.found, pair.expected)
+    for (cell, other), lacks in zip((sides, sides[::-1]), ("the results have", "the baseline has"), strict=True):
+        if other.weights.keys() - cell.weights.keys():
+            some = "the checksums of some" if cell.weights else "no checksums of"
+            yield f"{lacks} {some} weights; they are compared by name"
 
 
 def _findings(pair: _Pair, options: Options, confidence: float) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import ResultsError, quoted
-from armory_mdnf.evaluation.armory_results import NATIVE, PREFIXES, TRANSCRIPTS
+from armory_mdnf.evaluation.armory_results import PREFIXES, TRANSCRIPTS, name_of
 from armory_mdnf.evaluation.baselines import BaselineCell, Counts, cell_of, make_cell
 from armory_mdnf.evaluation.cells import known_name
 from armory_mdnf.evaluation.comparison import read_run
@@ -46,8 +46,7 @@ def _counted(content: Mapping[str, Any], results: Mapping[str, Any], path: Path)
             "word_error_rate and whose metric.record_metric_per_sample is true"
         )
     found = identity(config, "adversarial" in counts)
-    name = path.resolve().parent.name if path.name == NATIVE else path.stem
-    return make_cell(f"{found.get('dataset.eval_split')}/{name}", found, counts, ())
+    return make_cell(f"{found.get('dataset.eval_split')}/{name_of(path)}", found, counts, ())
 
 
 def _whole(value: Any) -> int:
