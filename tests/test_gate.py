@@ -257,6 +257,21 @@ def test_another_target_is_reported_beside_what_is_sound(
     assert why == "other targets: expected those of human/mg_mdnf_snr20, of which number 1 is the first that differs"
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('"PLAYBACK MODE PRESS EIGHT TO EXIT"', '"playback"', "one list is upper case and the other lower case"),
+        ("{", "", "not readable JSON"),
+        ('"wer": {', '"x": {', "'wer'"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_reported_beside_what_is_sound(
+    old: str, new: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.json").write_text(SNR20.read_text().replace(old, new, 1))
+    assert why in reported_beside(tmp_path / "r.json", capsys)
+
+
 def test_common_utterances_are_found_by_id_or_reference() -> None:
     names = tuple(f"r{i}" for i in range(12))
     expected = cell(DEFENDED, {"benign": BEFORE}, references=names, ids=tuple(f"u{i}" for i in range(12)))
