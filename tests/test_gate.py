@@ -21,11 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from armory_mdnf import cli
-from armory_mdnf.errors import ResultsError
+from armory_mdnf.errors import ResultsError, TranscriptError
+from armory_mdnf.evaluation import gate as gate_module
 from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, make_cell, read_baseline, write_baseline
 from armory_mdnf.evaluation.gate import Options, gate
 from armory_mdnf.evaluation.gate_files import read_cell
-from armory_mdnf.evaluation.records import results_files
+from armory_mdnf.evaluation.records import read_record, results_files, write_record
+from armory_mdnf.metrics.intervals import difference_interval
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -132,6 +134,19 @@ def test_the_attacks_size_is_to_stay(points: float | None) -> None:
     assert judged(nothing, expected, points=points)["snr_db"] == "worse"
 
 
+@pytest.mark.parametrize("points", [None, 50.0])
+@pytest.mark.parametrize("unchanged", [1, 10, 11])
+def test_an_attack_that_leaves_utterances_unchanged_is_worse(points: float | None, unchanged: int) -> None:
+    before: list[float | None] = [20.0 + 0.01 * i for i in range(11)]
+    expected = cell(DEFENDED, {"adversarial": BEFORE}, [*before, None])
+    found = cell(DEFENDED, {"adversarial": BETTER}, [None] * unchanged + before[unchanged:] + [21.0])
+    report = gate({"r": found}, Baseline("b", "s", {"split/name": expected}), Options(points=points))
+    (size,) = (finding for finding in report.findings if finding.measure == "snr_db")
+    assert (size.verdict, report.code) == ("worse", 1)
+    assert size.why == f"{unchanged} of 11 utterances have no finite SNR any more"
+    assert judged(expected, expected, points=points)["snr_db"] == "same"
+
+
 def test_utterances_that_got_lost_are_a_regression() -> None:
     names = tuple(f"r{i}" for i in range(12))
     expected = cell(DEFENDED, {"benign": BEFORE}, references=names)
@@ -167,6 +182,96 @@ def test_what_cannot_be_compared_says_why() -> None:
     assert "same cell as a" in report.refusals[0].why
 
 
+TARGETED = {"adversarial": BEFORE, "target": BEFORE}
+TARGETS = tuple(f"t{i}" for i in range(12))
+
+
+@pytest.mark.parametrize("points", [None, 5.0])
+def test_distances_to_other_targets_are_not_compared(points: float | None) -> None:
+    ids = tuple(f"u{i}" for i in range(12))
+    expected = cell(DEFENDED, TARGETED, targets=TARGETS, ids=ids)
+    other = cell(DEFENDED, TARGETED, targets=(*TARGETS[:3], "x", *TARGETS[4:]), ids=ids)
+    words = "other targets: expected those of split/name, of which number 4 (u3) is the first that differs"
+    assert words == refused(other, expected, points=points)
+    assert words.replace("4 (u3)", "3 (u3)") == refused(
+        other.select(range(1, 12)), expected, points=points, common=True
+    )
+    assert judged(expected, expected, points=points)["target"] == "same"
+    longer = [*BEFORE[:3], (1, 9), *BEFORE[4:]]
+    for targets in (TARGETS, ()):  # without checksums in a baseline of an older version
+        older = cell(DEFENDED, TARGETED, targets=targets, ids=ids)
+        assert words == refused(cell(DEFENDED, TARGETED | {"target": longer}, ids=ids), older, points=points)
+    shorter = cell(DEFENDED, {"adversarial": longer}, references=())
+    assert "other utterances: expected those of split/name, of which number 4 is" in refused(shorter, expected)
+
+
+def test_targets_that_are_compared_by_their_words_alone_are_a_note() -> None:
+    known, older = cell(DEFENDED, TARGETED, targets=TARGETS), cell(DEFENDED, TARGETED)
+    words = "have no checksums of targets; they are compared by their numbers of words"
+    for found, expected, side in ((known, older, "baseline"), (older, known, "results")):
+        report = gate({"r": found}, Baseline("b", "s", {"c": expected}), Options())
+        assert report.code == 0
+        (note,) = report.notes
+        assert note == f"split/name: the {side} {words if side == 'results' else words.replace('have', 'has', 1)}"
+
+
+def test_a_cell_that_cannot_be_judged_leaves_the_others_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def intervals(first: Any, second: Any, confidence: float) -> Any:
+        if len(first) == 11:
+            raise TranscriptError("no words")
+        return difference_interval(first, second, confidence)
+
+    monkeypatch.setattr(gate_module, "difference_interval", intervals)
+    cells = {"a": cell(DEFENDED, {"benign": BEFORE[1:]}), "b": cell(UNDEFENDED, {"benign": BEFORE})}
+    named = {key: replace(found, name=key) for key, found in cells.items()}
+    report = gate(cells, Baseline("b", "s", named), Options())
+    assert [(refusal.results, refusal.why) for refusal in report.refusals] == [("a", "no words")]
+    assert [(finding.cell, finding.verdict) for finding in report.findings] == [("b", "same")]
+    assert (report.code, report.not_run) == (2, [])
+
+
+def reported_beside(wrong: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Why a file is refused in a call in which another one is sound, which is judged and in the report."""
+    junit = wrong.with_suffix(".xml")
+    sound = str(RESULTS / "human" / "rs_benign.json")
+    assert cli.main(["gate", str(wrong), sound, "--baseline", str(BUNDLED), "--junit", str(junit)]) == 2
+    out = capsys.readouterr().out
+    suite = ElementTree.parse(junit).getroot()[0]
+    assert (suite.get("errors"), suite.get("failures")) == ("1", "0")
+    assert re.search(r"^human/rs_benign  benign WER %", out, re.MULTILINE)
+    (why,) = re.findall(rf"^CANNOT COMPARE {re.escape(str(wrong))}: (.*)", out, re.MULTILINE)
+    return str(why)
+
+
+SNR20 = RESULTS / "human" / "mg_mdnf_snr20.json"
+
+
+@pytest.mark.parametrize("change", [lambda t: f"{t} MORE", lambda t: f"OTHER {t.split(maxsplit=1)[1]}"])
+def test_another_target_is_reported_beside_what_is_sound(
+    change: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = read_record(SNR20)
+    first = replace(run.outcomes[0], target=change(str(run.outcomes[0].target)))
+    write_record(tmp_path / "r.json", replace(run, outcomes=(first, *run.outcomes[1:])))
+    why = reported_beside(tmp_path / "r.json", capsys)
+    assert why == "other targets: expected those of human/mg_mdnf_snr20, of which number 1 is the first that differs"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('"PLAYBACK MODE PRESS EIGHT TO EXIT"', '"playback"', "one list is upper case and the other lower case"),
+        ("{", "", "not readable JSON"),
+        ('"wer": {', '"x": {', "'wer'"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_reported_beside_what_is_sound(
+    old: str, new: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.json").write_text(SNR20.read_text().replace(old, new, 1))
+    assert why in reported_beside(tmp_path / "r.json", capsys)
+
+
 def test_common_utterances_are_found_by_id_or_reference() -> None:
     names = tuple(f"r{i}" for i in range(12))
     expected = cell(DEFENDED, {"benign": BEFORE}, references=names, ids=tuple(f"u{i}" for i in range(12)))
@@ -183,7 +288,9 @@ def test_common_utterances_are_found_by_id_or_reference() -> None:
 
 
 def test_a_baseline_survives_its_file_and_damage_is_named(tmp_path: Path) -> None:
-    expected = cell(DEFENDED, {"benign": BEFORE, "adversarial": WORSE}, [1.5, None] * 6, weights={"w": "a"})
+    known: dict[str, Any] = {"weights": {"w": "a"}, "targets": tuple(f"t{i}" for i in range(12))}
+    counts = {"benign": BEFORE, "adversarial": WORSE, "target": BEFORE}
+    expected = cell(DEFENDED, counts, [1.5, None] * 6, **known)
     published = BaselineCell("p", UNDEFENDED, 500, {"benign": 0.11}, note="Table 2")
     before = Baseline("name", "source", {"split/name": expected, "p": published})
     write_baseline(tmp_path / "b.json", before)
@@ -202,6 +309,7 @@ def test_a_baseline_survives_its_file_and_damage_is_named(tmp_path: Path) -> Non
         (lambda c: c["cells"]["split/name"]["values"].update(benign=0.5), "but its utterances give"),
         (lambda c: c["cells"]["split/name"]["counts"].update(benign=[[1, 2]]), "every measure of the same utterances"),
         (lambda c: c["cells"]["split/name"]["counts"].update(benign=[[-1, 2]] * 12), "whole number >= 0, found -1"),
+        (lambda c: c["cells"]["split/name"].update(targets=["t"]), "expected 12 utterances"),
         (lambda c: c["cells"]["p"].update(utterances=0), "utterances as a whole number >= 1"),
         (lambda c: c["cells"]["p"].update(more=1), "unknown key 'more'"),
         (lambda c: c["cells"]["p"].pop("identity"), "is damaged"),
@@ -216,7 +324,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = ("identity", "utterances", "values", "counts", "snr_db", "references", "ids", "weights", "note")
+FIELDS = ("identity", "utterances", "values", "counts", "snr_db", "references", "targets", "ids", "weights", "note")
 
 
 @given(st.sampled_from(FIELDS), JSON)
@@ -328,14 +436,30 @@ def test_a_baseline_has_the_weights_of_its_records(
     content = json.loads(target.read_text())
     (cell,) = content["cells"].values()
     assert cell["weights"] == json.loads((folder / "run.json").read_text())["weights"]
-    sources = [str(record), str(folder / "results.json")]
+    (folder / "partial.json").write_bytes((folder / "results.json").read_bytes())  # as of a sweep's cell so far
+    sources = [str(record), str(folder / "results.json"), str(folder / "partial.json")]
     options = ["--baseline", str(target), "--tolerance", "0"]
-    assert [cli.main(["gate", source, *options]) for source in sources] == [0, 0]
+    assert [cli.main(["gate", source, *options]) for source in sources] == [0, 0, 0]
     cell["weights"] = dict.fromkeys(cell["weights"], 64 * "0")
     target.write_text(json.dumps(content))
     capsys.readouterr()
-    assert [cli.main(["gate", source, *options]) for source in sources] == [2, 2]
-    assert capsys.readouterr().out.count("other weights: ") == 2
+    assert [cli.main(["gate", source, *options]) for source in sources] == [2, 2, 2]
+    assert capsys.readouterr().out.count("other weights: ") == 3
+
+
+def test_weights_that_are_compared_by_name_alone_are_a_note() -> None:
+    def notes(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+        sides = (cell(DEFENDED, {"benign": BEFORE}, weights=weights) for weights in (found, expected))
+        report = gate({"r": next(sides)}, Baseline("b", "s", {"c": next(sides)}), Options())
+        assert report.code == 0
+        return list(report.notes)
+
+    both, one = {"ds2_mg": "a", "melgan": "b"}, {"ds2_mg": "a"}
+    by_name = "weights; they are compared by name"
+    assert notes(both, both) == notes({}, {}) == []
+    assert notes(both, {}) == [f"split/name: the baseline has no checksums of {by_name}"]
+    assert notes({}, both) == [f"split/name: the results have no checksums of {by_name}"]
+    assert notes(one, both) == [f"split/name: the results have the checksums of some {by_name}"]
 
 
 def test_folders_give_their_results(tmp_path: Path) -> None:

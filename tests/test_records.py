@@ -303,18 +303,21 @@ def test_files_of_something_else_are_told_from_damaged_ones(tmp_path: Path) -> N
     assert {path.parent.name for path in found} == {"human", "librispeech", "synthetic"}
 
 
+@pytest.mark.parametrize("name", ["results.json", "partial.json"])  # the second of a sweep's cell that is not done
 def test_a_record_says_which_weights_and_device_made_it(
-    config: dict[str, Any], run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, config: dict[str, Any], run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = run(config), tmp_path / "kept" / "mine.json"
-    assert cli.main(["record", str(out), str(folder / "results.json")]) == 0
+    path = (folder / "results.json").rename(folder / name)
+    assert read_armory_results(path).name == folder.name
+    assert cli.main(["record", str(out), str(path)]) == 0
     about, kept = strict(folder / "run.json"), records.read_record(out)
     assert about["weights"]
     assert (kept.weights, kept.device) == (about["weights"], about["device"])
     assert strict(out)["format"] == records.FORMAT
-    (folder / "copy.json").write_bytes((folder / "results.json").read_bytes())  # it may be of another run
+    (folder / "copy.json").write_bytes(path.read_bytes())  # it may be of another run
     assert (read_armory_results(folder / "copy.json").weights, kept.device) == ({}, "cpu")
     (folder / "run.json").write_text(json.dumps(about | {"weights": {"w": 1}}))
     capsys.readouterr()
-    assert cli.main(["record", str(out), str(folder / "results.json")]) == 2
+    assert cli.main(["record", str(out), str(path)]) == 2
     assert "run.json: expected weights with their checksums" in capsys.readouterr().err

@@ -247,6 +247,8 @@ def test_a_budget_stops_whole_and_every_cell_has_some(
     for name in CELLS:
         record = read_armory_results(out / name / "partial.json")
         assert 0 < len(record.outcomes) < record.chosen == 5
+        about = strict(out / name / "run.json")
+        assert (record.name, record.weights, record.device) == (name, about["weights"], about["device"])
         assert not (out / name / "results.json").exists()
     assert sweep(grid, out, "--resume") == 0
     assert not (out / "plain" / "partial.json").exists()

@@ -14,14 +14,27 @@ from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.records import FURTHER, Outcome, RunRecord, check_run, read_json, with_extent, with_origin
 
 TRANSCRIPTS = "transcripts"
-NATIVE = "results.json"
-"""What ``armory-mdnf run`` calls its results, beside a ``run.json`` that says what they were made with."""
+NATIVE, PARTIAL = "results.json", "partial.json"
+"""What ``armory-mdnf run`` calls its results, and a sweep those so far of a cell that is not done.
+
+Beside either a ``run.json`` says what they were made with, and the folder's name tells them from others.
+"""
 # Armory's prefixes of task metrics, and the comparison that each stands for.
 PREFIXES = {"benign": "benign", "adversarial": "adversarial", "targeted": "target"}
 KEPT_BLOCKS = ("_description", "attack", "dataset", "defense", "model", "user_init")
 FLAGS = ("check_run", "num_eval_batches", "skip_attack", "skip_benign")
 """Flags in Armory's results of a run that is not the whole of its configuration."""
 TIMING = re.compile(r"Avg\. CPU time \(s\) for (\d+) executions of (\w+)")
+
+
+def _is_native(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is called as the native runner calls results."""
+    return Path(path).name in (NATIVE, PARTIAL)
+
+
+def name_of(path: str | os.PathLike[str]) -> str:
+    """What results are called: a native run, whose file is called as every other's, by its folder."""
+    return Path(path).resolve().parent.name if _is_native(path) else Path(path).stem
 
 
 def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
@@ -69,7 +82,7 @@ def _read(content: dict[str, Any], path: str | os.PathLike[str]) -> RunRecord:
         columns[name] = _sizes(results, name, len(references), path)
     rows = zip(*columns.values(), strict=True)
     run = RunRecord(
-        name=Path(path).stem,
+        name=name_of(path),
         outcomes=tuple(Outcome(**dict(zip(columns, row, strict=True))) for row in rows),
         config=kept_blocks(config),
         seconds=_seconds(results.get("compute", {})),
@@ -83,7 +96,7 @@ def _read(content: dict[str, Any], path: str | os.PathLike[str]) -> RunRecord:
 def _with_what_made_it(run: RunRecord, path: Path) -> RunRecord:
     """The run with its weights and device, where its folder is that of a native run."""
     about = path.with_name("run.json")
-    if path.name != NATIVE or not about.is_file():
+    if not _is_native(path) or not about.is_file():
         return run
     try:
         return with_origin(run, read_json(about))

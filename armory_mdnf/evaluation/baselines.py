@@ -24,7 +24,9 @@ FORMAT = "armory_mdnf_baseline/1"
 MEASURES = (*COMPARISONS, "snr_db")
 """Pooled word error rates as fractions, and the mean SNR of the attack in dB."""
 Counts = tuple[tuple[int, int], ...]
-_KEYS = ("identity", "utterances", "values", "counts", "snr_db", "references", "ids", "weights", "note")
+_KEYS = ("identity", "utterances", "values", "counts", "snr_db", "references", "targets", "ids", "weights", "note")
+_NAMES = ("references", "targets", "ids")
+"""Of each utterance what tells it from others; empty where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,10 @@ class BaselineCell:
 
     ``counts``: per comparison the errors and reference words of each utterance; empty for published numbers.
     ``snr_db``: per utterance, None where it is not finite. ``references``: a short checksum of each; empty where only
-    counts are known. ``ids`` are empty where the results name no utterances. ``weights``: SHA-256 of what was
-    computed with, by name, where the results say it. ``note``: where a published number comes from.
-    ``chosen``: the utterances that the run was to evaluate, if it says so; not kept in a file.
+    counts are known. ``targets``: likewise of the attacker's, empty in baselines of older versions too. ``ids`` are
+    empty where the results name no utterances. ``weights``: SHA-256 of what was computed with, by name, where the
+    results say it. ``note``: where a published number comes from. ``chosen``: the utterances that the run was to
+    evaluate, if it says so; not kept in a file.
     """
 
     name: str
@@ -45,6 +48,7 @@ class BaselineCell:
     counts: Mapping[str, Counts] = field(default_factory=dict)
     snr_db: tuple[float | None, ...] = ()
     references: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
@@ -54,8 +58,10 @@ class BaselineCell:
         """The same cell of the utterances at these places."""
         counts = {name: tuple(pairs[i] for i in places) for name, pairs in self.counts.items()}
         snr = tuple(self.snr_db[i] for i in places) if self.snr_db else ()
-        references, ids = (tuple(names[i] for i in places if names) for names in (self.references, self.ids))
-        known: dict[str, Any] = {"weights": self.weights, "references": references, "ids": ids}
+        known: dict[str, Any] = {"weights": self.weights}
+        for key in _NAMES:
+            names = getattr(self, key)
+            known[key] = tuple(names[i] for i in places if names)
         return make_cell(self.name, self.identity, counts, snr, **known)
 
 
@@ -105,11 +111,16 @@ def cell_of(run: RunRecord, name: str) -> BaselineCell:
         identity_of(run),
         counts,
         [outcome.snr_db for outcome in run.outcomes] if "adversarial" in counts else (),
-        references=tuple(of_values([outcome.reference])[:12] for outcome in run.outcomes),
+        references=_checksums(outcome.reference for outcome in run.outcomes),
+        targets=_checksums(outcome.target for outcome in run.outcomes) if "target" in counts else (),
         ids=tuple(ids) if len(ids) == len(run.outcomes) else (),
         weights=run.weights,
         chosen=run.chosen,
     )
+
+
+def _checksums(texts: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(of_values([text])[:12] for text in texts)
 
 
 def write_baseline(path: str | os.PathLike[str], baseline: Baseline) -> None:
@@ -170,7 +181,7 @@ def _from_json(name: str, plain: Mapping[str, Any]) -> BaselineCell:
     if unknown := sorted(set(counts) - set(COMPARISONS)):
         raise ResultsError(f"unknown comparison {quoted(unknown[0])}")
     snr = [None if v is None else float(v) for v in plain.get("snr_db", ())]
-    names: dict[str, tuple[str, ...]] = {key: tuple(map(str, plain.get(key, ()))) for key in ("references", "ids")}
+    names: dict[str, tuple[str, ...]] = {key: tuple(map(str, plain.get(key, ()))) for key in _NAMES}
     cell = make_cell(name, identity, counts, snr, weights=dict(plain.get("weights", {})), note=note, **names)
     if any(names[key] and len(names[key]) != n for key in names) or cell.utterances != n:
         raise ResultsError(f"expected {n} utterances, found {cell.utterances}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from armory_mdnf import console
 from armory_mdnf.errors import ResultsError, quoted
-from armory_mdnf.evaluation.armory_results import NATIVE, read_armory_results
+from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.rates import difference
 from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, in_order_of, read_json, read_record
 from armory_mdnf.evaluation.summary import attack_line, numbers, percent
@@ -26,14 +26,8 @@ COLOUR, PLAIN = "\x1b[1;31m", "\x1b[0m"
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecord:
-    """Armory's results, the native runner's or a record, told apart by what is in the file.
-
-    A native run, whose file is called as every other's, has the name of its folder.
-    """
-    if "format" in read_json(path):
-        return read_record(path)
-    run = read_armory_results(path)
-    return replace(run, name=Path(path).resolve().parent.name) if Path(path).name == NATIVE else run
+    """Armory's results, the native runner's or a record, told apart by what is in the file."""
+    return read_record(path) if "format" in read_json(path) else read_armory_results(path)
 
 
 def defence_label(config: Mapping[str, Any]) -> str:

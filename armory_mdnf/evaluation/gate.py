@@ -8,10 +8,11 @@ The interval is that of the bootstrap, or Student's where that is wider: where f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from armory_mdnf.errors import ResultsError, quoted
+from armory_mdnf.errors import ResultsError, TranscriptError, quoted
 from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, shown
 from armory_mdnf.evaluation.identity import defended, differing
 from armory_mdnf.metrics.intervals import CONFIDENCE, difference_interval, mean_interval
@@ -96,10 +97,12 @@ class _Pair:
     lost: int = 0
 
 
-def gate(results: Mapping[str, BaselineCell], baseline: Baseline, options: Options) -> Report:
-    """Hold results, by the names of their files, against a baseline."""
+def gate(
+    results: Mapping[str, BaselineCell], baseline: Baseline, options: Options, unread: Iterable[Refusal] = ()
+) -> Report:
+    """Hold results, by the names of their files, against a baseline. ``unread``: files that have no results to hold."""
     pairs: list[_Pair] = []
-    refusals: list[Refusal] = []
+    refusals = list(unread)
     notes: list[str] = []
     taken: dict[str, str] = {}
     for name, cell in results.items():
@@ -111,11 +114,15 @@ def gate(results: Mapping[str, BaselineCell], baseline: Baseline, options: Optio
         except ResultsError as error:
             refusals.append(Refusal(name, str(error)))
             continue
-        if set(cell.weights) and not pair.expected.weights:
-            notes.append(f"{pair.expected.name}: the baseline has no checksums of weights; they are compared by name")
+        notes += [f"{pair.expected.name}: {words}" for words in _unchecked(pair)]
         pairs.append(pair)
     confidence = 1 - (1 - CONFIDENCE) / max(1, sum(len(pair.expected.values) for pair in pairs))
-    findings = [finding for pair in pairs for finding in _findings(pair, options, confidence)]
+    findings: list[Finding] = []
+    for pair in pairs:
+        try:
+            findings += list(_findings(pair, options, confidence))
+        except TranscriptError as error:  # of one cell: the others are judged
+            refusals.append(Refusal(pair.results, str(error)))
     not_run = sorted(baseline.cells.keys() - {pair.expected.name for pair in pairs} - taken.keys())
     return Report(baseline, options, findings, refusals, not_run, notes)
 
@@ -138,7 +145,9 @@ def _pair(name: str, found: BaselineCell, baseline: Baseline, options: Options) 
         if near.weights[key] != found.weights[key]:
             was, now = near.weights[key][:12], found.weights[key][:12]
             raise ResultsError(f"other weights: {key} had SHA-256 {was}..., found {now}...")
-    return _same_utterances(_Pair(name, found, near), options)
+    pair = _same_utterances(_Pair(name, found, near), options)
+    _check_texts(pair)
+    return pair
 
 
 def _same_utterances(pair: _Pair, options: Options) -> _Pair:
@@ -151,7 +160,7 @@ def _same_utterances(pair: _Pair, options: Options) -> _Pair:
         return pair
     names = _names(found, expected)
     if names is None:
-        return _by_number(pair)
+        return pair
     here, there = names
     if here == there:
         return pair
@@ -165,7 +174,7 @@ def _same_utterances(pair: _Pair, options: Options) -> _Pair:
             raise ResultsError("other utterances: none is in the baseline too")
         chosen = found.select([i for i, _ in both]), expected.select([j for _, j in both])
         return _Pair(pair.results, *chosen)
-    at = next((i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there)))
+    at = _first_other(here, there)
     raise ResultsError(
         f"other utterances: expected the {len(there)} of {expected.name}, found {len(here)}, of which number {at + 1} "
         "is the first that differs; --common compares those that both have"
@@ -183,13 +192,33 @@ def _names(found: BaselineCell, expected: BaselineCell) -> tuple[Sequence[str], 
     return found.references, expected.references
 
 
-def _by_number(pair: _Pair) -> _Pair:
-    """Utterances of which only counts are known are the same if they have the same numbers of words."""
-    for name in pair.found.counts.keys() & pair.expected.counts.keys():
-        here, there = ([words for _, words in cell.counts[name]] for cell in (pair.found, pair.expected))
+def _first_other(here: Sequence[Any], there: Sequence[Any]) -> int:
+    pairs = enumerate(zip(here, there, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(here), len(there)))
+
+
+def _check_texts(pair: _Pair) -> None:
+    """Raise :class:`ResultsError` where errors were counted against other texts, of which a difference says nothing.
+
+    Where a side has no checksums of them, texts are the same if they have the same numbers of words.
+    """
+    found, expected = pair.found, pair.expected
+    numbers = {
+        name: [[words for _, words in cell.counts[name]] for cell in (found, expected)]
+        for name in sorted(found.counts.keys() & expected.counts.keys())
+    }
+    checks = [("utterances", *sides) for name, sides in numbers.items() if name != "target"]
+    if found.targets and expected.targets:
+        checks.append(("targets", list(found.targets), list(expected.targets)))
+    checks += [("targets", *sides) for name, sides in numbers.items() if name == "target"]
+    for what, here, there in checks:
         if here != there:
-            raise ResultsError(f"other utterances: the numbers of words of their {name} references differ")
-    return pair
+            at = _first_other(here, there)
+            which = f" ({found.ids[at]})" if at < len(found.ids) else ""
+            raise ResultsError(
+                f"other {what}: expected those of {expected.name}, of which number {at + 1}{which} is the first that "
+                "differs"
+            )
 
 
 def _places(here: Sequence[str], there: Sequence[str]) -> list[int | None]:
@@ -216,6 +245,17 @@ def _check_comparable(pair: _Pair, options: Options) -> None:
             f"{pair.found.utterances} utterances are too few for the paired interval, which needs {FEWEST}: give "
             "--tolerance POINTS"
         )
+
+
+def _unchecked(pair: _Pair) -> Iterator[str]:
+    """What is not compared by its checksum, because one side has none."""
+    sides = (pair.found, pair.expected)
+    for (cell, other), lacks in zip((sides, sides[::-1]), ("the results have", "the baseline has"), strict=True):
+        if other.weights.keys() - cell.weights.keys():
+            some = "the checksums of some" if cell.weights else "no checksums of"
+            yield f"{lacks} {some} weights; they are compared by name"
+        if "target" in cell.counts and "target" in other.counts and not cell.targets:
+            yield f"{lacks} no checksums of targets; they are compared by their numbers of words"
 
 
 def _findings(pair: _Pair, options: Options, confidence: float) -> Iterator[Finding]:
@@ -257,19 +297,25 @@ def _judge(measure: str, moved: int, is_defended: bool) -> tuple[str, str]:
 
 
 def _snr(pair: _Pair, options: Options, confidence: float) -> Finding:
-    """The attack's size is to stay as it is, in both directions."""
+    """The attack's size is to stay as it is, in both directions, and where there was one there is to be one.
+
+    An utterance that an attack leaves unchanged has no SNR, and would leave the mean of the others where it was.
+    """
     name, n, expected = pair.expected.name, pair.found.utterances, pair.expected.values["snr_db"]
     found = pair.found.values.get("snr_db")
     if found is None:
         return Finding(name, "snr_db", expected, None, n, "worse", why="no SNR, or none that is finite")
     low, high, moved = None, None, abs(found - expected) > options.snr_db + ROUNDING
     both = zip(pair.found.snr_db, pair.expected.snr_db, strict=bool(pair.expected.snr_db))
-    differences = [a - b for a, b in both if a is not None and b is not None]
+    had = [(a, b) for a, b in both if b is not None]
+    differences = [a - b for a, b in had if a is not None]
+    gone = len(had) - len(differences)
+    why = f"{gone} of {len(had)} utterances have no finite SNR any more" if gone else ""
     if options.points is None and len(differences) > 1:
         interval = mean_interval(differences, confidence)
         low, high = interval.low, interval.high
         moved = moved and low is not None and high is not None and not low <= 0 <= high
-    return Finding(name, "snr_db", expected, found, n, "worse" if moved else "same", low, high)
+    return Finding(name, "snr_db", expected, found, n, "worse" if moved or gone else "same", low, high, why)
 
 
 def unit(measure: str, value: float) -> str:

@@ -61,7 +61,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 def _gate(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.baselines import read_baseline
     from armory_mdnf.evaluation.gate import SNR_TOLERANCE_DB, Options, gate
-    from armory_mdnf.evaluation.gate_files import read_cell
+    from armory_mdnf.evaluation.gate_files import read_cells
     from armory_mdnf.evaluation.gate_reports import as_json, junit, text
     from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files import strict_json
@@ -75,8 +75,9 @@ def _gate(args: argparse.Namespace) -> int:
             ensure_writable(target, unlike=[*files, Path(args.baseline)])
     if args.junit is not None and args.json is not None:
         ensure_apart(args.json, [args.junit])
-    cells = {str(path): read_cell(path) for path in files}
-    report = gate(cells, read_baseline(args.baseline), Options(points, snr_db, args.any_change, args.common))
+    baseline = read_baseline(args.baseline)
+    cells, unread = read_cells(files)
+    report = gate(cells, baseline, Options(points, snr_db, args.any_change, args.common), unread)
     if args.junit:
         write_text(args.junit, junit(report))
     if args.json:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.errors import ResultsError, quoted
-from armory_mdnf.evaluation.armory_results import NATIVE, PREFIXES, TRANSCRIPTS
+from armory_mdnf.errors import ResultsError, TranscriptError, quoted
+from armory_mdnf.evaluation.armory_results import PREFIXES, TRANSCRIPTS, name_of
 from armory_mdnf.evaluation.baselines import BaselineCell, Counts, cell_of, make_cell
 from armory_mdnf.evaluation.cells import known_name
 from armory_mdnf.evaluation.comparison import read_run
+from armory_mdnf.evaluation.gate import Refusal
 from armory_mdnf.evaluation.identity import identity
 from armory_mdnf.evaluation.records import read_json
+
+
+def read_cells(paths: Iterable[Path]) -> tuple[dict[str, BaselineCell], list[Refusal]]:
+    """The cells of results files, by the files' names, and the files that could not be read."""
+    cells: dict[str, BaselineCell] = {}
+    unread: list[Refusal] = []
+    for path in paths:
+        try:
+            cells[str(path)] = read_cell(path)
+        except (ResultsError, TranscriptError) as error:
+            unread.append(Refusal(str(path), str(error).removeprefix(f"{path}: ")))
+    return cells, unread
 
 
 def read_cell(path: Path) -> BaselineCell:
@@ -46,8 +59,7 @@ def _counted(content: Mapping[str, Any], results: Mapping[str, Any], path: Path)
             "word_error_rate and whose metric.record_metric_per_sample is true"
         )
     found = identity(config, "adversarial" in counts)
-    name = path.resolve().parent.name if path.name == NATIVE else path.stem
-    return make_cell(f"{found.get('dataset.eval_split')}/{name}", found, counts, ())
+    return make_cell(f"{found.get('dataset.eval_split')}/{name_of(path)}", found, counts, ())
 
 
 def _whole(value: Any) -> int:

@@ -16,6 +16,7 @@ import torch
 from armory_mdnf import console
 from armory_mdnf.data.selection import fingerprint
 from armory_mdnf.errors import OptionError, ResultsError, StorageError, quoted
+from armory_mdnf.evaluation.armory_results import NATIVE
 from armory_mdnf.evaluation.records import LeftOut, Outcome, RunRecord
 from armory_mdnf.evaluation.summary import numbers, summarise
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         journal.close()
     if not journal.lines:
         raise ResultsError(nothing(journal))
-    path = journal.folder / "results.json"
+    path = journal.folder / NATIVE
     found = record_of(journal, prepared, changed)
     content = json.dumps(results.armory_json(found, prepared.config), indent=4, sort_keys=True, allow_nan=False)
     with storing(lambda: f"all utterances are safe; make room and go on with {_again(journal)}"):

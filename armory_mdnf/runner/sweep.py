@@ -17,6 +17,7 @@ from typing import Any
 
 from armory_mdnf import console
 from armory_mdnf.errors import OptionError, ResultsError, StorageError
+from armory_mdnf.evaluation.armory_results import NATIVE, PARTIAL
 from armory_mdnf.evaluation.records import read_json
 from armory_mdnf.evaluation.summary import numbers
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
@@ -34,7 +35,6 @@ from armory_mdnf.runner.sweep_plan import Cell, Cost, Place, cost, make_cell, na
 LOCAL = "local"
 NOTHING, OUT_OF_TIME = 2, 4  # the first as of a `run` of which nothing could be processed
 LOCK = "sweep.lock"
-RESULTS, PARTIAL = "results.json", "partial.json"
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -195,7 +195,7 @@ class _Estimate:
 
 def _found(cell: Cell, journal: Journal) -> dict[str, Any]:
     """What there is of a cell, for machines."""
-    path = journal.folder / (RESULTS if _done(cell, journal) else PARTIAL)
+    path = journal.folder / (NATIVE if _done(cell, journal) else PARTIAL)
     about = {"name": cell.name, "done": len(journal.indices), "of": len(cell.chosen)}
     return about | numbers(record_of(journal, cell, cell.changed), str(path) if path.exists() else None)
 
@@ -356,7 +356,7 @@ class _Sweep:
     def _store_complete(self, pairs: Iterable[tuple[Cell, Journal]]) -> None:
         for cell, journal in pairs:
             if _done(cell, journal) and journal.lines:
-                path = journal.folder / RESULTS
+                path = journal.folder / NATIVE
                 if not _is_whole(path):
                     _store(path, cell, journal)
                 (journal.folder / PARTIAL).unlink(missing_ok=True)
