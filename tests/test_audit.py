@@ -25,7 +25,15 @@ from armory_mdnf.audit import strength, views
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.command import parse_checks, parse_draws
 from armory_mdnf.audit.findings import FAIL, PASS, SKIP, VERDICTS, WARN, Finding, judge_gain, worst
-from armory_mdnf.audit.gradients import _agreement, draws_for, mean_cosine
+from armory_mdnf.audit.gradients import (
+    _agreement,
+    _draws,
+    check_draws,
+    check_gradient,
+    check_published,
+    draws_for,
+    mean_cosine,
+)
 from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.report import block, verdict
 from armory_mdnf.audit.strength import check_headline
@@ -126,6 +134,34 @@ def test_batches_do_not_matter() -> None:
     change = whole.own().audio - whole.batch.x
     torch.testing.assert_close(parts.own().audio, whole.own().audio, rtol=0, atol=1e-3 * float(change.abs().max()))
     torch.testing.assert_close(parts.own().losses, whole.own().losses, rtol=1e-3, atol=1e-3)
+    for back in (False, True):
+        expected = _draws(whole, "clean", back)
+        torch.testing.assert_close(
+            _draws(parts, "clean", back), expected, rtol=0, atol=1e-3 * float(expected.abs().max())
+        )
+    found, expected = (check_gradient(tried).evidence["across"] for tried in (parts, whole))
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_no_check_of_the_gradient_takes_more_at_once_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the longest utterance fit; three utterances do not, nor does one with all its directions."""
+    bound, taken = 2 * 5200 / 16000, []
+
+    def watched(name: str) -> None:
+        real = getattr(View, name)
+
+        def watch(self: View, x: torch.Tensor, *args: Any) -> Any:
+            taken.append(x.numel() / 16000)
+            return real(self, x, *args)
+
+        monkeypatch.setattr(View, name, watch)
+
+    for name in ("losses", "gradients"):
+        watched(name)
+    tried = trials(smoothing(), batch_seconds=bound, evaluation_draws=2)
+    for check in (check_gradient, check_draws, check_published):
+        check(tried)
+    assert max(taken) == pytest.approx(bound)
 
 
 def test_multiples_of_a_bound_and_of_a_step() -> None:
@@ -351,6 +387,31 @@ def test_the_command_prints_and_keeps_what_it_finds(
     assert "1. gradient: PASS." in printed.err
 
 
+def test_what_the_memory_does_not_hold_is_told_with_the_bound_to_lower(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bound is the command line's, else the configuration's own."""
+    source = tmp_path / "tiny.json"
+    source.write_text(json.dumps(config | {"sysconfig": config["sysconfig"] | {"batch_seconds": 7}}))
+    words = ["audit", str(source), "--utterances", "2", "--only", "gradient,budget"]
+
+    def no_room(*args: Any, **options: Any) -> Finding:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(CHECKS, "budget", no_room)
+        assert cli.main(words) == 2
+        assert (
+            "error: not enough memory; stopped after 1 of 2 checks, whose findings are printed; "
+            "try --batch-seconds X, less than 7\n" in capsys.readouterr().err
+        )
+    monkeypatch.setattr(Trials, "of", no_room)
+    assert cli.main([*words, "--batch-seconds", "5.5"]) == 2
+    assert "stopped after 0 of 2 checks, whose findings are printed; try --batch-seconds X, less than 5.5\n" in (
+        capsys.readouterr().err
+    )
+
+
 def test_an_audit_that_is_stopped_keeps_what_it_found(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +436,7 @@ def test_an_audit_that_is_stopped_keeps_what_it_found(
         ({}, ["--iterations", "0"], "--iterations: expected iterations to be a whole number >= 1, got 0"),
         ({}, ["--draws", "x"], "--draws: expected whole numbers"),
         ({}, ["--only", "all"], "--only: unknown check 'all'"),
+        ({}, ["--batch-seconds", "0"], "sysconfig.batch_seconds: expected a finite number > 0, got 0.0"),
     ],
 )
 def test_the_command_refuses(

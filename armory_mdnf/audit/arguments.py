@@ -12,6 +12,8 @@ from armory_mdnf.audit.names import NAMES
 
 def add_audit_command(commands: Any) -> None:
     """``armory-mdnf audit`` with its options."""
+    from armory_mdnf.runner.overrides import BATCH_SECONDS
+
     parser = commands.add_parser(
         "audit",
         help="see whether the result of a configuration's attack can be believed",
@@ -28,6 +30,7 @@ def add_audit_command(commands: Any) -> None:
     add("--only", metavar="CHECK,...", help=f"some of the checks: {', '.join(NAMES)}")
     add("--seed", type=int, metavar="S", help="seed of the run, its defence and its attack")
     add("--device", choices=("cpu", "cuda"), help="(default: what sysconfig.use_gpu says)")
+    add("--batch-seconds", type=float, metavar="X", help=f"seconds of audio at once (default {BATCH_SECONDS:g})")
     add("--output", type=Path, metavar="FILE", help="keep the findings as JSON too")
     console.add_json(parser)
     parser.set_defaults(run=_audit)

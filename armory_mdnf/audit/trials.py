@@ -271,6 +271,31 @@ class Trials:
                 found[i] = text
         return found
 
+    def gradient(self, audio: Tensor, *keys: Sequence[Key]) -> Tensor:
+        """The white box's gradients at audio (N, T), with the noise that N keys fix; with N more the published ones."""
+        found = torch.zeros_like(audio)
+        for rows in self._chunks(1):
+            part = replace(self.batch, x=audio).rows(rows)
+            chosen = [[of_all[i] for i in rows] for of_all in keys]
+            gradients = self.white_box.gradients(part.x, part.lengths, part.targets, *chosen)
+            found[rows, : part.x.shape[1]] = gradients
+        return found
+
+    def differences(self, i: int, x: Tensor, steps: Tensor, key: Key) -> Tensor:
+        """How much utterance ``i``'s loss differs between x + step and x - step, at the noise of one key.
+
+        Shape: x (n,), steps (K, n) -> (K,). Both sides of a step are of one batch, whose rounding they share.
+        """
+        n = x.shape[0]
+        found = []
+        for part in steps.split(max(1, int(self._room / (2 * n)))):
+            k = 2 * len(part)
+            rows, lengths = torch.cat([x + part, x - part]), self.batch.lengths[i].repeat(k)
+            with torch.no_grad():
+                losses = self.white_box.losses(rows, lengths, [self.batch.targets[i]] * k, [key] * k)
+            found.append(losses[: len(part)] - losses[len(part) :])
+        return torch.cat(found)
+
     def _losses(self, audio: Tensor) -> Tensor:
         draws = self.evaluation_draws
         found = audio.new_zeros(len(audio))
@@ -279,6 +304,10 @@ class Trials:
         return found
 
     def _chunks(self, draws: int) -> list[list[int]]:
-        room = self.batch_seconds * self.white_box.sample_rate / draws
         # In their order: a batch of all utterances is the batch as it is.
-        return [sorted(rows) for rows in ragged.by_length(self.batch.lengths.tolist(), room)]
+        return [sorted(rows) for rows in ragged.by_length(self.batch.lengths.tolist(), self._room / draws)]
+
+    @property
+    def _room(self) -> float:
+        """Samples of a batch."""
+        return self.batch_seconds * self.white_box.sample_rate
