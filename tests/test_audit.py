@@ -14,6 +14,10 @@ import numpy as np
 import pytest
 import torch
 from art.attacks.evasion import ProjectedGradientDescent
+from art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_numpy import (
+    ProjectedGradientDescentNumpy,
+)
+from art.defences.preprocessor.preprocessor import Preprocessor
 from conftest import speechlike, tiny_recognizer
 from runner_folder import strict
 
@@ -40,6 +44,7 @@ from armory_mdnf.audit.strength import check_headline
 from armory_mdnf.audit.trials import OWN, Plan, Trials
 from armory_mdnf.audit.views import View
 from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
+from armory_mdnf.defenses.base import WaveformDefense
 from armory_mdnf.errors import AttackError, OptionError
 from armory_mdnf.metrics.intervals import Interval
 
@@ -183,6 +188,25 @@ def test_arts_attack_has_the_gradient_of_its_estimator() -> None:
         assert Plan.of(attack).published == (gradient == "published")
 
 
+@pytest.mark.parametrize("way", [ProjectedGradientDescent, ProjectedGradientDescentNumpy])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decay": 0.9}, "expected decay None in a PGD of ART's to audit, found 0.9"),
+        ({"random_eps": True}, "expected random_eps False in a PGD of ART's to audit, found True"),
+        ({"norm": 1}, "expected norm 2 or inf in a PGD of ART's to audit, found 1"),
+        ({"num_random_init": 2}, "expected num_random_init 0 in a PGD of ART's to audit, found 2"),
+        ({"eps": np.array([1.0]), "eps_step": np.array([0.2])}, "expected eps one number in a PGD"),
+    ],
+)
+def test_an_option_of_arts_attack_that_is_not_audited_is_refused_by_name(
+    way: Any, options: dict[str, Any], message: str
+) -> None:
+    plain = {"norm": 2, "eps": 1.0, "eps_step": 0.2, "max_iter": 3, "verbose": False}
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}"):
+        Plan.of(way(estimator(), **plain | options))
+
+
 def test_what_is_no_untargeted_pgd_is_refused() -> None:
     model = estimator()
     for attack in (CarliniWagner(model), RandomNoise(model, eps=1.0), PGD(model, eps=1.0, targeted=True)):
@@ -304,6 +328,41 @@ def test_an_attack_that_breaks_down_fails_its_check(monkeypatch: pytest.MonkeyPa
     assert "utterance 7 is not finite" in found.statement
     with pytest.raises(OptionError, match="unknown check 'heading'"):
         list(audit(tried, Options(), ["heading"]))
+
+
+class _Loud(WaveformDefense):
+    """Divides by zero where the audio is louder than it was clean."""
+
+    def __init__(self) -> None:
+        super().__init__(0, False, True, "cpu")
+
+    def defend(self, x: torch.Tensor, lengths: torch.Tensor, streams: Any) -> torch.Tensor:
+        loud = x.abs().amax(1, keepdim=True) > max(float(np.abs(u).max()) for u in AUDIO) + 1e-6
+        return x / (~loud)
+
+
+class _LoudThroughArt(Preprocessor):
+    """Gives a sample less there."""
+
+    def __init__(self) -> None:
+        super().__init__(is_fitted=True, apply_fit=False, apply_predict=True)
+
+    def __call__(self, x: Any, y: Any = None) -> tuple[Any, Any]:
+        return (x if np.abs(x).max() <= max(float(np.abs(u).max()) for u in AUDIO) + 1e-6 else x[:, 1:]), y
+
+
+@pytest.mark.parametrize(
+    ("defence", "problem"),
+    [(_Loud(), "_Loud: expected finite samples, got"), (_LoudThroughArt(), "_LoudThroughArt: expected 5200 samples")],
+)
+def test_a_defence_that_breaks_down_fails_its_checks_and_the_others_are_made(defence: Any, problem: str) -> None:
+    tried = trials(defence, plan=replace(PLAN, eps=20.0, step=10.0))
+    found = {f.check: f for f in audit(tried, Options(), ["convergence", "draws", "adaptive", "headline"])}
+    assert {name: f.verdict for name, f in found.items()} == {
+        "draws": SKIP,
+        **dict.fromkeys(("convergence", "adaptive", "headline"), FAIL),
+    }
+    assert found["convergence"].statement.startswith(f"The defended recogniser broke down: {problem}")
 
 
 def test_the_text_has_verdicts_evidence_and_advice() -> None:

@@ -59,16 +59,8 @@ class Plan:
 
         An audit attacks by this package's PGD, which takes ART's steps.
         """
-        if type(attack).__module__.startswith(ART_PGD) and attack.norm in ART_NORMS and not attack.num_random_init:
-            attack = PGD(
-                attack.estimator,
-                norm=ART_NORMS[attack.norm],
-                eps=float(attack.eps),
-                eps_step=float(attack.eps_step),
-                max_iter=attack.max_iter,
-                targeted=attack.targeted,
-                gradient=getattr(attack.estimator, "gradient", "exact"),
-            )
+        if type(attack).__module__.startswith(ART_PGD):
+            attack = _from_art(attack)
         if not isinstance(attack, PGD) or attack.targeted:
             found = (
                 f"a targeted {type(attack).__name__}" if getattr(attack, "targeted", False) else type(attack).__name__
@@ -114,6 +106,30 @@ class Plan:
             seed=self.seed,
             watch=watch,
         )
+
+
+def _from_art(attack: Any) -> PGD:
+    """This package's PGD with the steps of ART's. Raises :class:`OptionError` naming an option of ART's alone."""
+    inner = getattr(attack, "_attack", attack)  # the momentum's decay is kept there alone
+    for name, expected, fits in (
+        ("norm", "2 or inf", inner.norm in ART_NORMS),
+        ("eps", "one number", isinstance(inner.eps, (int, float))),
+        ("num_random_init", "0", inner.num_random_init == 0),
+        ("decay", "None", inner.decay is None),
+        ("random_eps", "False", not inner.random_eps),
+    ):
+        if not fits:
+            found = quoted(getattr(inner, name))
+            raise OptionError(f"expected {name} {expected} in a PGD of ART's to audit, found {found}")
+    return PGD(
+        inner.estimator,
+        norm=ART_NORMS[inner.norm],
+        eps=float(inner.eps),
+        eps_step=float(inner.eps_step),
+        max_iter=inner.max_iter,
+        targeted=inner.targeted,
+        gradient=getattr(inner.estimator, "gradient", "exact"),
+    )
 
 
 @dataclass(frozen=True)
