@@ -41,7 +41,7 @@ from armory_mdnf.audit.gradients import (
 from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.report import block, verdict
 from armory_mdnf.audit.strength import check_headline
-from armory_mdnf.audit.trials import OWN, Plan, Trials
+from armory_mdnf.audit.trials import EVALUATION, FRESH, OWN, Plan, Trials
 from armory_mdnf.audit.views import View
 from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
 from armory_mdnf.defenses.base import WaveformDefense
@@ -229,6 +229,30 @@ def test_the_worst_case_is_per_utterance_and_inside_the_bound() -> None:
     expected = sum(max(a.errors, b.errors) for a, b in zip(own.counts, benign.counts, strict=True))
     assert found.evidence["worst_case"]["value"] == pytest.approx(100 * expected / 5, abs=0.01)  # of five words
     assert not beyond.within
+
+
+def test_no_draw_that_judges_has_been_seen_by_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by its gradients nor by its choice among iterates and restarts."""
+    seen: set[Any] = set()
+
+    def watch(self: View, name: str, x: torch.Tensor, *args: Any) -> Any:
+        seen.update(key for keys in args for key in keys if isinstance(key, tuple))
+        return real[name](self, x, *args)
+
+    real = {name: getattr(View, name) for name in ("losses", "gradients", "transcribe")}
+    for name in real:
+        monkeypatch.setattr(View, name, lambda self, x, *args, name=name: watch(self, name, x, *args))
+    chosen = {"keep": "best", "selection_draws": 3, "random_start": True, "restarts": 2}
+    tried = trials(smoothing(), plan=replace(PLAN, **chosen))
+    audio = tried.run(tried.plan)[PLAN.iterations]
+    by_attack = set(seen)
+    assert {key[1] for key in by_attack} >= {Purpose.ATTACK, Purpose.SELECTION}
+    for purpose in (EVALUATION, FRESH):
+        seen.clear()
+        tried.judge(audio, purpose=purpose)
+        assert len(seen) == len(AUDIO) * tried.evaluation_draws
+        assert not seen & by_attack
+        by_attack |= seen
 
 
 def test_a_defence_that_averages_its_passes_has_had_its_draws() -> None:

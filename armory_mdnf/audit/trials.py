@@ -136,8 +136,8 @@ def _from_art(attack: Any) -> PGD:
 class Attempt:
     """Audio that was tried: the words that it costs per utterance, summed over the evaluation's draws, and its loss.
 
-    ``audio`` (N, T). ``within``: inside the configuration's bound. ``losses`` (N,) in nats, the mean over the draws
-    that :func:`armory_mdnf.attacks.pgd.mean_losses` takes.
+    ``audio`` (N, T). ``within``: inside the configuration's bound. ``losses`` (N,) in nats, the mean over as many draws
+    of the evaluation's own.
     """
 
     audio: Tensor
@@ -275,7 +275,7 @@ class Trials:
                 known + count_words(expected, text)
                 for known, expected, text in zip(sums, self.references, texts, strict=True)
             ]
-        return Attempt(audio, tuple(sums), self._losses(audio), within)
+        return Attempt(audio, tuple(sums), self._losses(audio, purpose), within)
 
     def transcribe(self, audio: Tensor, keys: Sequence[Key]) -> list[str]:
         """Transcripts of audio (N, T), with the noise that N keys fix."""
@@ -312,11 +312,12 @@ class Trials:
             found.append(losses[: len(part)] - losses[len(part) :])
         return torch.cat(found)
 
-    def _losses(self, audio: Tensor) -> Tensor:
+    def _losses(self, audio: Tensor, purpose: int) -> Tensor:
         draws = self.evaluation_draws
         found = audio.new_zeros(len(audio))
         for rows in self._chunks(draws if self.stochastic else 1):
-            found[rows] = mean_losses(self.white_box, replace(self.batch, x=audio).rows(rows), draws)
+            part = replace(self.batch, x=audio).rows(rows)
+            found[rows] = mean_losses(self.white_box, part, draws, purpose)
         return found
 
     def _chunks(self, draws: int) -> list[list[int]]:
