@@ -17,7 +17,7 @@ from art.attacks.evasion import ProjectedGradientDescent
 from art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_numpy import (
     ProjectedGradientDescentNumpy,
 )
-from art.defences.preprocessor.preprocessor import Preprocessor
+from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 from conftest import speechlike, tiny_recognizer
 from runner_folder import strict
 
@@ -268,13 +268,13 @@ def test_undefended_is_the_recogniser_alone() -> None:
     keys = tried.keys(Purpose.ATTACK, 0)
     batch = tried.batch
     args = (batch.x, batch.lengths, batch.targets, keys)
-    torch.testing.assert_close(views.undefended(tried.estimator).gradients(*args), plain.gradients(*args))
+    torch.testing.assert_close(views.undefended(tried.white_box).gradients(*args), plain.gradients(*args))
 
 
 def test_the_identity_passes_the_recognisers_own_gradient(melgan: Any) -> None:
     tried = trials(MDNF(melgan, 40.0, None, device_type="cpu"))
     batch, keys = tried.batch, tried.keys(Purpose.ATTACK, 0)
-    view = views.straight_through(tried.estimator)
+    view = views.straight_through(tried.white_box)
     heard = tried.white_box.heard(batch.x, batch.lengths, keys)
     expected = estimator().gradients(heard, batch.lengths, batch.targets, keys)
     found = view.gradients(batch.x, batch.lengths, batch.targets, keys)
@@ -288,32 +288,81 @@ def test_without_its_noise_mdnf_is_resynthesis_and_smoothing_nothing(melgan: Any
         (smoothing(), None),
     ):
         tried = trials(defence)
-        view = views.without_noise(tried.estimator)
+        view = views.without_noise(tried.white_box)
         assert view is not None
         keys = tried.keys(Purpose.ATTACK, 0)
         expected = View(estimator(*([still] if still else []))).heard(tried.batch.x, tried.batch.lengths, keys)
         torch.testing.assert_close(view.heard(tried.batch.x, tried.batch.lengths, keys), expected)
         assert not torch.allclose(tried.white_box.heard(tried.batch.x, tried.batch.lengths, keys), expected)
-    assert views.without_noise(estimator(MelResynth(melgan, device_type="cpu"))) is None
+    assert views.without_noise(View(estimator(MelResynth(melgan, device_type="cpu")))) is None
 
 
 def test_a_vocoder_that_has_to_have_noise_gets_the_same_at_every_draw(pwg: Any) -> None:
     tried = trials(MDNF(pwg, 40.0, None, device_type="cpu"))
-    still = views.without_noise(tried.estimator)
+    still = views.without_noise(tried.white_box)
     assert still is not None
     first, second = (tried.keys(Purpose.ATTACK, step) for step in (0, 1))
     x, lengths = tried.batch.x, tried.batch.lengths
     assert torch.equal(still.heard(x, lengths, first), still.heard(x, lengths, second))
     assert not torch.equal(tried.white_box.heard(x, lengths, first), tried.white_box.heard(x, lengths, second))
-    assert views.without_noise(estimator(MelResynth(pwg, device_type="cpu"))) is not None
+    assert views.without_noise(View(estimator(MelResynth(pwg, device_type="cpu")))) is not None
 
 
 def test_another_seed_is_another_draw_and_leaves_the_defence() -> None:
     tried = trials(smoothing())
     batch, keys = tried.batch, tried.keys(Purpose.ATTACK, 0)
     before = tried.white_box.heard(batch.x, batch.lengths, keys)
-    assert not torch.allclose(views.reseeded(tried.estimator).heard(batch.x, batch.lengths, keys), before)
+    assert not torch.allclose(views.reseeded(tried.white_box).heard(batch.x, batch.lengths, keys), before)
     torch.testing.assert_close(tried.white_box.heard(batch.x, batch.lengths, keys), before)
+
+
+class _Noisy(PreprocessorPyTorch):
+    """Noise of torch's own generator, as a preprocessor of others has it."""
+
+    def __init__(self) -> None:
+        super().__init__(device_type="cpu", is_fitted=True, apply_fit=False, apply_predict=True)
+
+    def forward(self, x: torch.Tensor, y: Any = None) -> tuple[torch.Tensor, Any]:
+        return x + 0.1 * torch.randn_like(x), y
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_views_have_the_noise_of_the_whole_and_another_seed_has_other(seed: int) -> None:
+    """Of a preprocessor of others too, whatever the seed of the run."""
+    tried = trials(_Noisy(), seed=seed)
+    whole, keys = tried.white_box, tried.keys(Purpose.ATTACK, 0)
+
+    def heard(view: View) -> torch.Tensor:
+        return view.heard(tried.batch.x, tried.batch.lengths, keys)
+
+    assert torch.equal(heard(views.straight_through(whole)), heard(whole))
+    assert not torch.allclose(heard(views.reseeded(whole)), heard(whole))
+    assert not torch.allclose(heard(views.reseeded(whole, 2)), heard(views.reseeded(whole)))
+    assert views.straight_through(whole).stochastic
+    assert views.reseeded(whole).stochastic
+
+
+@pytest.mark.parametrize("vocoder", [False, True], ids=["smoothing", "vocoder"])
+def test_without_noise_every_draw_is_the_same_and_one_is_taken(vocoder: bool, pwg: Any) -> None:
+    defence = MelResynth(pwg, device_type="cpu") if vocoder else smoothing()
+    tried = trials(defence, plan=replace(PLAN, draws=5, iterations=1))
+    view = views.without_noise(tried.white_box)
+    assert view is not None
+    rows, real = [], view.gradients
+
+    def watch(x: torch.Tensor, *args: Any) -> torch.Tensor:
+        rows.append(len(x))
+        return real(x, *args)
+
+    view.gradients = watch  # type: ignore[method-assign]
+    tried.run(tried.plan, view)
+    assert rows == [len(AUDIO)]
+
+
+def test_noise_of_others_goes_on_without_that_of_this_package() -> None:
+    view = views.without_noise(trials(smoothing(), _Noisy()).white_box)
+    assert view is not None
+    assert view.stochastic
 
 
 def test_seeding_leaves_the_global_generators_as_they_were() -> None:

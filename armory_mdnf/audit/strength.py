@@ -122,12 +122,12 @@ def check_adaptive(trials: Trials) -> Finding:
         return Finding(name, SKIP, "Nothing stands in front of the recogniser.", {})
     own = trials.own()
     ways: dict[str, tuple[View | None, Plan]] = {
-        "identity backward": (views.straight_through(trials.estimator), trials.plan),
-        "from no defence": (views.undefended(trials.estimator), trials.plan),
+        "identity backward": (views.straight_through(trials.white_box), trials.plan),
+        "from no defence": (views.undefended(trials.white_box), trials.plan),
     }
     if trials.stochastic:
-        ways["without its noise"] = (views.without_noise(trials.estimator), trials.plan)
-        ways[ANOTHER_SEED] = (views.reseeded(trials.estimator), trials.plan)
+        ways["without its noise"] = (views.without_noise(trials.white_box), trials.plan)
+        ways[ANOTHER_SEED] = (views.reseeded(trials.white_box), trials.plan)
     gains: dict[str, Interval] = {}
     judged: dict[str, str] = {}
     evidence: dict[str, Any] = {"own_wer": _percent(own.rate)}
@@ -135,7 +135,6 @@ def check_adaptive(trials: Trials) -> Finding:
         if view is None:
             evidence[way] = None
             continue
-        view.stochastic |= trials.stochastic and not view.keyed
         attempt = trials.attack(way, plan, view)
         gains[way] = difference_interval(attempt.counts, own.counts)
         # The loss is what an attack climbs, and tells more than the words of a few utterances.
