@@ -27,7 +27,7 @@ from armory_mdnf.attacks import PGD, CarliniWagner, RandomNoise
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audit import strength, views
 from armory_mdnf.audit.checks import CHECKS, Options, audit
-from armory_mdnf.audit.command import parse_checks, parse_draws
+from armory_mdnf.audit.command import default_draws, parse_checks, parse_draws
 from armory_mdnf.audit.findings import FAIL, PASS, SKIP, VERDICTS, WARN, Finding, judge_gain, worst
 from armory_mdnf.audit.gradients import (
     _agreement,
@@ -467,6 +467,26 @@ def test_a_longer_step_that_makes_up_for_iterations_is_a_warning(monkeypatch: py
     assert (whole.verdict, part.verdict) == (FAIL, WARN)
     assert "--iterations" in part.advice
     assert "--iterations" not in whole.advice
+
+
+@pytest.mark.parametrize("draws", [(1,), (1, 2)])
+def test_fewer_draws_than_its_own_are_no_verdict_on_more(draws: tuple[int, ...]) -> None:
+    found = strength.check_convergence(trials(smoothing(), plan=replace(PLAN, draws=2, iterations=1)), draws, 1)
+    assert found.verdict == SKIP
+    assert found.statement == "Whether more draws than its 2 gain was not tried."
+    assert "--draws" in found.advice
+    assert "gain_of_most_draws" not in found.evidence
+    assert set(found.evidence["draws"]) == {"1", "2"}
+
+
+def test_more_draws_than_its_own_are_compared_with_them() -> None:
+    found = strength.check_convergence(trials(smoothing(), plan=replace(PLAN, draws=2, iterations=1)), (1, 4), 1)
+    assert found.verdict in (PASS, WARN, FAIL)
+    assert found.statement.startswith("From 2 to 4 draws it changes by")
+
+
+def test_by_default_more_draws_than_its_own_are_tried() -> None:
+    assert [default_draws(own) for own in (1, 2, 5, 20)] == [(1, 5), (1, 5), (1, 10), (1, 40)]
 
 
 def test_names_are_those_of_the_checks_and_of_the_docs() -> None:

@@ -25,7 +25,7 @@ def add_audit_command(commands: Any) -> None:
     add("config", metavar="CONFIG.json", help="configuration with an untargeted PGD; - reads standard input")
     add("--utterances", type=int, default=4, metavar="N", help="the first N of the configuration's (default 4)")
     add("--iterations", type=int, default=20, metavar="N", help="the configuration's, but at most N (default 20)")
-    add("--draws", default="1,5", metavar="K,...", help="draws of the mean gradients to try (default 1,5)")
+    add("--draws", metavar="K,...", help="of mean gradients to try (default 1, and twice its own, at least 5)")
     add("--evaluation-draws", type=int, default=3, metavar="N", help="draws that judge an attempt (default 3)")
     add("--only", metavar="CHECK,...", help=f"some of the checks: {', '.join(NAMES)}")
     add("--seed", type=int, metavar="S", help="seed of the run, its defence and its attack")

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("utterances", LEAST_UTTERANCES), ("iterations", 1), ("evaluation_draws", 1)):
         with within(f"--{name.replace('_', '-')}"):
             check_option(name, getattr(args, name), count(least))
-    draws, only = parse_draws(args.draws), parse_checks(args.only)
+    given, only = None if args.draws is None else parse_draws(args.draws), parse_checks(args.only)
     config = override(
         read_config(args.config), Overrides(seed=args.seed, device=args.device, batch_seconds=args.batch_seconds)
     )
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     attack = components.make_attack(config, estimator, bound)
     with within("attack"):
         plan = Plan.of(attack, args.iterations)
+    draws = default_draws(plan.draws) if given is None else given
     findings: list[Finding] = []
     with _enough_memory(bound, findings, len(only)):
         trials = Trials.of(
@@ -139,6 +140,11 @@ def as_json(about: dict[str, Any], findings: Sequence[Finding], seconds: float) 
         "seconds": round(seconds),
         "verdict": worst([finding.verdict for finding in findings]),
     }
+
+
+def default_draws(own: int) -> tuple[int, int]:
+    """One, and as many as tell whether more than the configuration's ``own`` would gain: twice those, at least 5."""
+    return 1, max(5, 2 * own)
 
 
 def parse_draws(given: str) -> tuple[int, ...]:
