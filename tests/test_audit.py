@@ -1,13 +1,9 @@
-"""The audit's parts: its arithmetic, the attacks that it tries, what they see, and the command."""
+"""The audit's parts: its arithmetic, the attacks that it tries, and what it says."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import random
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +13,14 @@ from art.attacks.evasion import ProjectedGradientDescent
 from art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_numpy import (
     ProjectedGradientDescentNumpy,
 )
-from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
-from conftest import speechlike, tiny_recognizer
-from runner_folder import strict
+from art.defences.preprocessor.preprocessor import Preprocessor
+from audit_trials import AUDIO, INDICES, PLAN, REFERENCES, estimator, smoothing, trials
 
-from armory_mdnf import cli
-from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD, CarliniWagner, RandomNoise
 from armory_mdnf.attacks.recognizer import Purpose
-from armory_mdnf.audit import strength, views
-from armory_mdnf.audit.checks import CHECKS, Options, audit
-from armory_mdnf.audit.command import default_draws, parse_checks, parse_draws
+from armory_mdnf.audit import strength
+from armory_mdnf.audit.checks import Options, audit
+from armory_mdnf.audit.command import default_draws
 from armory_mdnf.audit.findings import FAIL, PASS, SKIP, VERDICTS, WARN, Finding, judge_gain, worst
 from armory_mdnf.audit.gradients import (
     _agreement,
@@ -38,33 +31,13 @@ from armory_mdnf.audit.gradients import (
     draws_for,
     mean_cosine,
 )
-from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.report import block, verdict
 from armory_mdnf.audit.strength import check_headline
 from armory_mdnf.audit.trials import EVALUATION, FRESH, OWN, Plan, Trials
 from armory_mdnf.audit.views import View
-from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
 from armory_mdnf.defenses.base import WaveformDefense
 from armory_mdnf.errors import AttackError, OptionError
 from armory_mdnf.metrics.intervals import Interval
-
-AUDIO = [speechlike(n, seed=n) for n in (5200, 3333, 4000)]
-INDICES = [7, 2, 5]
-REFERENCES = ["AB C", "D", "E F"]
-PLAN = Plan(norm="l2", eps=0.4, snr_db=None, step=0.1, step_fraction=0.2, iterations=3)
-
-
-def estimator(*defences: Any) -> RecognizerEstimator:
-    return RecognizerEstimator(tiny_recognizer(), preprocessing_defences=list(defences) or None, device_type="cpu")
-
-
-def trials(*defences: Any, plan: Plan = PLAN, **options: Any) -> Trials:
-    return Trials.of(estimator(*defences), AUDIO, REFERENCES, INDICES, plan, **options)
-
-
-def smoothing() -> RandomizedSmoothing:
-    return RandomizedSmoothing(10.0, 2, seed=3, device_type="cpu")
-
 
 # Arithmetic.
 
@@ -242,8 +215,8 @@ def test_no_draw_that_judges_has_been_seen_by_an_attack(monkeypatch: pytest.Monk
     real = {name: getattr(View, name) for name in ("losses", "gradients", "transcribe")}
     for name in real:
         monkeypatch.setattr(View, name, lambda self, x, *args, name=name: watch(self, name, x, *args))
-    chosen = {"keep": "best", "selection_draws": 3, "random_start": True, "restarts": 2}
-    tried = trials(smoothing(), plan=replace(PLAN, **chosen))
+    plan = replace(PLAN, keep="best", selection_draws=3, random_start=True, restarts=2)
+    tried = trials(smoothing(), plan=plan)
     audio = tried.run(tried.plan)[PLAN.iterations]
     by_attack = set(seen)
     assert {key[1] for key in by_attack} >= {Purpose.ATTACK, Purpose.SELECTION}
@@ -258,132 +231,6 @@ def test_no_draw_that_judges_has_been_seen_by_an_attack(monkeypatch: pytest.Monk
 def test_a_defence_that_averages_its_passes_has_had_its_draws() -> None:
     assert trials().evaluations == 1
     assert trials(smoothing(), evaluation_draws=3).evaluations == 2
-
-
-# What the attacks see.
-
-
-def test_undefended_is_the_recogniser_alone() -> None:
-    tried, plain = trials(smoothing()), estimator()
-    keys = tried.keys(Purpose.ATTACK, 0)
-    batch = tried.batch
-    args = (batch.x, batch.lengths, batch.targets, keys)
-    torch.testing.assert_close(views.undefended(tried.white_box).gradients(*args), plain.gradients(*args))
-
-
-def test_the_identity_passes_the_recognisers_own_gradient(melgan: Any) -> None:
-    tried = trials(MDNF(melgan, 40.0, None, device_type="cpu"))
-    batch, keys = tried.batch, tried.keys(Purpose.ATTACK, 0)
-    view = views.straight_through(tried.white_box)
-    heard = tried.white_box.heard(batch.x, batch.lengths, keys)
-    expected = estimator().gradients(heard, batch.lengths, batch.targets, keys)
-    found = view.gradients(batch.x, batch.lengths, batch.targets, keys)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    assert view.transcribe(batch.x, batch.lengths, keys) == tried.white_box.transcribe(batch.x, batch.lengths, keys)
-
-
-def test_without_its_noise_mdnf_is_resynthesis_and_smoothing_nothing(melgan: Any) -> None:
-    for defence, still in (
-        (MDNF(melgan, 40.0, None, device_type="cpu"), MelResynth(melgan, device_type="cpu")),
-        (smoothing(), None),
-    ):
-        tried = trials(defence)
-        view = views.without_noise(tried.white_box)
-        assert view is not None
-        keys = tried.keys(Purpose.ATTACK, 0)
-        expected = View(estimator(*([still] if still else []))).heard(tried.batch.x, tried.batch.lengths, keys)
-        torch.testing.assert_close(view.heard(tried.batch.x, tried.batch.lengths, keys), expected)
-        assert not torch.allclose(tried.white_box.heard(tried.batch.x, tried.batch.lengths, keys), expected)
-    assert views.without_noise(View(estimator(MelResynth(melgan, device_type="cpu")))) is None
-
-
-def test_a_vocoder_that_has_to_have_noise_gets_the_same_at_every_draw(pwg: Any) -> None:
-    tried = trials(MDNF(pwg, 40.0, None, device_type="cpu"))
-    still = views.without_noise(tried.white_box)
-    assert still is not None
-    first, second = (tried.keys(Purpose.ATTACK, step) for step in (0, 1))
-    x, lengths = tried.batch.x, tried.batch.lengths
-    assert torch.equal(still.heard(x, lengths, first), still.heard(x, lengths, second))
-    assert not torch.equal(tried.white_box.heard(x, lengths, first), tried.white_box.heard(x, lengths, second))
-    assert views.without_noise(View(estimator(MelResynth(pwg, device_type="cpu")))) is not None
-
-
-def test_another_seed_is_another_draw_and_leaves_the_defence() -> None:
-    tried = trials(smoothing())
-    batch, keys = tried.batch, tried.keys(Purpose.ATTACK, 0)
-    before = tried.white_box.heard(batch.x, batch.lengths, keys)
-    assert not torch.allclose(views.reseeded(tried.white_box).heard(batch.x, batch.lengths, keys), before)
-    torch.testing.assert_close(tried.white_box.heard(batch.x, batch.lengths, keys), before)
-
-
-class _Noisy(PreprocessorPyTorch):
-    """Noise of torch's own generator, as a preprocessor of others has it."""
-
-    def __init__(self) -> None:
-        super().__init__(device_type="cpu", is_fitted=True, apply_fit=False, apply_predict=True)
-
-    def forward(self, x: torch.Tensor, y: Any = None) -> tuple[torch.Tensor, Any]:
-        return x + 0.1 * torch.randn_like(x), y
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_views_have_the_noise_of_the_whole_and_another_seed_has_other(seed: int) -> None:
-    """Of a preprocessor of others too, whatever the seed of the run."""
-    tried = trials(_Noisy(), seed=seed)
-    whole, keys = tried.white_box, tried.keys(Purpose.ATTACK, 0)
-
-    def heard(view: View) -> torch.Tensor:
-        return view.heard(tried.batch.x, tried.batch.lengths, keys)
-
-    assert torch.equal(heard(views.straight_through(whole)), heard(whole))
-    assert not torch.allclose(heard(views.reseeded(whole)), heard(whole))
-    assert not torch.allclose(heard(views.reseeded(whole, 2)), heard(views.reseeded(whole)))
-    assert views.straight_through(whole).stochastic
-    assert views.reseeded(whole).stochastic
-
-
-@pytest.mark.parametrize("vocoder", [False, True], ids=["smoothing", "vocoder"])
-def test_without_noise_every_draw_is_the_same_and_one_is_taken(vocoder: bool, pwg: Any) -> None:
-    defence = MelResynth(pwg, device_type="cpu") if vocoder else smoothing()
-    tried = trials(defence, plan=replace(PLAN, draws=5, iterations=1))
-    view = views.without_noise(tried.white_box)
-    assert view is not None
-    rows, real = [], view.gradients
-
-    def watch(x: torch.Tensor, *args: Any) -> torch.Tensor:
-        rows.append(len(x))
-        return real(x, *args)
-
-    view.gradients = watch  # type: ignore[method-assign]
-    tried.run(tried.plan, view)
-    assert rows == [len(AUDIO)]
-
-
-def test_noise_of_others_goes_on_without_that_of_this_package() -> None:
-    view = views.without_noise(trials(smoothing(), _Noisy()).white_box)
-    assert view is not None
-    assert view.stochastic
-
-
-def test_seeding_leaves_the_global_generators_as_they_were() -> None:
-    def draws() -> list[float]:
-        return [random.random(), float(np.random.random()), float(torch.rand(()))]
-
-    def seed() -> None:
-        random.seed(1)
-        np.random.seed(1)
-        torch.manual_seed(1)
-
-    seed()
-    expected = draws()
-    seed()
-    with views.seeded(3, 4):
-        first = draws()
-    assert draws() == expected
-    with views.seeded(3, 4):
-        assert draws() == first
-    with views.seeded(3, 5):
-        assert draws() != first
 
 
 # The whole.
@@ -487,135 +334,3 @@ def test_more_draws_than_its_own_are_compared_with_them() -> None:
 
 def test_by_default_more_draws_than_its_own_are_tried() -> None:
     assert [default_draws(own) for own in (1, 2, 5, 20)] == [(1, 5), (1, 5), (1, 10), (1, 40)]
-
-
-def test_names_are_those_of_the_checks_and_of_the_docs() -> None:
-    assert tuple(CHECKS) == NAMES
-    docs = (Path(__file__).parents[1] / "docs" / "audit.md").read_text(encoding="utf-8")
-    assert tuple(re.findall(r"^### (.*)$", docs, re.MULTILINE)) == NAMES
-    parser = cli.build_parser()
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    known = {option for action in commands.choices["audit"]._actions for option in action.option_strings}
-    assert set(re.findall(r"`(--[a-z-]+)", docs)) <= known
-
-
-def test_lists_of_the_command_line() -> None:
-    assert parse_draws("20,1,5,5") == (1, 5, 20)
-    for wrong in ("", "0", "1,", "five", "1;5", "-1", "99999"):
-        with pytest.raises(OptionError, match="--draws: expected whole numbers"):
-            parse_draws(wrong)
-    assert parse_checks("budget,gradient") == ["gradient", "budget"]
-    assert parse_checks(None) == list(NAMES)
-    with pytest.raises(OptionError, match=r"--only: unknown check 'budgets'.*did you mean 'budget'"):
-        parse_checks("budgets")
-
-
-def test_the_command_prints_and_keeps_what_it_finds(
-    config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source, kept = tmp_path / "tiny.json", tmp_path / "made" / "audit.json"
-    source.write_text(json.dumps(config))
-    code = cli.main(
-        ["audit", str(source), "--utterances", "2", "--only", "gradient,convergence", "--output", str(kept)]
-    )
-    found = strict(kept)
-    printed = capsys.readouterr()
-    assert printed.out.startswith("Audit of tiny.json: 2 utterances, 2 of 2 iterations")
-    assert "1. gradient: PASS." in printed.out
-    assert "4. convergence: " in printed.out
-    assert "check 4 of 8, convergence" in printed.err
-    assert found["complete"]
-    assert [f["check"] for f in found["findings"]] == ["gradient", "convergence"]
-    assert found["verdict"] == worst([f["verdict"] for f in found["findings"]])
-    assert code == int(found["verdict"] == FAIL)
-    assert found["settings"]["iterations"] == found["settings"]["iterations_asked"] == 2
-    assert len(found["settings"]["utterances"]) == 2
-    assert found["config"]["attack"] == config["attack"]
-    assert str(tmp_path) not in json.dumps(found["findings"])
-    words = ["audit", str(source), "--utterances", "2", "--only", "gradient", "--json"]
-    assert cli.main(words) == 0
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["findings"] == found["findings"][:1]
-    assert "1. gradient: PASS." in printed.err
-
-
-def test_what_the_memory_does_not_hold_is_told_with_the_bound_to_lower(
-    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The bound is the command line's, else the configuration's own."""
-    source = tmp_path / "tiny.json"
-    source.write_text(json.dumps(config | {"sysconfig": config["sysconfig"] | {"batch_seconds": 7}}))
-    words = ["audit", str(source), "--utterances", "2", "--only", "gradient,budget"]
-
-    def no_room(*args: Any, **options: Any) -> Finding:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-
-    with monkeypatch.context() as patch:
-        patch.setitem(CHECKS, "budget", no_room)
-        assert cli.main(words) == 2
-        assert (
-            "error: not enough memory; stopped after 1 of 2 checks, whose findings are printed; "
-            "try --batch-seconds X, less than 7\n" in capsys.readouterr().err
-        )
-    monkeypatch.setattr(Trials, "of", no_room)
-    assert cli.main([*words, "--batch-seconds", "5.5"]) == 2
-    assert "stopped after 0 of 2 checks, whose findings are printed; try --batch-seconds X, less than 5.5\n" in (
-        capsys.readouterr().err
-    )
-
-
-def test_an_audit_that_is_stopped_keeps_what_it_found(
-    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(trials: Trials) -> Finding:
-        raise KeyboardInterrupt
-
-    monkeypatch.setitem(CHECKS, "convergence", lambda trials, options: stop(trials))
-    source, kept = tmp_path / "tiny.json", tmp_path / "audit.json"
-    source.write_text(json.dumps(config))
-    assert cli.main(["audit", str(source), "--utterances", "2", "--output", str(kept)]) == cli.INTERRUPTED
-    found = strict(kept)
-    assert [f["check"] for f in found["findings"]] == ["gradient", "draws", "published"]
-    assert not found["complete"]
-
-
-@pytest.mark.parametrize(
-    ("change", "options", "message"),
-    [
-        ({"attack": None}, [], "attack: expected an attack to audit, found null"),
-        ({}, ["--utterances", "4"], "--utterances: expected at most the 3 of the configuration, got 4"),
-        ({}, ["--utterances", "1"], "--utterances: expected utterances to be a whole number >= 2, got 1"),
-        ({}, ["--iterations", "0"], "--iterations: expected iterations to be a whole number >= 1, got 0"),
-        ({}, ["--draws", "x"], "--draws: expected whole numbers"),
-        ({}, ["--only", "all"], "--only: unknown check 'all'"),
-        ({}, ["--batch-seconds", "0"], "sysconfig.batch_seconds: expected a finite number > 0, got 0.0"),
-    ],
-)
-def test_the_command_refuses(
-    change: dict[str, Any],
-    options: list[str],
-    message: str,
-    config: dict[str, Any],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    source = tmp_path / "tiny.json"
-    source.write_text(json.dumps(config | change))
-    given = options if "--utterances" in options else ["--utterances", "2", *options]
-    assert cli.main(["audit", str(source), *given]) == 2
-    assert f"armory-mdnf: error: {message}" in capsys.readouterr().err
-
-
-KEPT = sorted((Path(__file__).parents[1] / "results" / "audit").glob("*.json"))
-
-
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
-def test_the_docs_say_what_the_kept_audits_found(path: Path) -> None:
-    found, text = strict(path), (Path(__file__).parents[1] / "docs" / "audit.md").read_text(encoding="utf-8")
-    assert found["complete"]
-    worse = {verdict: [f["check"] for f in found["findings"] if f["verdict"] == verdict] for verdict in (FAIL, WARN)}
-    told = "; ".join(f"{verdict}: {', '.join(checks)}" for verdict, checks in worse.items() if checks) or PASS
-    settings = found["settings"]
-    row = f"| `{path.stem}` | {len(settings['utterances'])}, {settings['iterations']} | {told} | "
-    assert row in text
-    assert str(Path.home()) not in path.read_text()
