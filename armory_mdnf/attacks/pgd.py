@@ -132,10 +132,10 @@ class Descent:
         return x_adv.clamp(-1, 1) if clip else x_adv
 
 
-def mean_losses(recognizer: AttackedRecognizer, batch: Batch, draws: int) -> Tensor:
-    """Mean loss over draws that no gradient has seen, the same ones at every call. Shape: (N,)."""
+def mean_losses(recognizer: AttackedRecognizer, batch: Batch, draws: int, purpose: int = Purpose.SELECTION) -> Tensor:
+    """Mean loss over draws for a purpose, by default those that no gradient has seen; the same at every call: (N,)."""
     k = draws if recognizer.stochastic else 1
-    keys = [(index, Purpose.SELECTION, draw) for index in batch.indices for draw in range(k)]
+    keys = [(index, purpose, draw) for index in batch.indices for draw in range(k)]
     targets = [target for target in batch.targets for _ in range(k)]
     with torch.no_grad():
         losses = recognizer.losses(batch.x.repeat_interleave(k, 0), batch.lengths.repeat_interleave(k), targets, keys)

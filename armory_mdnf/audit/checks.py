@@ -10,7 +10,7 @@ from armory_mdnf.audit.gradients import check_draws, check_gradient, check_publi
 from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.strength import check_adaptive, check_budget, check_convergence, check_headline, check_steps
 from armory_mdnf.audit.trials import Trials
-from armory_mdnf.errors import AttackError, OptionError, choices
+from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError, choices
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def audit(
 ) -> Iterator[Finding]:
     """Findings of the checks, all or ``only`` some, in their order. ``tell`` hears of each before it begins.
 
-    A check that the attack breaks down in fails, and says with what. Raises :class:`OptionError` for another name.
+    A check that the attack or a defence breaks down in fails, and says with what; the others are made all the same.
+    Raises :class:`OptionError` for another name.
     """
     for name in only:
         if name not in CHECKS:
@@ -57,3 +58,9 @@ def audit(
         except AttackError as error:
             advice = "See what the gradient check says of the gradient; without one there is no attack to judge."
             yield Finding(name, FAIL, f"The attack broke down: {error}.", {}, advice)
+        except (AudioError, TranscriptError) as error:
+            advice = (
+                "What is made of audio inside the bound, or ten times it, has to be finite and of its length. A "
+                "run leaves such utterances out, and its result is of the others."
+            )
+            yield Finding(name, FAIL, f"The defended recogniser broke down: {error}.", {}, advice)

@@ -6,9 +6,12 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from armory_mdnf import console
 from armory_mdnf.audit import report
@@ -22,9 +25,10 @@ from armory_mdnf.files.atomic import ensure_writable, storing, write_text
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.options import check_option, count
 from armory_mdnf.runner import components, results
+from armory_mdnf.runner.command import batch_seconds
 from armory_mdnf.runner.config import Config, read_config, within
 from armory_mdnf.runner.named import files_of
-from armory_mdnf.runner.overrides import BATCH_SECONDS, Overrides, override, run_seed
+from armory_mdnf.runner.overrides import Overrides, override, run_seed
 
 LEAST_UTTERANCES = 2  # an interval has to have something to draw from
 
@@ -33,14 +37,16 @@ def run(args: argparse.Namespace) -> int:
     """Do what the command line asks for. Returns 0, or 1 if a check failed.
 
     Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input, :class:`OptionError` for a configuration without
-    an untargeted PGD.
+    an untargeted PGD and for batches that the memory does not hold.
     """
     start, told = time.monotonic(), sys.stderr if args.json else sys.stdout
     for name, least in (("utterances", LEAST_UTTERANCES), ("iterations", 1), ("evaluation_draws", 1)):
         with within(f"--{name.replace('_', '-')}"):
             check_option(name, getattr(args, name), count(least))
-    draws, only = parse_draws(args.draws), parse_checks(args.only)
-    config = override(read_config(args.config), Overrides(seed=args.seed, device=args.device))
+    given, only = None if args.draws is None else parse_draws(args.draws), parse_checks(args.only)
+    config = override(
+        read_config(args.config), Overrides(seed=args.seed, device=args.device, batch_seconds=args.batch_seconds)
+    )
     if args.output is not None:
         ensure_writable(args.output, unlike=[] if args.config == "-" else [args.config])
     device, notes = components.choose_device(config)
@@ -57,20 +63,24 @@ def run(args: argparse.Namespace) -> int:
     chosen = chosen[: args.utterances]
     components.initialise(config.get("user_init"))
     estimator = components.make_estimator(config, device)
-    attack = components.make_attack(config, estimator, BATCH_SECONDS)
+    bound = batch_seconds(config)
+    attack = components.make_attack(config, estimator, bound)
     with within("attack"):
         plan = Plan.of(attack, args.iterations)
-    trials = Trials.of(
-        estimator,
-        [read_samples(utterance) for _, utterance in chosen],
-        [utterance.transcript for _, utterance in chosen],
-        [index for index, _ in chosen],
-        plan,
-        use_label=bool(config["attack"].get("use_label")),
-        evaluation_draws=args.evaluation_draws,
-        batch_seconds=BATCH_SECONDS,
-        seed=run_seed(config) or 0,
-    )
+    draws = default_draws(plan.draws) if given is None else given
+    findings: list[Finding] = []
+    with _enough_memory(bound, findings, len(only)):
+        trials = Trials.of(
+            estimator,
+            [read_samples(utterance) for _, utterance in chosen],
+            [utterance.transcript for _, utterance in chosen],
+            [index for index, _ in chosen],
+            plan,
+            use_label=bool(config["attack"].get("use_label")),
+            evaluation_draws=args.evaluation_draws,
+            batch_seconds=bound,
+            seed=run_seed(config) or 0,
+        )
 
     def tell(number: int, name: str) -> None:
         print(f"{time.monotonic() - start:.0f} s: check {number} of {len(CHECKS)}, {name}", file=sys.stderr, flush=True)
@@ -98,18 +108,28 @@ def run(args: argparse.Namespace) -> int:
         file=told,
         flush=True,
     )
-    findings: list[Finding] = []
-    for finding in audit(trials, Options(draws, attack.max_iter), only, tell):
-        findings.append(finding)
-        print(report.block(NAMES.index(finding.check) + 1, finding) + "\n", file=told, flush=True)
-        content = as_json(about, findings, time.monotonic() - start)
-        if args.output is not None:  # after each check: an audit that is stopped has found what it has found
-            with storing(lambda: f"{len(findings)} findings are printed"):
-                write_text(args.output, dumps(content, indent=1, sort_keys=True) + "\n")
+    with _enough_memory(bound, findings, len(only)):
+        for finding in audit(trials, Options(draws, attack.max_iter), only, tell):
+            findings.append(finding)
+            print(report.block(NAMES.index(finding.check) + 1, finding) + "\n", file=told, flush=True)
+            content = as_json(about, findings, time.monotonic() - start)
+            if args.output is not None:  # after each check: an audit that is stopped has found what it has found
+                with storing(lambda: f"{len(findings)} findings are printed"):
+                    write_text(args.output, dumps(content, indent=1, sort_keys=True) + "\n")
     print(report.verdict(findings), file=told)
     if args.json:
         console.print_json(content)
     return int(any(finding.verdict == FAIL for finding in findings))
+
+
+@contextmanager
+def _enough_memory(bound: float, findings: Sequence[Finding], checks: int) -> Iterator[None]:
+    """Say what to do where batches of ``bound`` seconds are more than the memory holds."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        done = f"stopped after {len(findings)} of {checks} checks, whose findings are printed"
+        raise OptionError(f"not enough memory; {done}; try --batch-seconds X, less than {bound:g}") from error
 
 
 def as_json(about: dict[str, Any], findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
@@ -120,6 +140,11 @@ def as_json(about: dict[str, Any], findings: Sequence[Finding], seconds: float) 
         "seconds": round(seconds),
         "verdict": worst([finding.verdict for finding in findings]),
     }
+
+
+def default_draws(own: int) -> tuple[int, int]:
+    """One, and as many as tell whether more than the configuration's ``own`` would gain: twice those, at least 5."""
+    return 1, max(5, 2 * own)
 
 
 def parse_draws(given: str) -> tuple[int, ...]:

@@ -37,15 +37,15 @@ STABLE = 0.5
 
 def check_gradient(trials: Trials) -> Finding:
     """The gradient exists and is right: finite differences at fixed noise; zero, non-finite, saturated components."""
-    batch, view = trials.batch, trials.white_box
+    batch = trials.batch
     keys = [(index, Purpose.ATTACK, 0, 0, 0) for index in batch.indices]
     radius = trials.plan.geometry().radius(batch.x)
-    gradient = view.gradients(_inside(trials).x, batch.lengths, batch.targets, keys)
+    gradient = trials.gradient(_inside(trials).x, keys)
     inside = ragged.mask(batch.lengths, batch.x.shape[1])
     size = int(inside.sum())
     zero = int(((gradient == 0) & inside).sum()) / size
     broken = int((~gradient.isfinite() & inside).sum()) / size
-    saturated = int(((batch.x.abs() >= 1) & inside).sum()) / size if view.clip_values is not None else 0.0
+    saturated = int(((batch.x.abs() >= 1) & inside).sum()) / size if trials.white_box.clip_values is not None else 0.0
     evidence: dict[str, Any] = {"zero_share": zero, "non_finite_share": broken, "saturated_share": saturated}
     if broken or zero > MANY_ZEROS:
         what = "has components that are not finite" if broken else "is zero in most of its components"
@@ -177,7 +177,9 @@ def _finite_differences(trials: Trials, gradient: Tensor, radius: Tensor) -> tup
                 continue
             noise = normal([stream(k, place.indices[i], 1) for k in range(DIRECTIONS)], [n] * DIRECTIONS, own)
             directions = torch.cat([own[None] / norm, noise / noise.norm(dim=1, keepdim=True)])
-            differences = _differences(trials, place, i, directions, float(radius[i]) * step)
+            h = float(radius[i]) * step
+            key = (place.indices[i], Purpose.ATTACK, 0, 0, 0)
+            differences = trials.differences(i, place.x[i, :n], h * directions, key).double() / (2 * h)
             expected = (directions.double() @ own.double()) / norm.double()
             ratios.append(float(differences[0] / norm))
             found.append((differences[1:] / norm).double())
@@ -190,29 +192,18 @@ def _finite_differences(trials: Trials, gradient: Tensor, radius: Tensor) -> tup
     return min(rates, key=lambda rate: abs(rate - 1)), max(cosines)
 
 
-def _differences(trials: Trials, place: Batch, i: int, directions: Tensor, h: float) -> Tensor:
-    """Central differences of one utterance's loss at fixed noise. Shape: directions (D, n) -> (D,)."""
-    k, n = directions.shape
-    x = place.x[i, :n]
-    rows = torch.cat([x + h * directions, x - h * directions])
-    keys = [(place.indices[i], Purpose.ATTACK, 0, 0, 0)] * (2 * k)
-    with torch.no_grad():
-        losses = trials.white_box.losses(rows, place.lengths[i].repeat(2 * k), [place.targets[i]] * (2 * k), keys)
-    return (losses[:k] - losses[k:]).double() / (2 * h)
-
-
 def _draws(trials: Trials, where: str, back: bool = False) -> Tensor:
     """Exact gradients at the clean or the attacked audio, at :data:`DRAWS` draws; with ``back`` the published ones.
 
     Those take the loss at another draw, and pull it back through these. Shape: (K, N, T).
     """
     if (where, back) not in trials.gradients:
-        batch, found = trials.batch, []
-        x = trials.own().audio if where == "attacked" else batch.x
+        found = []
+        x = trials.own().audio if where == "attacked" else trials.batch.x
         for draw in range(DRAWS):
             keys = trials.keys(Purpose.ATTACK, draw)
             pair = (trials.keys(Purpose.BACKWARD, draw), keys) if back else (keys,)
-            found.append(trials.white_box.gradients(x, batch.lengths, batch.targets, *pair))
+            found.append(trials.gradient(x, *pair))
         trials.gradients[where, back] = torch.stack(found)
     return trials.gradients[where, back]
 

@@ -39,8 +39,8 @@ def _of_part(verdict: str, taken: int, asked: int) -> str:
 def check_convergence(trials: Trials, draws: Sequence[int], asked: int) -> Finding:
     """Word error rate and loss against iterations, and against the draws of the mean gradient.
 
-    ``draws``: of EOT attacks to try beside the configuration's own. ``asked``: the configuration's iterations, of which
-    the audit may take fewer.
+    ``draws``: of EOT attacks to try beside the configuration's own; a verdict on them takes one with more than that.
+    ``asked``: the configuration's iterations, of which the audit may take fewer.
     """
     plan = trials.plan
     own = trials.own()
@@ -62,14 +62,17 @@ def check_convergence(trials: Trials, draws: Sequence[int], asked: int) -> Findi
         for k in draws:
             tried[k] = own if k == plan.draws else trials.attack(f"{k} draws", replace(plan, draws=k))
         evidence["draws"] = {str(k): _row(tried[k]) for k in sorted(tried)}
-    if len(tried) > 1:
-        most = max(tried)
+    most = max(tried)
+    if most > plan.draws:
         gain = difference_interval(tried[most].counts, own.counts)
         evidence["gain_of_most_draws"] = points(gain)
         verdicts.append(judge_gain(gain))
         said.append(f"from {plan.draws} to {most} draws it changes by {100 * gain.value:+.1f} points")
         if verdicts[-1] != PASS:
             advice.append(f"attack with the mean of {most} draws or more")
+    elif trials.stochastic:
+        said.append(f"whether more draws than its {plan.draws} gain was not tried")
+        advice.append(f"give --draws a number above {plan.draws}")
     statement = _sentences(said) or "One iteration of one draw: nothing to compare."
     return Finding("convergence", worst(verdicts), statement, evidence, _sentences(advice))
 
@@ -122,12 +125,12 @@ def check_adaptive(trials: Trials) -> Finding:
         return Finding(name, SKIP, "Nothing stands in front of the recogniser.", {})
     own = trials.own()
     ways: dict[str, tuple[View | None, Plan]] = {
-        "identity backward": (views.straight_through(trials.estimator), trials.plan),
-        "from no defence": (views.undefended(trials.estimator), trials.plan),
+        "identity backward": (views.straight_through(trials.white_box), trials.plan),
+        "from no defence": (views.undefended(trials.white_box), trials.plan),
     }
     if trials.stochastic:
-        ways["without its noise"] = (views.without_noise(trials.estimator), trials.plan)
-        ways[ANOTHER_SEED] = (views.reseeded(trials.estimator), trials.plan)
+        ways["without its noise"] = (views.without_noise(trials.white_box), trials.plan)
+        ways[ANOTHER_SEED] = (views.reseeded(trials.white_box), trials.plan)
     gains: dict[str, Interval] = {}
     judged: dict[str, str] = {}
     evidence: dict[str, Any] = {"own_wer": _percent(own.rate)}
@@ -135,7 +138,6 @@ def check_adaptive(trials: Trials) -> Finding:
         if view is None:
             evidence[way] = None
             continue
-        view.stochastic |= trials.stochastic and not view.keyed
         attempt = trials.attack(way, plan, view)
         gains[way] = difference_interval(attempt.counts, own.counts)
         # The loss is what an attack climbs, and tells more than the words of a few utterances.

@@ -59,16 +59,8 @@ class Plan:
 
         An audit attacks by this package's PGD, which takes ART's steps.
         """
-        if type(attack).__module__.startswith(ART_PGD) and attack.norm in ART_NORMS and not attack.num_random_init:
-            attack = PGD(
-                attack.estimator,
-                norm=ART_NORMS[attack.norm],
-                eps=float(attack.eps),
-                eps_step=float(attack.eps_step),
-                max_iter=attack.max_iter,
-                targeted=attack.targeted,
-                gradient=getattr(attack.estimator, "gradient", "exact"),
-            )
+        if type(attack).__module__.startswith(ART_PGD):
+            attack = _from_art(attack)
         if not isinstance(attack, PGD) or attack.targeted:
             found = (
                 f"a targeted {type(attack).__name__}" if getattr(attack, "targeted", False) else type(attack).__name__
@@ -116,12 +108,36 @@ class Plan:
         )
 
 
+def _from_art(attack: Any) -> PGD:
+    """This package's PGD with the steps of ART's. Raises :class:`OptionError` naming an option of ART's alone."""
+    inner = getattr(attack, "_attack", attack)  # the momentum's decay is kept there alone
+    for name, expected, fits in (
+        ("norm", "2 or inf", inner.norm in ART_NORMS),
+        ("eps", "one number", isinstance(inner.eps, (int, float))),
+        ("num_random_init", "0", inner.num_random_init == 0),
+        ("decay", "None", inner.decay is None),
+        ("random_eps", "False", not inner.random_eps),
+    ):
+        if not fits:
+            found = quoted(getattr(inner, name))
+            raise OptionError(f"expected {name} {expected} in a PGD of ART's to audit, found {found}")
+    return PGD(
+        inner.estimator,
+        norm=ART_NORMS[inner.norm],
+        eps=float(inner.eps),
+        eps_step=float(inner.eps_step),
+        max_iter=inner.max_iter,
+        targeted=inner.targeted,
+        gradient=getattr(inner.estimator, "gradient", "exact"),
+    )
+
+
 @dataclass(frozen=True)
 class Attempt:
     """Audio that was tried: the words that it costs per utterance, summed over the evaluation's draws, and its loss.
 
-    ``audio`` (N, T). ``within``: inside the configuration's bound. ``losses`` (N,) in nats, the mean over the draws
-    that :func:`armory_mdnf.attacks.pgd.mean_losses` takes.
+    ``audio`` (N, T). ``within``: inside the configuration's bound. ``losses`` (N,) in nats, the mean over as many draws
+    of the evaluation's own.
     """
 
     audio: Tensor
@@ -259,7 +275,7 @@ class Trials:
                 known + count_words(expected, text)
                 for known, expected, text in zip(sums, self.references, texts, strict=True)
             ]
-        return Attempt(audio, tuple(sums), self._losses(audio), within)
+        return Attempt(audio, tuple(sums), self._losses(audio, purpose), within)
 
     def transcribe(self, audio: Tensor, keys: Sequence[Key]) -> list[str]:
         """Transcripts of audio (N, T), with the noise that N keys fix."""
@@ -271,14 +287,44 @@ class Trials:
                 found[i] = text
         return found
 
-    def _losses(self, audio: Tensor) -> Tensor:
+    def gradient(self, audio: Tensor, *keys: Sequence[Key]) -> Tensor:
+        """The white box's gradients at audio (N, T), with the noise that N keys fix; with N more the published ones."""
+        found = torch.zeros_like(audio)
+        for rows in self._chunks(1):
+            part = replace(self.batch, x=audio).rows(rows)
+            chosen = [[of_all[i] for i in rows] for of_all in keys]
+            gradients = self.white_box.gradients(part.x, part.lengths, part.targets, *chosen)
+            found[rows, : part.x.shape[1]] = gradients
+        return found
+
+    def differences(self, i: int, x: Tensor, steps: Tensor, key: Key) -> Tensor:
+        """How much utterance ``i``'s loss differs between x + step and x - step, at the noise of one key.
+
+        Shape: x (n,), steps (K, n) -> (K,). Both sides of a step are of one batch, whose rounding they share.
+        """
+        n = x.shape[0]
+        found = []
+        for part in steps.split(max(1, int(self._room / (2 * n)))):
+            k = 2 * len(part)
+            rows, lengths = torch.cat([x + part, x - part]), self.batch.lengths[i].repeat(k)
+            with torch.no_grad():
+                losses = self.white_box.losses(rows, lengths, [self.batch.targets[i]] * k, [key] * k)
+            found.append(losses[: len(part)] - losses[len(part) :])
+        return torch.cat(found)
+
+    def _losses(self, audio: Tensor, purpose: int) -> Tensor:
         draws = self.evaluation_draws
         found = audio.new_zeros(len(audio))
         for rows in self._chunks(draws if self.stochastic else 1):
-            found[rows] = mean_losses(self.white_box, replace(self.batch, x=audio).rows(rows), draws)
+            part = replace(self.batch, x=audio).rows(rows)
+            found[rows] = mean_losses(self.white_box, part, draws, purpose)
         return found
 
     def _chunks(self, draws: int) -> list[list[int]]:
-        room = self.batch_seconds * self.white_box.sample_rate / draws
         # In their order: a batch of all utterances is the batch as it is.
-        return [sorted(rows) for rows in ragged.by_length(self.batch.lengths.tolist(), room)]
+        return [sorted(rows) for rows in ragged.by_length(self.batch.lengths.tolist(), self._room / draws)]
+
+    @property
+    def _room(self) -> float:
+        """Samples of a batch."""
+        return self.batch_seconds * self.white_box.sample_rate

@@ -1,7 +1,8 @@
 """The recogniser behind its defences as an attack may see it: whole, without them, or past them.
 
-A view draws every noise by keys. Defences of this package do so anyway; for others, which draw from the global
-generators, those are seeded by the key before each evaluation, and utterances are taken one at a time.
+A view is made of the whole, whose seed it has, and draws every noise by keys. Defences of this package do so anyway;
+for others, which draw from the global generators, those are seeded by the key before each evaluation, and utterances
+are taken one at a time.
 """
 
 from __future__ import annotations
@@ -140,23 +141,27 @@ class _Identity(Chain):
         return x + (heard - x).detach(), heard_lengths
 
 
-def undefended(estimator: Any) -> View:
+def undefended(whole: View) -> View:
     """The recogniser alone."""
-    return View(estimator, Chain([]))
+    return View(whole.estimator, Chain([]), whole.seed)
 
 
-def straight_through(estimator: Any) -> View:
+def straight_through(whole: View) -> View:
     """The defences with the identity as their backward pass (BPDA, Athalye et al. 2018)."""
-    return View(estimator, _Identity(estimator.preprocessing_operations))
+    view = View(whole.estimator, _Identity(whole.chain.operations), whole.seed)
+    view.stochastic = whole.stochastic
+    return view
 
 
-def reseeded(estimator: Any, by: int = 1) -> View:
+def reseeded(whole: View, by: int = 1) -> View:
     """The defences with other seeds."""
-    operations = [copy.copy(operation) for operation in Chain(estimator.preprocessing_operations).operations]
+    operations = [copy.copy(operation) for operation in whole.chain.operations]
     for operation in operations:
         if isinstance(operation, WaveformDefense):
             operation.reseed(operation.noise.seed + by)
-    return View(estimator, Chain(operations), seed=by)
+    view = View(whole.estimator, Chain(operations), whole.seed + by)
+    view.stochastic = whole.stochastic
+    return view
 
 
 class _OneDraw(NoiseSource):
@@ -166,13 +171,13 @@ class _OneDraw(NoiseSource):
         return super().streams(n, None if keys is None else [(key[0], 0) for key in keys], place)
 
 
-def without_noise(estimator: Any) -> View | None:
+def without_noise(whole: View) -> View | None:
     """The defences with the noise that they add turned off; None where there is none to turn off.
 
     That of :class:`MDNF` and :class:`RandomizedSmoothing`, the latter at :data:`MAX_SNR_DB`. A vocoder that has to have
-    noise gets the same at every draw.
+    noise gets the same at every draw. What others draw from the global generators goes on.
     """
-    operations = [copy.copy(operation) for operation in Chain(estimator.preprocessing_operations).operations]
+    operations = [copy.copy(operation) for operation in whole.chain.operations]
     noisy = [operation for operation in operations if isinstance(operation, WaveformDefense) and operation.stochastic]
     for operation in noisy:
         operation.noise = _OneDraw(operation.noise.seed)
@@ -180,4 +185,10 @@ def without_noise(estimator: Any) -> View | None:
             operation.noise_level = 0.0
         elif isinstance(operation, RandomizedSmoothing):
             operation.snr_db = float(MAX_SNR_DB)
-    return View(estimator, Chain(operations)) if noisy else None
+    if not noisy:
+        return None
+    view = View(whole.estimator, Chain(operations), whole.seed)
+    # Several draws of nothing random would be the same rows over and over.
+    left = [operation for operation in operations if operation not in noisy]
+    view.stochastic = any(getattr(operation, "stochastic", whole.stochastic) for operation in left)
+    return view
