@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import pickletools
 import re
 import tarfile
 import tracemalloc
@@ -240,6 +241,24 @@ BOMBS = {
 }
 
 
+# What claims to be long: each instruction that has a length, with one of 1 GiB, in its file and in a frame.
+GIB = 1 << 30
+LENGTHS = {
+    "bytes": b"B" + GIB.to_bytes(4, "little"),
+    "long bytes": b"\x8e" + GIB.to_bytes(8, "little"),
+    "a bytearray": b"\x96" + GIB.to_bytes(8, "little"),
+    "a text": b"X" + GIB.to_bytes(4, "little"),
+    "a long text": b"\x8d" + GIB.to_bytes(8, "little"),
+    "an old text": b"T" + GIB.to_bytes(4, "little"),
+    "a number": b"\x8b" + GIB.to_bytes(4, "little"),
+    "a frame": b"\x95" + GIB.to_bytes(8, "little"),
+    "a place": b"Nr" + GIB.to_bytes(4, "little") + b"j" + (GIB - 1).to_bytes(4, "little"),
+    "a place in letters": b"Np%d\ng%d\n" % (GIB, GIB - 1),
+    "a bytearray of all memory": b"\x96" + (2**63 - 1).to_bytes(8, "little"),
+    "a bytearray beyond memory": b"\x96" + (2**64 - 1).to_bytes(8, "little"),
+}
+
+
 def refusal(path: Path) -> str:
     """What the reader says, or nothing if it reads the file."""
     try:
@@ -263,6 +282,77 @@ def test_pickles_are_bounded(tmp_path: Path, name: str, zipped: bool) -> None:
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
+
+
+def peak(path: Path) -> int:
+    """Most bytes that reading a file took at once; it must be refused."""
+    tracemalloc.start()
+    try:
+        with within(20):
+            assert refusal(path) != ""
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@BOTH
+@pytest.mark.parametrize("framed", [True, False])
+@pytest.mark.parametrize("name", LENGTHS)
+def test_no_length_is_believed(tmp_path: Path, name: str, framed: bool, zipped: bool) -> None:
+    path, code = tmp_path / "claim.pt", LENGTHS[name] + b"."
+    code = b"\x80\x05" + (b"\x95" + len(code).to_bytes(8, "little") if framed else b"") + code
+    path.write_bytes(zip_with_pickle(code) if zipped else code)
+    assert peak(path) < 8 << 20
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("once", "again"),
+    [
+        (b"(" + b"N" * 20_000 + b"tq\x010cunknown\nThing\nq\x00", b"h\x00h\x01R"),
+        (b"(" + b"N" * 20_000 + b"tq\x010cunknown\nThing\nq\x00", b"h\x00h\x01\x81"),
+        (
+            b"]q\x01(" + b"".join(b"M" + i.to_bytes(2, "little") + b"N\x86" for i in range(20_000)) + b"e0"
+            b"ccollections\nOrderedDict\nq\x00",
+            b"h\x00h\x01\x85R",
+        ),
+    ],
+)
+def test_no_value_is_copied_again_and_again(tmp_path: Path, once: bytes, again: bytes, zipped: bool) -> None:
+    """A hundred thousand bytes would take a gigabyte, as many copies as there are calls."""
+    path, code = tmp_path / "copies.pt", b"\x80\x02" + once + again * 8_000 + b"."
+    assert len(code) < 250_000
+    path.write_bytes(zip_with_pickle(code) if zipped else code)
+    tracemalloc.start()
+    try:
+        with within(20):
+            refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 128 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@given(
+    opcode=st.sampled_from([op for op in pickletools.opcodes if op.arg and op.arg.n < 0]),
+    size=st.sampled_from([GIB, 2**31 - 1, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1]),
+    before=st.binary(max_size=20),
+)
+def test_no_length_of_any_instruction_is_believed(opcode: pickletools.OpcodeInfo, size: int, before: bytes) -> None:
+    width = {pickletools.TAKEN_FROM_ARGUMENT1: 1, pickletools.TAKEN_FROM_ARGUMENT8U: 8}.get(opcode.arg.n, 4)
+    claim = opcode.code.encode("latin-1") + (size % 2 ** (8 * width)).to_bytes(width, "little")
+    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"length.{os.getpid()}.pt"
+    path.write_bytes(zip_with_pickle(b"\x80\x05C" + bytes([len(before)]) + before + claim))
+    try:
+        assert peak(path) < 8 << 20
+    finally:
+        path.unlink()
+
+
+@BOTH
+def test_a_bytearray_is_read(tmp_path: Path, zipped: bool) -> None:
+    path, value = tmp_path / "c.pt", bytearray(range(256)) * 300
+    torch.save({"a": value}, path, _use_new_zipfile_serialization=zipped, pickle_protocol=5)
+    assert read_checkpoint(path) == {"a": value}
 
 
 @BOTH

@@ -3,13 +3,14 @@
 A pickle is a program. Python's own unpickler, the one in Python, runs it here with the instructions replaced that call
 something, change an object or hash a key, so that a file can neither execute anything nor, with a few bytes, take
 hours or gigabytes: the one in C allocates what a memo's number says, and both hash a tuple that holds itself twice, a
-hundred times over.
+hundred times over. No length is believed before that many bytes are there, and no value copied as often as it is named.
 """
 
 from __future__ import annotations
 
 import math
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from armory_mdnf.errors import BundleError, quoted
 
 MAX_PICKLE = 4 << 20  # that of a checkpoint with a thousand tensors has some hundred thousand bytes
 MAX_DIMENSIONS = 16
+MAX_ARGUMENTS = 16  # torch's functions have at most seven
+MAX_PAIRS = 1 << 18  # that dictionaries are made of: a list of pairs may be named once for each of its bytes
 # A file's tensors may share storages, as tied weights do, this many times over: each may become one of its own.
 SHARING = 8
 DTYPES = {
@@ -45,7 +48,7 @@ class Inert:
     args: tuple[Any, ...]
     state: Any
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, args: tuple[Any, ...] = ()) -> None:  # kept as it is: a copy for each call would be gigabytes
         self.args = args
         self.state = None
 
@@ -93,12 +96,14 @@ class Unpickler(pickle._Unpickler):
     # What the class that this one is made of works on.
     stack: list[Any]
     append: Callable[[Any], None]
+    read: Callable[[int], bytes]
     pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: IO[bytes], storage: Callable[..., Storage] | None = None, available: int = 0) -> None:
         super().__init__(_Source(file), encoding="utf-8")
         self._storage = storage
         self._left = SHARING * available + (1 << 20)
+        self._pairs_left = MAX_PAIRS
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in DTYPES:
@@ -113,7 +118,8 @@ class Unpickler(pickle._Unpickler):
         return known.get((module, name), Inert)
 
     def persistent_load(self, pid: Any) -> Storage:
-        if self._storage is None or not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+        is_storage = isinstance(pid, tuple) and 5 <= len(pid) <= MAX_ARGUMENTS and pid[0] == "storage"
+        if self._storage is None or not is_storage:
             raise BundleError("it refers to something that is not in the file")
         _, dtype, key, _, numel, *view = pid
         if not isinstance(key, (str, int)) or not isinstance(dtype, torch.dtype):
@@ -135,11 +141,16 @@ class Unpickler(pickle._Unpickler):
         if not isinstance(args, tuple):
             raise BundleError("it calls something without a tuple of arguments")
         if function is Inert or isinstance(function, Inert):
-            return Inert(*args)
+            return Inert(args)
+        if len(args) > MAX_ARGUMENTS:
+            raise BundleError(f"it calls something with {len(args)} arguments")
         if function is OrderedDict:
             pairs = args[0] if args else []
             if not isinstance(pairs, list):
                 raise BundleError(f"it makes a dictionary of a {type(pairs).__name__}")
+            self._pairs_left -= len(pairs)
+            if self._pairs_left < 0:
+                raise BundleError(f"it makes dictionaries of more than {MAX_PAIRS} pairs in lists")
             return self._put(OrderedDict(), pairs)
         if function is _parameter:
             return _parameter(*args)
@@ -163,6 +174,11 @@ class Unpickler(pickle._Unpickler):
     def _pairs(self) -> Iterable[tuple[Any, Any]]:
         items = self.pop_mark()
         return zip(items[::2], items[1::2], strict=True)
+
+    def load_bytearray8(self) -> None:
+        """Read, then make the array: Python's makes one of any length to read into."""
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))
 
     def load_reduce(self) -> None:
         args = self.stack.pop()
@@ -219,6 +235,7 @@ class Unpickler(pickle._Unpickler):
         self.append(frozenset(map(_key, self.pop_mark())))
 
     for _code, _load in (
+        (pickle.BYTEARRAY8, load_bytearray8),
         (pickle.REDUCE, load_reduce),
         (pickle.NEWOBJ, load_newobj),
         (pickle.NEWOBJ_EX, load_newobj_ex),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from armory_mdnf.report.listening import Heard, data_address
 from armory_mdnf.report.noise import noise_curves
 from armory_mdnf.report.runs import Placed, data_name, defence_order, names_of
 from armory_mdnf.report.worst import Worst, worst_cases
-from armory_mdnf.runner.completion import complete_config, refuse_others_code
+from armory_mdnf.runner.completion import complete_config
 
 STEPS = (20, 40, 60, 80, 100)  # WER in percent at which a cell's shade changes
 
@@ -329,7 +330,9 @@ def _described(p: Placed, anchor: str, here: tuple[tuple[str, str], ...]) -> Des
     known = cell_described(run)
     file = f"{run.name}.json"
     shipped = known is not None and not p.lacks and _is_bundled(run.config) and not whole["sysconfig"]["use_gpu"]
-    command = f"armory-mdnf run {f'scenario_configs/{known.name}.json' if shipped and known else file}"
+    # A name is whatever the results say: one that begins with a dash would be an option.
+    saved = f"./{file}" if file.startswith("-") else file
+    to_run = f"scenario_configs/{known.name}.json" if shipped and known else saved
     return Described(
         anchor,
         run.name,
@@ -341,7 +344,7 @@ def _described(p: Placed, anchor: str, here: tuple[tuple[str, str], ...]) -> Des
         config,
         data_address("application/json", config.encode()),
         file,
-        command,
+        f"armory-mdnf run {shlex.quote(to_run)}",
     )
 
 
@@ -354,6 +357,7 @@ def _is_bundled(config: Mapping[str, Any]) -> bool:
 def _checksums(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """SHA-256 of the weights and curves of a configuration as they are here; why not, where they are not."""
     from armory_mdnf.runner.components import make_estimator
+    from armory_mdnf.runner.elsewhere import refuse_others_code
     from armory_mdnf.runner.named import files_of
 
     try:

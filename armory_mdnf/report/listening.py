@@ -19,7 +19,8 @@ from armory_mdnf.errors import OptionError, ResultsError
 from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.report.pictures import picture, spectrogram_db
 from armory_mdnf.runner import components
-from armory_mdnf.runner.completion import complete_config, refuse_others_code
+from armory_mdnf.runner.completion import complete_config
+from armory_mdnf.runner.elsewhere import refuse_others_code
 from armory_mdnf.runner.evaluate import ADVERSARIAL, BENIGN, Evaluation
 from armory_mdnf.runner.overrides import BATCH_SECONDS
 

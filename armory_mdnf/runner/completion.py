@@ -6,10 +6,6 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from armory_mdnf.errors import OptionError, quoted
-from armory_mdnf.runner.config import check_config
-from armory_mdnf.runner.named import KNOWN, blocks_of
-
 Config = dict[str, Any]
 
 METRIC = {
@@ -27,20 +23,6 @@ SYSCONFIG = {
     "output_dir": None,
     "output_filename": None,
 }
-
-
-def refuse_others_code(config: Config) -> None:
-    """Raise :class:`OptionError` for a whole configuration that is none, or names a module but of this package or ART.
-
-    Results are data, often somebody else's: a module that they name is not to be run because they are looked at.
-    """
-    check_config(config)
-    for module in (block["module"] for block in blocks_of(config)):
-        if module.split(".")[0] not in KNOWN:
-            raise OptionError(
-                f"the results name the module {quoted(module)}, which is not run for a page: run the configuration "
-                "itself"
-            )
 
 
 def complete_config(blocks: Mapping[str, Any], skip_attack: bool = False, device: str | None = None) -> Config:

@@ -12,8 +12,8 @@ from armory_mdnf.evaluation.joining import INDEX
 from armory_mdnf.evaluation.records import RunRecord, with_origin
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import check_config
+from armory_mdnf.runner.elsewhere import is_own_dataset
 from armory_mdnf.runner.journal import Journal, read_run
-from armory_mdnf.runner.named import is_ours
 
 
 def read_stopped(folder: Path) -> RunRecord:
@@ -41,7 +41,7 @@ def _done(journal: Journal, about: Mapping[str, Any]) -> RunRecord:
         journal.folder.resolve().name,
         timestamp=journal.started,
         chosen=len(index),
-        split_size=components.split_size(dataset) if is_ours(dataset["module"]) else None,  # runs nobody else's code
+        split_size=components.split_size(dataset) if is_own_dataset(dataset) else None,  # runs nobody else's code
         changed={**about["changed"], INDEX: [whole, index]},
     )
     return replace(found, versions={"armory": results.in_place_of_armory(about["armory_mdnf"])} | about["versions"])
