@@ -17,7 +17,7 @@ from armory_mdnf.data.bundled import Utterance, corpora_folder, load_split, read
 from armory_mdnf.data.own import is_path, load_own
 from armory_mdnf.data.saved import SavedUtterance
 from armory_mdnf.errors import AudioError, OptionError, choices, quoted
-from armory_mdnf.files.provenance import of_array, of_values
+from armory_mdnf.files.provenance import of_array, of_values, sha256_of
 
 SAMPLE_RATE_HZ = 16000
 SPLITS = {
@@ -90,14 +90,19 @@ def split_size(name: str) -> int:
 
 
 def fingerprint(utterance: Utterance) -> str:
-    """A checksum of a recording and of its words, for what depends on both; also of a recording that is damaged."""
+    """A checksum of a recording and of its words, for what depends on both; also of a recording that is damaged.
+
+    Of one that is to be converted the whole file counts: its rate and channels decide too, which FLAC's MD5 leaves out,
+    and nothing holds its audio to that MD5 when it is read.
+    """
     if isinstance(utterance, HeldUtterance):
         return of_values([of_array(utterance.samples), utterance.transcript])[:16]
     try:
-        audio = (
-            utterance.checksum() if isinstance(utterance, SavedUtterance) else openslr.audio_checksum(utterance.path)
-        )
-    except AudioError as error:
+        if isinstance(utterance, SavedUtterance):
+            audio = utterance.checksum()
+        else:
+            audio = sha256_of(utterance.path) if utterance.converted else openslr.audio_checksum(utterance.path)
+    except (AudioError, OSError) as error:
         audio = str(error)
     return of_values([audio, utterance.transcript])[:16]
 
