@@ -193,7 +193,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     add("configs", nargs="+", metavar="CONFIG.json", help="configurations, in the order of their importance")
     add("--output-dir", type=Path, required=True, metavar="RUNS", help="a folder per configuration goes here")
     add("--resume", action="store_true", help="go on with what is in RUNS; the end is the same to the bit")
-    add("--set-aside", action="store_true", help="with --resume: rename a cell's folder that is of something else")
+    add("--set-aside", action="store_true", help="with --resume: move away a cell's folder that is of something else")
     add("--budget", metavar="TIME", help="such as 2h or 90m: stop whole when it is over; each cell has some then")
     add("--dry-run", action="store_true", help="time two utterances of each kind, say what all will take, and stop")
     add("--engine", choices=("local", "ray"), default="local", help="where: here (default), or on a Ray cluster")

@@ -169,7 +169,7 @@ def with_id3_tag(path: Path) -> None:
 
 
 def test_other_audio_under_a_name_of_flac_is_another_recording(tmp_path: Path) -> None:
-    """Whatever libsndfile reads there: FLAC behind a tag, WAV, the same samples at another rate, another MD5's frames."""
+    """Whatever libsndfile reads there: FLAC behind a tag, WAV, the same samples at another rate."""
     path, found = tmp_path / "a.flac", []
     path.with_suffix(".txt").write_text("hello")
 

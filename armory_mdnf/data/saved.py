@@ -43,7 +43,7 @@ class SavedUtterance(Utterance):
         return from_samples(audio[0], audio[1], rate_hz, name)
 
     def checksum(self) -> str:
-        """SHA-256 of the audio as it is kept, an array's with its rate. Raises :class:`AudioError` as :meth:`samples`."""
+        """SHA-256 of the audio as it is kept, an array's with its rate. Raises :class:`AudioError`."""
         audio = self._audio()
         try:
             content = audio.read_bytes() if isinstance(audio, Path) else audio

@@ -326,11 +326,17 @@ def results_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        inner = [path] if path.is_file() else sorted(p for p in path.rglob("*.json") if not is_of_else(p))
+        inner = [path] if path.is_file() else [p for p in json_files(path) if not is_of_else(p)]
         if not inner:
             raise ResultsError(f"{path}: expected a results file or a folder that holds some, found none")
         found += inner
     return list(dict.fromkeys(found))
+
+
+def json_files(folder: Path) -> list[Path]:
+    """Every JSON file below a folder, sorted, but for what is hidden there: cells set aside, and half-written files."""
+    inner = ((path, path.relative_to(folder).parts) for path in folder.rglob("*.json"))
+    return sorted(path for path, parts in inner if not any(part.startswith(".") for part in parts))
 
 
 def is_of_else(path: str | os.PathLike[str]) -> bool:
