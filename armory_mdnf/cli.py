@@ -247,6 +247,7 @@ def _summary(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
+    from armory_mdnf.evaluation.armory_results import NATIVE
     from armory_mdnf.evaluation.cells import as_recorded
     from armory_mdnf.evaluation.joining import joined
     from armory_mdnf.evaluation.records import write_record
@@ -256,7 +257,7 @@ def _record(args: argparse.Namespace) -> int:
     runs = {str(path): _recorded(path) for path in (results, *args.add)}
     run = joined(runs, args.any_device) if args.add else runs[str(results)]
     run = as_recorded(run, args.out.stem, args.partial)
-    ensure_writable(args.out, unlike=[results, *args.add])
+    ensure_writable(args.out, unlike=[file for path in (results, *args.add) for file in (path, path / NATIVE)])
     write_record(args.out, run)
     if args.json:
         console.print_json({"results": str(results), "out": str(args.out), "utterances": len(run.outcomes)})
