@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +19,8 @@ RECORDS = "armory_mdnf_record/"
 FORMAT = f"{RECORDS}3"
 OLDER = f"{RECORDS}2"  # without what tells a part of a configuration from the whole
 
+LAST_TIME = 253_402_300_800
+"""Seconds from 1970 to the year 10000, which no date has."""
 FURTHER = ("segmental_snr_db", "stoi")
 """Measures of an utterance that only this package's own results have, and a file has only where there are some."""
 COMPARISONS = {
@@ -239,9 +242,9 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
             run = with_origin(with_extent(run, content), content)
         stated = content["wer"]
         check_run(run)
-    except (AttributeError, KeyError, TypeError) as error:
+        found = {name: run.rate(name) for name in COMPARISONS}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: not a complete record: {error!r}") from error
-    found = {name: run.rate(name) for name in COMPARISONS}
     if stated != found:
         raise ResultsError(f"{path}: states word error rates {stated}, but its transcripts give {found}")
     return run
@@ -259,14 +262,32 @@ def check_run(run: RunRecord) -> None:
         for inner in ("kwargs", "model_kwargs", "wrapper_kwargs"):
             value = block.get(inner) if isinstance(block, dict) else None
             kinds.append((f"config.{key}.{inner}", value, (dict, type(None))))
-    kinds += [(f"seconds.{key}", value, (int, float)) for key, value in dict(run.seconds).items()]
+    kinds += (
+        [(f"seconds.{key}", v, (int, float)) for key, v in run.seconds.items()] if isinstance(run.seconds, dict) else []
+    )
     for outcome in run.outcomes:
-        kinds.append(("id", outcome.id, (str, type(None))))
+        kinds.append(("reference", outcome.reference, (str,)))
+        texts = ("id", "benign", "adversarial", "target")
+        kinds += [(name, getattr(outcome, name), (str, type(None))) for name in texts]
         sizes = ("snr_db", "l2", "linf", *FURTHER)
         kinds += [(name, getattr(outcome, name), (int, float, type(None))) for name in sizes]
     for name, value, expected in kinds:
-        if not isinstance(value, expected) or isinstance(value, bool):
+        fits = isinstance(value, expected) and not isinstance(value, bool)
+        if not fits or (isinstance(value, (int, float)) and as_number(value) is None):
             raise TypeError(f"{name} is {quoted(value)}")
+    if run.timestamp is not None and not 0 <= run.timestamp < LAST_TIME:
+        raise TypeError(f"timestamp is {quoted(run.timestamp)}")
+
+
+def as_number(value: object) -> float | None:
+    """A finite number that a file has, as a float; None for anything else, and for one that no float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
