@@ -74,10 +74,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     summary = commands.add_parser(
         "summary",
-        help="print what an `armory run` found",
+        help="print what a run found",
         **console.example("armory-mdnf summary results.json --examples 1"),
     )
-    summary.add_argument("file", nargs="?", type=Path, help="Armory's results JSON; the newest one if left out")
+    summary.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        help="results JSON, a record, or the folder of a run, stopped or not; Armory's newest results if left out",
+    )
     summary.add_argument("--newer-than", type=Path, metavar="FILE", help="refuse results older than this file")
     summary.add_argument("--examples", type=int, default=3, metavar="N", help="utterances to show (default 3)")
     console.add_json(summary)
@@ -232,13 +237,12 @@ def _results_file(args: argparse.Namespace) -> Path:
 
 
 def _summary(args: argparse.Namespace) -> int:
-    from armory_mdnf.evaluation.armory_results import read_armory_results
     from armory_mdnf.evaluation.summary import numbers, summarise
 
     if args.examples < 0:
         raise OptionError(f"--examples: expected a whole number >= 0, got {args.examples}")
     path = _results_file(args)
-    run = read_armory_results(path)
+    run = _recorded(path)
     if args.json:
         console.print_json(numbers(run, str(path)))
     else:
@@ -339,7 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return READER_GONE
     except (ArmoryMdnfError, OSError, UnicodeError, MemoryError) as error:
-        print(f"armory-mdnf: error: {_sentence(error)}", file=sys.stderr)
+        console.say(f"armory-mdnf: error: {_sentence(error)}", sys.stderr)
         return BAD_INPUT
 
 

@@ -251,9 +251,8 @@ def test_a_damaged_record_is_named_and_no_more(
     key: str, value: Any, file: Callable[[object], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "mine.json"
-    records.write_record(
-        path, cells.as_recorded(read_armory_results(file(content(utterances=1))), "mine", partial=True)
-    )
+    run = cells.as_recorded(read_armory_results(file(content(utterances=1))), "mine", partial=True)
+    records.write_record(path, run)
     stored = json.loads(path.read_text())
     value = [stored[key][0] | value[0]] if key == "utterances" else value
     path.write_text(json.dumps(stored | {key: value}))

@@ -83,7 +83,7 @@ def page(judged: Judged, missing: Mapping[Ground, Sequence[Cell]]) -> str:
 def title(ground: Ground) -> str:
     """What verdicts are of."""
     vocoders = f", vocoders {ground.vocoders}" if ground.vocoders else ""
-    return f"{ground.split}, recogniser {ground.recogniser}{vocoders}"
+    return console.printable(f"{ground.split}, recogniser {ground.recogniser}{vocoders}")
 
 
 def _row(gradient: str, verdict: Verdict) -> list[str]:

@@ -107,7 +107,7 @@ def _baseline(args: argparse.Namespace) -> int:
     after = Baseline(args.file.stem, source, cells)
     write_baseline(args.file, after)
     for line in changes(before, read_baseline(args.file)):
-        print(line)
+        console.say(line)
     print(f"{args.file}: {len(cells)} cells")
     return 0
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf.console import printable
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.files import strict_json
 from armory_mdnf.files.atomic import write_text
@@ -88,7 +89,7 @@ class LeftOut:
     @property
     def sentence(self) -> str:
         """What a user is told."""
-        return f"{self.id} ({self.file}): {self.reason}"
+        return printable(f"{self.id} ({self.file}): {self.reason}")
 
     def recorded(self) -> dict[str, str]:
         """What results keep of it."""
@@ -262,9 +263,8 @@ def check_run(run: RunRecord) -> None:
         for inner in ("kwargs", "model_kwargs", "wrapper_kwargs"):
             value = block.get(inner) if isinstance(block, dict) else None
             kinds.append((f"config.{key}.{inner}", value, (dict, type(None))))
-    kinds += (
-        [(f"seconds.{key}", v, (int, float)) for key, v in run.seconds.items()] if isinstance(run.seconds, dict) else []
-    )
+    seconds = run.seconds if isinstance(run.seconds, dict) else {}
+    kinds += [(f"seconds.{key}", value, (int, float)) for key, value in seconds.items()]
     for outcome in run.outcomes:
         kinds.append(("reference", outcome.reference, (str,)))
         texts = ("id", "benign", "adversarial", "target")
@@ -333,6 +333,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultsError(f"no results file at {path}") from None
+    except IsADirectoryError:
+        raise ResultsError(f"{path} is a folder: expected a file in it, of results or a record") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not readable JSON (a run cut short?): {error}") from error
     if not isinstance(content, dict):
