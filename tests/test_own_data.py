@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from librispeech_folder import make_librispeech
 
-from armory_mdnf.data import librispeech, own, selection
+from armory_mdnf.data import librispeech, own, paths, selection
 from armory_mdnf.errors import ArmoryMdnfError, AudioError, BundleError, OptionError
 from armory_mdnf.files.provenance import sha256_of
 
@@ -139,7 +139,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
         own.load_own(tmp_path)
 
 
-@given(st.sampled_from(own.LISTS), st.binary(max_size=200))
+@given(st.sampled_from(paths.LISTS), st.binary(max_size=200))
 def test_any_list_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, end: str, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / f"any{end}"
     path.write_bytes(content)

@@ -298,9 +298,7 @@ def test_a_transcript_of_another_case_costs_one_utterance(
 def test_lower_case_is_compared_with_lower_case() -> None:
     """Of data of one's own; what has no case is compared with anything."""
     _check_case(["yes no", "YES", "42", "", "A", None], ["yes na", "YES NO", "forty", "a", "", "a"])
-    with pytest.raises(
-        TranscriptError, match="expected a transcript in lower case as 'yes', the recogniser gave 'Yes'"
-    ):
+    with pytest.raises(TranscriptError, match="in lower case as 'yes', the recogniser gave 'Yes'"):
         _check_case(["yes"], ["Yes"])
 
 

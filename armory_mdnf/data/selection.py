@@ -14,7 +14,8 @@ from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.recordings import read_recording
 from armory_mdnf.data import librispeech as openslr
 from armory_mdnf.data.bundled import Utterance, corpora_folder, load_split, read_manifest
-from armory_mdnf.data.own import is_path, load_own
+from armory_mdnf.data.own import load_own
+from armory_mdnf.data.paths import is_path
 from armory_mdnf.data.saved import SavedUtterance
 from armory_mdnf.errors import AudioError, OptionError, choices, quoted
 from armory_mdnf.files.provenance import of_array, of_values, sha256_of
@@ -41,7 +42,7 @@ class HeldUtterance(Utterance):
 def bundled(split: str, index: Index = None, *, strict: bool = True) -> list[tuple[int, Utterance]]:
     """The chosen utterances of a bundled split with their positions in it, in its order.
 
-    A path (:func:`armory_mdnf.data.own.is_path`) is that of recordings of one's own.
+    A path (:func:`armory_mdnf.data.paths.is_path`) is that of recordings of one's own.
     ``strict`` False gives those that cannot be used too, with their ``problem``.
 
     Raises :class:`OptionError` for an unknown split or an index that chooses nothing, :class:`BundleError` for a file
