@@ -74,10 +74,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     summary = commands.add_parser(
         "summary",
-        help="print what an `armory run` found",
+        help="print what a run found",
         **console.example("armory-mdnf summary results.json --examples 1"),
     )
-    summary.add_argument("file", nargs="?", type=Path, help="Armory's results JSON; the newest one if left out")
+    summary.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        help="results JSON, a record, or the folder of a run, stopped or not; Armory's newest results if left out",
+    )
     summary.add_argument("--newer-than", type=Path, metavar="FILE", help="refuse results older than this file")
     summary.add_argument("--examples", type=int, default=3, metavar="N", help="utterances to show (default 3)")
     console.add_json(summary)
@@ -193,7 +198,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     add("configs", nargs="+", metavar="CONFIG.json", help="configurations, in the order of their importance")
     add("--output-dir", type=Path, required=True, metavar="RUNS", help="a folder per configuration goes here")
     add("--resume", action="store_true", help="go on with what is in RUNS; the end is the same to the bit")
-    add("--set-aside", action="store_true", help="with --resume: rename a cell's folder that is of something else")
+    add("--set-aside", action="store_true", help="with --resume: move away a cell's folder that is of something else")
     add("--budget", metavar="TIME", help="such as 2h or 90m: stop whole when it is over; each cell has some then")
     add("--dry-run", action="store_true", help="time two utterances of each kind, say what all will take, and stop")
     add("--engine", choices=("local", "ray"), default="local", help="where: here (default), or on a Ray cluster")
@@ -232,13 +237,12 @@ def _results_file(args: argparse.Namespace) -> Path:
 
 
 def _summary(args: argparse.Namespace) -> int:
-    from armory_mdnf.evaluation.armory_results import read_armory_results
     from armory_mdnf.evaluation.summary import numbers, summarise
 
     if args.examples < 0:
         raise OptionError(f"--examples: expected a whole number >= 0, got {args.examples}")
     path = _results_file(args)
-    run = read_armory_results(path)
+    run = _recorded(path)
     if args.json:
         console.print_json(numbers(run, str(path)))
     else:
@@ -247,6 +251,7 @@ def _summary(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
+    from armory_mdnf.evaluation.armory_results import NATIVE
     from armory_mdnf.evaluation.cells import as_recorded
     from armory_mdnf.evaluation.joining import joined
     from armory_mdnf.evaluation.records import write_record
@@ -256,7 +261,7 @@ def _record(args: argparse.Namespace) -> int:
     runs = {str(path): _recorded(path) for path in (results, *args.add)}
     run = joined(runs, args.any_device) if args.add else runs[str(results)]
     run = as_recorded(run, args.out.stem, args.partial)
-    ensure_writable(args.out, unlike=[results, *args.add])
+    ensure_writable(args.out, unlike=[file for path in (results, *args.add) for file in (path, path / NATIVE)])
     write_record(args.out, run)
     if args.json:
         console.print_json({"results": str(results), "out": str(args.out), "utterances": len(run.outcomes)})
@@ -338,7 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return READER_GONE
     except (ArmoryMdnfError, OSError, UnicodeError, MemoryError) as error:
-        print(f"armory-mdnf: error: {_sentence(error)}", file=sys.stderr)
+        console.say(f"armory-mdnf: error: {_sentence(error)}", sys.stderr)
         return BAD_INPUT
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 
 class Unfailing:
@@ -105,5 +105,19 @@ def quietly(run: Callable[[], int]) -> int:
 
 
 def print_json(content: Any) -> None:
-    """Print strict JSON."""
-    print(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False))
+    """Print strict JSON; what a terminal would obey is escaped."""
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text of a file without what a terminal would obey: all white space is a space, other such characters are escaped.
+
+    ``keep``: characters that stay as they are.
+    """
+    return "".join(c if c.isprintable() or c in keep else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print lines that may have words of a file in them, made :func:`printable`; to standard output by default."""
+    print(printable(text, "\n"), file=file, flush=True)

@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import armory_mdnf
+from armory_mdnf.evaluation.records import read_record, write_record
 
 ROOT = Path(armory_mdnf.__file__).parent
 NAME = "armory_mdnf"
@@ -126,6 +128,25 @@ def test_the_package_itself_is_light() -> None:
 
 def test_a_help_is_quick() -> None:
     assert not loaded_after("from armory_mdnf.cli import build_parser; build_parser()") & {"torch", "art", "scipy"}
+
+
+@pytest.mark.parametrize("command", ["plot RUN -o OUT.svg", "plot RUN -o OUT.svg --curves", "report RUN -o OUT.html"])
+def test_what_is_read_and_drawn_needs_no_torch(command: str, tmp_path: Path) -> None:
+    """Of a record that has its weights' checksums, and whose defence draws no noise by a curve."""
+    if command.startswith("plot"):
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra plot)")
+    records = []
+    for eps in (0.5, 1.5):
+        run = read_record(ROOT.parent / "results" / "human" / "mg_pgd_l2_ours.json")
+        attack = run.config["attack"] | {"kwargs": run.config["attack"]["kwargs"] | {"eps": eps}}
+        records.append(tmp_path / f"{eps}.json")
+        outcomes = run.outcomes[:10]
+        config = {**run.config, "attack": attack}
+        write_record(records[-1], replace(run, outcomes=outcomes, config=config, weights={"ds2_mg": "0" * 64}))
+    words = command.replace("OUT", str(tmp_path / "out")).split()
+    words[1:2] = map(str, records)
+    statement = f"from armory_mdnf import cli; assert cli.main({words!r}) == 0"
+    assert not loaded_after(statement) & {"torch", "art"}
 
 
 def test_the_core_loads_neither_armory_nor_tensorflow_nor_transformers() -> None:

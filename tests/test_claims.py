@@ -28,9 +28,11 @@ from armory_mdnf.evaluation.claims import (
     without_run,
 )
 from armory_mdnf.evaluation.claims_command import judge_all, page
-from armory_mdnf.evaluation.paper import paper
+from armory_mdnf.evaluation.paper import paper, threat_of
 from armory_mdnf.evaluation.records import Outcome, RunRecord
 from armory_mdnf.metrics.intervals import Interval
+from armory_mdnf.report import charts
+from armory_mdnf.report.runs import place
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "scenario_configs"
@@ -233,6 +235,21 @@ def test_a_run_with_another_option_is_not_the_papers(where: str, value: object) 
         inner = inner[parent]
     inner[key] = value
     assert role_of(run("MG-MDNF", "l2 1.5", [10.0], config=block)) is None
+
+
+@pytest.mark.parametrize("value", ["a", ["a"], [15.0], {"a": 1}, True, 10**350, float("nan")], ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize("option", ["eps", "snr_db", "eps_step", "step_fraction", "max_iter", "eot_draws", "norm"])
+def test_an_option_that_is_no_number_stops_no_reader(option: str, value: object) -> None:
+    for threat in ("l2 1.5", "20 dB"):
+        block = config("none", threat)
+        targeted = run("none", threat, [10.0], config=block).outcomes[0]
+        block["attack"]["kwargs"][option] = value
+        found = run("none", threat, [10.0], config=block)
+        for one in (found, replace(found, outcomes=(replace(targeted, target="A"),))):
+            table = tables([one])
+            assert not (option == "eps" and threat == "l2 1.5" and table)
+            assert threat_of(one).order
+            charts.sweeps([place(one, "a"), place(one, "b")])
 
 
 def test_grounds_keep_recognisers_splits_and_vocoders_apart() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from runner_folder import lines
 from test_summary import armory_content
 
+from armory_mdnf import cli
 from armory_mdnf.console import Unfailing, unfailing
 from armory_mdnf.evaluation.armory_results import read_armory_results
-from armory_mdnf.evaluation.records import write_record
+from armory_mdnf.evaluation.records import LeftOut, write_record
 
 COMMAND = f"{sys.executable} -m armory_mdnf.cli"
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
@@ -40,6 +42,75 @@ def results(tmp_path: Path) -> Path:
     record = tmp_path / "results" / "human" / "m\u00e9l.json"
     record.write_text(record.read_text().replace('"name": "r"', '"name": "m\\u00e9l"'))
     return tmp_path / "results"
+
+
+OBEYED = "\x1b[2J\x9b1m\x7f\u202e\r\x07"
+
+
+def obeyed(value: Any) -> Any:
+    """A value of a file with what a terminal obeys in every string and key of it."""
+    if isinstance(value, dict):
+        return {key: obeyed(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [obeyed(inner) for inner in value]
+    return f"{value}{OBEYED}" if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "summary FILE",
+        "summary FILE --json",
+        "compare FILE FILE",
+        "compare FILE FILE --json",
+        "gate FILE --baseline BASE",
+        "baseline BASE FILE",
+        "baseline NEW FILE",
+        "metrics FILE FILE2",
+        "claims FILE",
+        "report-table --results FOLDER",
+        "record OUT FILE",
+        "record OUT DAMAGED",
+    ],
+)
+def test_no_word_of_somebodys_results_is_obeyed_by_a_terminal(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, place = tmp_path / "r.json", tmp_path / "results" / "results.json"
+    source.write_text(json.dumps(armory_content()))
+    run = read_armory_results(source)
+    blocks = ("attack", "defense", "model")
+    config = {key: block if key in blocks else obeyed(block) for key, block in run.config.items()}
+    config["model"] = {"model_kwargs": {"weights": f"ds2_base{OBEYED}"}, "name": f"m{OBEYED}"}
+    config["attack"] = {"module": "armory_mdnf.attacks", "name": "PGD", "kwargs": {"norm": "l2", "eps": 1.5}}
+    config["defense"] = {"module": "m", "name": f"D{OBEYED}", "kwargs": {f"k{OBEYED}": f"v{OBEYED}"}}
+    texts = ("id", "reference", "benign", "adversarial", "target")
+    outcomes = [replace(o, target="A B", id=f"u{i}") for i, o in enumerate(run.outcomes)]
+    outcomes = [replace(o, **{name: obeyed(getattr(o, name)) for name in texts}) for o in outcomes]
+    for path, eps in ((place, 1.5), (tmp_path / "results2.json", 0.5)):
+        config["attack"]["kwargs"]["eps"] = eps
+        found = replace(
+            run,
+            name=f"n{OBEYED}",
+            config=config,
+            outcomes=tuple(outcomes),
+            seconds={f"a{OBEYED}": 1.0},
+            versions={f"v{OBEYED}": OBEYED},
+            left_out=(LeftOut(*(f"x{OBEYED}" for _ in range(3))),),
+            changed={f"attack.kwargs.x{OBEYED}": [OBEYED, OBEYED]},
+        )
+        write_record(path, found)
+    (tmp_path / "damaged.json").write_text(json.dumps({"format": OBEYED}))
+    base = tmp_path / "base.json"
+    assert cli.main(["baseline", str(base), str(tmp_path / "results2.json"), "--source", OBEYED]) == 0
+    capsys.readouterr()
+    places = {"FILE2": tmp_path / "results2.json", "FILE": place, "FOLDER": place.parent, "BASE": base}
+    places |= {"NEW": tmp_path / "new.json", "OUT": tmp_path / "out.json", "DAMAGED": tmp_path / "damaged.json"}
+    code = cli.main([str(places.get(word, word)) for word in command.split()])
+    assert code == (2 if command.startswith(("record", "gate")) else 0)
+    told = "".join(capsys.readouterr())
+    assert told
+    assert told.replace("\n", "").isprintable()
 
 
 def test_nothing_that_a_stream_does_ends_the_work() -> None:

@@ -463,8 +463,9 @@ def test_weights_that_are_compared_by_name_alone_are_a_note() -> None:
 
 
 def test_folders_give_their_results(tmp_path: Path) -> None:
-    for name in ("a/results.json", "a/run.json", "b/results.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    passed_over = (".set_aside/a.2024/results.json", "a/.results.7.partial.json")
+    for name in ("a/results.json", "a/run.json", "b/results.json", *passed_over):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("{}" if name.endswith("run.json") else "cut sh")
     assert results_files([tmp_path]) == [tmp_path / "a" / "results.json", tmp_path / "b" / "results.json"]
     assert len(results_files([RESULTS / "human", RESULTS / "human" / "rs_benign.json"])) == len(

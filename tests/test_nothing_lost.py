@@ -29,6 +29,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(RESULTS.parents[1] / "scenario_configs" / "none_pgd_l2.json", tmp_path / "config.json")
     soundfile.write(tmp_path / "a.wav", speechlike(9000), 16000)
     (tmp_path / "armory.json").write_text(json.dumps(armory_content()))
+    (tmp_path / "folder").mkdir()
+    shutil.copy(tmp_path / "armory.json", tmp_path / "folder" / "results.json")  # Armory's: no journal is beside it
+    shutil.copy(tmp_path / "none_pgd_l2.json", tmp_path / "drawn.svg")
+    (tmp_path / "recipe.json").write_text("{}")
+    (tmp_path / "page.md").write_text("mine")
+    (tmp_path / "w").write_text("weights")
     assert cli.main(["baseline", "base.json", "none_benign.json"]) == 0
     return tmp_path
 
@@ -43,7 +49,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "baseline none_benign.json none_benign.json",
         "claims none_benign.json none_pgd_l2.json --write none_pgd_l2.json",
         "report none_pgd_l2.json -o none_pgd_l2.json",
+        "claims none_benign.json --write x --json ./x",
+        "claims none_benign.json --check page.md --json page.md",
+        "plot drawn.svg -o drawn.svg",
         "record armory.json armory.json",
+        "record folder/results.json folder",
+        "train level --recognizer w --vocoder melgan --levels 1 --out w",
+        "train sensitivity --vocoder melgan w --out w",
+        "train curve --vocoder w --out w",
+        "train curve --out x.svg --plot x.svg",
+        "train vocoder --recipe recipe.json --out folder --export recipe.json",
         "audit config.json --output config.json",
         "defend a.wav -o a.wav",
         "attack a.wav -o ../PLACE/a.wav",
@@ -52,10 +67,38 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_command_does_not_write_over_what_it_reads(
     command: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.read_bytes() for path in place.iterdir()}
+    before = content_of(place)
     assert cli.main(command.replace("PLACE", place.name).split()) == 2
     assert "it is given twice" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in place.iterdir()} == before
+    assert content_of(place) == before
+
+
+def content_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["run.json", "utterances.jsonl", "results.json"])
+def test_no_command_writes_over_the_files_of_a_run(
+    name: str, config: dict[str, Any], run: Callable[..., Path], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config["attack"] |= OURS | {"kwargs": {"eps": 0.5, "max_iter": 1}}
+    folder = run(config, "--index", "13").rename(place / "run")
+    before = content_of(folder)
+    for command in (
+        "record FILE run --partial",
+        "record FILE run --add run --partial",
+        "metrics run --json FILE",
+        "claims run --write FILE",
+        "gate run --baseline base.json --json FILE",
+        "baseline FILE none_benign.json",
+        "report run -o FILE",
+        "evaluate --only-write --config FILE",
+    ):
+        capsys.readouterr()
+        assert cli.main(command.replace("FILE", f"run/{name}").split()) == 2
+        found = capsys.readouterr().err
+        assert "it is a file of the run in its folder" in found or "it is given twice" in found, command
+        assert content_of(folder) == before, command
 
 
 def test_a_sample_does_not_write_over_a_users_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from librispeech_folder import make_librispeech
 
-from armory_mdnf.data import librispeech, own, selection
-from armory_mdnf.errors import ArmoryMdnfError, BundleError, OptionError
+from armory_mdnf.data import librispeech, own, paths, selection
+from armory_mdnf.errors import ArmoryMdnfError, AudioError, BundleError, OptionError
+from armory_mdnf.files.provenance import sha256_of
 
 
 def sound(path: Path, seconds: float = 1.0, rate_hz: int = 16000, channels: int = 1) -> Path:
@@ -138,7 +139,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
         own.load_own(tmp_path)
 
 
-@given(st.sampled_from(own.LISTS), st.binary(max_size=200))
+@given(st.sampled_from(paths.LISTS), st.binary(max_size=200))
 def test_any_list_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, end: str, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / f"any{end}"
     path.write_bytes(content)
@@ -161,6 +162,45 @@ def test_a_path_is_a_split(tmp_path: Path) -> None:
     assert (x.dtype, len(x)) == (np.float32, 8000)
     np.testing.assert_array_equal(x * 32768, np.rint(x * 32768))
     assert selection.fingerprint(first) != selection.fingerprint(utterance)
+
+
+def with_id3_tag(path: Path) -> None:
+    path.write_bytes(b"ID3\x03\x00\x00\x00\x00\x00\x0a" + bytes(10) + path.read_bytes())
+
+
+def test_other_audio_under_a_name_of_flac_is_another_recording(tmp_path: Path) -> None:
+    """Whatever libsndfile reads there: FLAC behind a tag, WAV, the same samples at another rate."""
+    path, found = tmp_path / "a.flac", []
+    path.with_suffix(".txt").write_text("hello")
+
+    def note() -> None:
+        (utterance,) = own.load_own(tmp_path)
+        selection.read_samples(utterance)
+        found.append(selection.fingerprint(utterance))
+        again = selection.fingerprint(utterance)
+        assert again == found[-1]
+
+    for seed in (0, 1):
+        x = speechlike(1600, seed)
+        soundfile.write(path, x, 16000)
+        note()
+        with_id3_tag(path)
+        note()
+        soundfile.write(path, x, 16000, format="WAV")
+        note()
+    soundfile.write(path, x, 8000)
+    note()
+    assert len(set(found)) == len(found)
+
+
+def test_checksums_of_files_called_flac_are_of_what_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, speechlike(1600), 16000)
+    assert librispeech.audio_checksum(path) == librispeech.flac_header(path).md5
+    with_id3_tag(path)
+    assert librispeech.audio_checksum(path) == sha256_of(path)
+    with pytest.raises(AudioError, match=r"gone\.flac cannot be read"):
+        librispeech.audio_checksum(tmp_path / "gone.flac")
 
 
 def test_a_name_that_is_neither_says_how_a_path_is_written() -> None:

@@ -233,6 +233,36 @@ def test_what_is_no_record_is_named(text: str, tmp_path: Path) -> None:
             read(path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seconds", ["a"]),
+        ("seconds", [["a", 1]]),
+        ("seconds", {"a": 10**350}),
+        ("timestamp", 1e300),
+        ("timestamp", -1),
+        ("utterances", [{"reference": 5}]),
+        ("utterances", [{"target": ["a"]}]),
+        ("utterances", [{"snr_db": 10**350}]),
+        ("utterances", [{"reference": "YES NO", "benign": "yes no"}]),
+    ],
+)
+def test_a_damaged_record_is_named_and_no_more(
+    key: str, value: Any, file: Callable[[object], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.json"
+    run = cells.as_recorded(read_armory_results(file(content(utterances=1))), "mine", partial=True)
+    records.write_record(path, run)
+    stored = json.loads(path.read_text())
+    value = [stored[key][0] | value[0]] if key == "utterances" else value
+    path.write_text(json.dumps(stored | {key: value}))
+    for command in ("gate RECORD --baseline BASE", "metrics RECORD", "claims RECORD", "compare RECORD RECORD"):
+        words = command.replace("RECORD", str(path)).replace("BASE", str(RESULTS.parent / "baselines" / "paper.json"))
+        assert cli.main(words.split()) == 2
+        told = "".join(capsys.readouterr())
+        assert f"{path}: not a complete record" in told or f"{path} is not JSON as it is meant" in told
+
+
 @pytest.mark.parametrize("damage", [{"ids": []}, {"ids": None}, {"changed": 1}, {"left_out": [1]}, []])
 def test_damaged_words_on_the_run_are_named(damage: Any, file: Callable[[object], Path]) -> None:
     own: Any = {"ids": ["x"] * 10, "chosen": 10, "split_size": 64, "changed": {}, "left_out": []}

@@ -13,7 +13,7 @@ import pytest
 from conftest import speechlike
 
 from armory_mdnf.evaluation.records import read_record
-from armory_mdnf.report import listening, page, runs
+from armory_mdnf.report import listening, page, runs, sounds
 
 RESULTS = Path(__file__).parents[1] / "results" / "human"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -35,7 +35,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = dataclasses.replace(placed[0].run, outcomes=(outcomes[0], evil, *outcomes[2:]), name="long_" * 20)
     placed[0] = dataclasses.replace(placed[0], run=run)
     sound = listening._sound("original", "", speechlike(16000), 16000)
-    heard = {"none_pgd_l2": {0: listening.Heard(0, (sound,), ("A", "B"))}}
+    heard = {"none_pgd_l2": {0: sounds.Heard(0, (sound,), ("A", "B"))}}
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(page.render(placed, heard), encoding="utf-8")
     return path

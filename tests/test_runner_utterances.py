@@ -21,11 +21,12 @@ from armory_mdnf.audio.files import write_flac
 from armory_mdnf.data import librispeech
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import bundled, read_samples
-from armory_mdnf.errors import AttackError, AudioError, OptionError
+from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.records import LeftOut
 from armory_mdnf.runner import components
-from armory_mdnf.runner.evaluate import Evaluation
+from armory_mdnf.runner.evaluate import ADVERSARIAL, BENIGN, Evaluation, _check_case
+from armory_mdnf.runner.lines import to_line
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
 
@@ -269,6 +270,36 @@ def test_a_fault_of_this_package_is_no_fault_of_an_utterance(weights: str) -> No
     evaluation = Evaluation(RecognizerEstimator(weights, device_type="cpu"), Attack(lambda u: u.nothing))
     with pytest.raises(AttributeError):
         evaluation(bundled("human", INDEX))
+
+
+@pytest.mark.parametrize("heard", ["yes no", "Yes no", "YES nO"])
+@pytest.mark.parametrize("purpose", [BENIGN, ADVERSARIAL])
+def test_a_transcript_of_another_case_costs_one_utterance(
+    heard: str, purpose: int, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimator, attacked = RecognizerEstimator(weights, device_type="cpu"), []
+    predict = estimator.predict
+
+    def written(x: list[np.ndarray], keys: Any = None, **options: Any) -> list[str]:
+        found = predict(x, keys=keys, **options)
+        return [heard if key == (18, purpose) else str(text) for key, text in zip(keys, found, strict=True)]
+
+    monkeypatch.setattr(estimator, "predict", written)
+    evaluation = Evaluation(estimator, Attack(lambda u: attacked.append(1) or u))
+    found = {line.index: line for line in evaluation(bundled("human", INDEX))}
+    assert not any(isinstance(found[i], LeftOut) for i in (13, 41))
+    assert isinstance(found[18], LeftOut)
+    assert found[18].reason.startswith("expected a transcript in upper case as '")
+    assert found[18].reason.endswith(f"the recogniser gave '{heard}'")
+    assert bool(attacked) == (purpose == ADVERSARIAL)
+    assert all(to_line(line) for line in found.values())
+
+
+def test_lower_case_is_compared_with_lower_case() -> None:
+    """Of data of one's own; what has no case is compared with anything."""
+    _check_case(["yes no", "YES", "42", "", "A", None], ["yes na", "YES NO", "forty", "a", "", "a"])
+    with pytest.raises(TranscriptError, match="in lower case as 'yes', the recogniser gave 'Yes'"):
+        _check_case(["yes"], ["Yes"])
 
 
 def test_audio_of_other_formats_is_finite(tmp_path: Path) -> None:

@@ -79,6 +79,12 @@ def test_arrays_with_their_rate(tmp_path: Path) -> None:
     assert selection.split_size(str(folder)) == 2
 
 
+def test_the_rate_of_an_array_is_a_part_of_the_recording(tmp_path: Path) -> None:
+    audio = [{"array": speechlike(8000).tolist(), "sampling_rate": rate_hz} for rate_hz in (8000, 16000)]
+    first, second = own.load_own(save(tmp_path / "arrays", {"audio": audio, "text": ["one", "one"]}))
+    assert selection.fingerprint(first) != selection.fingerprint(second)
+
+
 def test_paths_from_the_folder(tmp_path: Path) -> None:
     folder = save(tmp_path / "paths", {"file": ["x.wav", "gone.wav"], "text": ["one", "two"]})
     soundfile.write(folder / "x.wav", speechlike(1600), 16000)

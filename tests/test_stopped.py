@@ -72,6 +72,24 @@ def test_the_folder_of_a_run_that_ended_is_its_results(
     assert (tmp_path / "a" / "mine.json").read_bytes() == (tmp_path / "b" / "mine.json").read_bytes()
 
 
+def test_a_summary_is_of_whatever_has_a_run(
+    config: dict[str, Any], run: Callable[..., Path], part: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, record = run(config, "--skip-attack"), tmp_path / "mine.json"
+    assert cli.main(["record", str(record), str(folder), "--partial"]) == 0
+    found = []
+    for given in (folder, folder / "results.json", record):
+        capsys.readouterr()
+        assert cli.main(["summary", str(given)]) == 0
+        found.append(capsys.readouterr().out.split("results   ")[0])
+    assert found[0] == found[1]
+    assert "word error rate, %" in found[2]
+    assert cli.main(["summary", str(part), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["utterances"] == 1
+    assert cli.main(["compare", str(folder), str(record)]) == 2
+    assert f"{folder} is a folder: expected a file in it" in capsys.readouterr().err
+
+
 def test_results_are_recorded_without_torch(config: dict[str, Any], run: Callable[..., Path], tmp_path: Path) -> None:
     words = ["record", str(tmp_path / "mine.json"), str(run(config, "--skip-attack")), "--partial"]
     code = (

@@ -21,6 +21,7 @@ from test_runner_resume import full_from
 from armory_mdnf import cli
 from armory_mdnf.errors import AudioError, OptionError
 from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.evaluation.records import results_files
 from armory_mdnf.files import atomic
 from armory_mdnf.runner import evaluate, named, sweep_engine, sweep_plan
 from armory_mdnf.runner import sweep as module
@@ -132,10 +133,19 @@ def test_what_something_else_made_is_refused_unless_set_aside(grid: list[str], t
     assert sweep(grid[:1], out, "--index", "13", "--resume") == 2
     err = capsys.readouterr().err
     assert "config.attack.kwargs.eps was 1.5 there, is 0.1 now" in err
-    assert "--set-aside renames the folder" in err
+    assert "--set-aside moves the folder away" in err
     assert sweep(grid[:1], out, "--index", "13", "--resume", "--set-aside") == 0
-    kept = [path for path in out.iterdir() if path.name.startswith("plain.")]
+    kept = [path for path in (out / ".set_aside").iterdir() if path.name.startswith("plain.")]
     assert len(kept) == 1
+    assert str(kept[0]) in capsys.readouterr().err
+    # What was set aside is nothing to those that read the sweep's results, and is there for whom names it.
+    assert results_files([out]) == [out / "plain" / "results.json"]
+    assert results_files(kept) == [kept[0] / "results.json"]
+    baseline = str(tmp_path / "baseline.json")
+    assert cli.main(["baseline", baseline, str(out)]) == 0
+    assert cli.main(["gate", str(out), "--baseline", baseline, "--tolerance", "1"]) == 0
+    assert cli.main(["claims", str(out)]) == cli.main(["metrics", str(out)]) == 0
+    assert "plain." not in capsys.readouterr().out
     assert lines(kept[0])[13].l2 > lines(out / "plain")[13].l2
     # The last bits hang on the size of a batch.
     assert sweep(grid[:1], out, "--index", "13", "--resume", "--batch-seconds", "3") == 2
@@ -153,13 +163,13 @@ def test_other_code_of_this_package_is_refused(
         assert sweep(grid[:1], out, *options) == 2
         err = capsys.readouterr().err
         assert f"code.armory_mdnf was '{before}' there, is '{'0' * 64}' now" in err
-        assert "begin in another --output-dir, or --set-aside renames the folder" in err
+        assert "begin in another --output-dir, or --set-aside moves the folder away" in err
     path = out / "plain" / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": "armory_mdnf_run/2"}))
     assert sweep(grid[:1], out, *resumed) == 2
     err = capsys.readouterr().err
     assert "is of an older version, which did not keep which code of this package" in err
-    assert "--set-aside renames the folder" in err
+    assert "--set-aside moves the folder away" in err
     assert sweep(grid[:1], out, *resumed, "--set-aside") == 0
 
 

@@ -74,7 +74,7 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.json:
         console.print_json(as_json(opened))
     else:
-        print(describe(opened))
+        console.say(describe(opened))
     return 0
 
 
@@ -87,7 +87,7 @@ def _convert(args: argparse.Namespace) -> int:
     if args.json:
         console.print_json(as_json(opened) | {"out": str(args.out)})
     else:
-        print(told)
+        console.say(told)
     return 0
 
 

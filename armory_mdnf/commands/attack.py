@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         console.print_json(content)
     else:
-        print(_told(content))
+        console.say(_told(content))
     return 0
 
 

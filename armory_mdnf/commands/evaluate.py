@@ -153,7 +153,8 @@ def _data(text: str) -> Block:
     """The dataset block of bundled data, of a local LibriSpeech, or of one's own recordings."""
     from armory_mdnf.data.librispeech import SPLITS as OPENSLR
     from armory_mdnf.data.librispeech import split_name
-    from armory_mdnf.data.own import LISTS, load_own
+    from armory_mdnf.data.own import load_own
+    from armory_mdnf.data.paths import LISTS
     from armory_mdnf.data.selection import SPLITS
 
     block = {"module": "armory_mdnf.plugin.datasets", "framework": "numpy", "batch_size": 1}

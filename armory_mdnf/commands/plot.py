@@ -45,20 +45,22 @@ def add_command(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw. Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input."""
     from armory_mdnf.evaluation.noise_sensitivity import read_sensitivities
+    from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files.atomic import ensure_writable
     from armory_mdnf.report import charts, figure, runs
 
     if bool(args.runs) == args.sensitivity:
         raise OptionError("expected runs, or --sensitivity and no runs")
     figure.check_format(args.out)
-    ensure_writable(args.out)
+    found = results_files(args.runs)
+    ensure_writable(args.out, unlike=found)
     if args.sensitivity:
         drawn = read_sensitivities()
         figure.draw_sensitivities(args.out, drawn, args.title)
         _tell(args, "measurement", len(drawn))
         return 0
     with options.Progress(None, "runs") as progress:
-        placed = runs.read_runs(args.runs, progress.step_of)
+        placed = runs.read_runs(found, progress.step_of)
     if args.split is not None:
         splits = {p.run.split for p in placed}
         if args.split not in splits:

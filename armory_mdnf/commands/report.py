@@ -111,6 +111,6 @@ def _listen(placed: Sequence[Placed], chosen: Mapping[str, list[int]]) -> tuple[
                 try:
                     heard[p.path] = chosen_sounds(listen(p.run, places, progress.step))
                 except (ArmoryMdnfError, OSError) as error:
-                    print(f"without sound: {p.path}: {cause(error)}", file=sys.stderr)
+                    console.say(f"without sound: {p.path}: {cause(error)}", sys.stderr)
                     silent.append(p.path)
     return heard, silent

@@ -52,14 +52,14 @@ def run(args: argparse.Namespace) -> int:
             reason = str(error) if str(path) in str(error) else f"{path}: {error}"
             if len(args.files) == 1:
                 raise AudioError(reason) from error
-            print(f"left out: {reason}", file=sys.stderr)
+            console.say(f"left out: {reason}", sys.stderr)
             failed.append({"file": str(path), "reason": reason})
             continue
         text = listener.joined(heard)
         entry = {"file": str(path), "duration_s": heard[-1].end_s, "transcript": text}
         found.append(entry | {"pieces": [asdict(piece) for piece in heard]})
         if not args.json:
-            print(text if len(args.files) == 1 else f"{shown(str(path), 200)}: {text}", flush=True)
+            console.say(text if len(args.files) == 1 else f"{shown(str(path), 200)}: {text}")
     if args.json:
         content = {"model": model, "defense": args.defense, "seed": args.seed}
         console.print_json(content | {"files": found, "failed": failed})

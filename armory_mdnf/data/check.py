@@ -141,7 +141,7 @@ def _check(args: argparse.Namespace) -> int:
         splits = [asdict(r) | {"missing": r.missing, "usable": r.usable} for r in reports]
         console.print_json({"root": str(root), "splits": splits})
     else:
-        print(f"{root}\n{describe(reports)}")
+        console.say(f"{root}\n{describe(reports)}")
     return 0 if reports and all(r.usable for r in reports) else 1
 
 

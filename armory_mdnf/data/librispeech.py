@@ -9,6 +9,7 @@ environment variables). Nothing is downloaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -223,10 +224,13 @@ def flac_header(path: Path) -> FlacHeader:
 def audio_checksum(path: Path) -> str:
     """A checksum of a recording: the MD5 that a FLAC file has of its audio, if it has, else SHA-256 of the file.
 
+    A file that is called .flac and has no header of FLAC's at its beginning is another file, perhaps of audio too.
     Raises :class:`AudioError` if the file cannot be read.
     """
-    if path.suffix == ".flac" and (md5 := flac_header(path).md5).strip("0"):  # zeros: the encoder left it out
-        return md5
+    if path.suffix == ".flac":
+        with contextlib.suppress(AudioError):
+            if (md5 := flac_header(path).md5).strip("0"):  # zeros: the encoder left it out
+                return md5
     try:
         return sha256_of(path)
     except OSError as error:

@@ -23,6 +23,7 @@ from typing import Any
 
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import SPLITS, chapters, read_chapter
+from armory_mdnf.data.paths import LISTS
 from armory_mdnf.data.saved import SavedUtterance, audio_of, duration_s, is_saved, open_saved
 from armory_mdnf.data.text import normalise
 from armory_mdnf.errors import AudioError, BundleError, TranscriptError, cause, quoted, shown
@@ -32,16 +33,10 @@ AUDIO = ("audio", "file", "path", "wav", "audio_filepath", "filename", "file_nam
 TEXT = ("text", "transcript", "transcription", "sentence", "words", "normalized_text")
 NAMES = ("id", "utterance", "utt_id")
 SPEAKERS = ("speaker", "speaker_id", "voice", "client_id")
-LISTS = (".csv", ".tsv", ".jsonl")
 TEXT_FILES = (".txt", ".lab")
 SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 MAX_BYTES = 1 << 28  # of a list
 MAX_TEXT_BYTES = 1 << 20  # of the transcript of one utterance
-
-
-def is_path(split: str) -> bool:
-    """Whether the name of a split is the path of one's own recordings: it has a separator, or is of a list."""
-    return os.sep in split or split.endswith(LISTS)
 
 
 def load_own(path: str | os.PathLike[str], *, strict: bool = True) -> list[Utterance]:

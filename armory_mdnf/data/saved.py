@@ -43,13 +43,15 @@ class SavedUtterance(Utterance):
         return from_samples(audio[0], audio[1], rate_hz, name)
 
     def checksum(self) -> str:
-        """SHA-256 of the audio as it is kept. Raises :class:`AudioError` if it cannot be read."""
+        """SHA-256 of the audio as it is kept, an array's with its rate. Raises :class:`AudioError`."""
         audio = self._audio()
         try:
             content = audio.read_bytes() if isinstance(audio, Path) else audio
         except OSError as error:
             raise AudioError(f"{self.path}, row {self.row}: its file cannot be read: {cause(error)}") from error
-        return hashlib.sha256(content if isinstance(content, bytes) else content[0].tobytes()).hexdigest()
+        if isinstance(content, tuple):
+            content = f"{content[1]} Hz ".encode() + content[0].tobytes()
+        return hashlib.sha256(content).hexdigest()
 
     def _audio(self) -> Path | bytes | tuple[Samples, int]:
         return audio_of(open_saved(self.path)[self.row][self.column], self.path, self.row)

@@ -14,10 +14,11 @@ from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.recordings import read_recording
 from armory_mdnf.data import librispeech as openslr
 from armory_mdnf.data.bundled import Utterance, corpora_folder, load_split, read_manifest
-from armory_mdnf.data.own import is_path, load_own
+from armory_mdnf.data.own import load_own
+from armory_mdnf.data.paths import is_path
 from armory_mdnf.data.saved import SavedUtterance
 from armory_mdnf.errors import AudioError, OptionError, choices, quoted
-from armory_mdnf.files.provenance import of_array, of_values
+from armory_mdnf.files.provenance import of_array, of_values, sha256_of
 
 SAMPLE_RATE_HZ = 16000
 SPLITS = {
@@ -41,7 +42,7 @@ class HeldUtterance(Utterance):
 def bundled(split: str, index: Index = None, *, strict: bool = True) -> list[tuple[int, Utterance]]:
     """The chosen utterances of a bundled split with their positions in it, in its order.
 
-    A path (:func:`armory_mdnf.data.own.is_path`) is that of recordings of one's own.
+    A path (:func:`armory_mdnf.data.paths.is_path`) is that of recordings of one's own.
     ``strict`` False gives those that cannot be used too, with their ``problem``.
 
     Raises :class:`OptionError` for an unknown split or an index that chooses nothing, :class:`BundleError` for a file
@@ -90,14 +91,19 @@ def split_size(name: str) -> int:
 
 
 def fingerprint(utterance: Utterance) -> str:
-    """A checksum of a recording and of its words, for what depends on both; also of a recording that is damaged."""
+    """A checksum of a recording and of its words, for what depends on both; also of a recording that is damaged.
+
+    Of one that is to be converted the whole file counts: its rate and channels decide too, which FLAC's MD5 leaves out,
+    and nothing holds its audio to that MD5 when it is read.
+    """
     if isinstance(utterance, HeldUtterance):
         return of_values([of_array(utterance.samples), utterance.transcript])[:16]
     try:
-        audio = (
-            utterance.checksum() if isinstance(utterance, SavedUtterance) else openslr.audio_checksum(utterance.path)
-        )
-    except AudioError as error:
+        if isinstance(utterance, SavedUtterance):
+            audio = utterance.checksum()
+        else:
+            audio = sha256_of(utterance.path) if utterance.converted else openslr.audio_checksum(utterance.path)
+    except (AudioError, OSError) as error:
         audio = str(error)
     return of_values([audio, utterance.transcript])[:16]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from armory_mdnf.evaluation.records import RunRecord
+from armory_mdnf.evaluation.records import RunRecord, as_number
 
 FAMILIES = {"melgan": "MG", "pwg": "WG"}
 STOCHASTIC = ("RS", "MG-MDNF", "MG-MDNF flat", "WG", "WG-MDNF")
@@ -107,8 +107,8 @@ def _threat(run: RunRecord) -> str | None:
         return CW if CW_OPTIONS | kwargs == CW_OPTIONS else None
     steps = kwargs.pop("max_iter", 100)
     draws = kwargs.pop("eot_draws", 1)
-    norm, step = str(kwargs.pop("norm", None)), kwargs.pop("eps_step", None)
-    eps, snr_db, fraction = (kwargs.pop(key, None) for key in ("eps", "snr_db", "step_fraction"))
+    norm, step = str(kwargs.pop("norm", None)), as_number(kwargs.pop("eps_step", None))
+    eps, snr_db, fraction = (as_number(kwargs.pop(key, None)) for key in ("eps", "snr_db", "step_fraction"))
     if kwargs or block.get("name") not in ("PGD", "ProjectedGradientDescent", "SNR_PGD_Numpy"):
         return None
     if norm in ("snr", "snr_db"):
@@ -116,9 +116,7 @@ def _threat(run: RunRecord) -> str | None:
         known = bool(given.get("targeted")) and bound is not None and 0.5 in (fraction, step)
         name = f"{bound:g} dB" if known else None
     else:
-        small = isinstance(eps, (int, float)) and (
-            fraction == 0.2 or (isinstance(step, (int, float)) and abs(step - eps / 5) < 1e-9)
-        )
+        small = eps is not None and (fraction == 0.2 or (step is not None and abs(step - eps / 5) < 1e-9))
         name = f"{NORMS[norm]} {eps:g}" if small and norm in NORMS and not given.get("targeted") else None
     if name is None:
         return None

@@ -83,7 +83,7 @@ def page(judged: Judged, missing: Mapping[Ground, Sequence[Cell]]) -> str:
 def title(ground: Ground) -> str:
     """What verdicts are of."""
     vocoders = f", vocoders {ground.vocoders}" if ground.vocoders else ""
-    return f"{ground.split}, recogniser {ground.recogniser}{vocoders}"
+    return console.printable(f"{ground.split}, recogniser {ground.recogniser}{vocoders}")
 
 
 def _row(gradient: str, verdict: Verdict) -> list[str]:
@@ -153,12 +153,10 @@ def _claims(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.comparison import read_run
     from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files import strict_json
-    from armory_mdnf.files.atomic import ensure_writable, write_text
+    from armory_mdnf.files.atomic import ensure_all_writable, write_text
 
     files = results_files(args.results)
-    for target in (args.write, args.json):
-        if target is not None:
-            ensure_writable(target, unlike=files)
+    ensure_all_writable([args.write, args.json], unlike=[*files, *([args.check] if args.check else [])])
     grounds = tables(read_run(path) for path in files)
     judged = judge_all(grounds)
     text = page(judged, {ground: without_run(table) for ground, table in grounds.items()})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf import console
+from armory_mdnf.console import printable
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.rates import difference
@@ -80,12 +81,13 @@ def side_by_side(first: RunRecord, second: RunRecord, colour: bool = False) -> s
         lines.append(f"{name:22}" + "".join(f"{_rate(counts):>24}" for counts in pooled))
     lines.append("")
     for label, run in zip(labels, (first, second), strict=True):
-        lines.append(f"{label:{width}}recogniser {run.recognizer}, {attack_line(run).split(maxsplit=1)[1]}")
+        heard = f"recogniser {printable(run.recognizer)}"
+        lines.append(f"{label:{width}}{heard}, {attack_line(run).split(maxsplit=1)[1]}")
     lines += ["", "Understood under attack; [WORD] was not said, [-] stands for a word that was lost:"]
     for a, b in zip(first.outcomes, second.outcomes, strict=True):
-        lines += ["", f"{'reference':{width}}{_printable(a.reference)}"]
+        lines += ["", f"{'reference':{width}}{printable(a.reference)}"]
         for label, outcome in zip(labels, (a, b), strict=True):
-            text = mark_words(_printable(a.reference), _printable(outcome.adversarial or ""), colour)
+            text = mark_words(printable(a.reference), printable(outcome.adversarial or ""), colour)
             lines.append(f"{label:{width}}{text}")
     return "\n".join([*lines, "", *meaning(first, second)]) + "\n"
 
@@ -116,7 +118,7 @@ def meaning(first: RunRecord, second: RunRecord) -> list[str]:
 
 
 def _labels(first: RunRecord, second: RunRecord) -> list[str]:
-    labels = [defence_label(run.config) for run in (first, second)]
+    labels = [printable(defence_label(run.config)) for run in (first, second)]
     return labels if labels[0] != labels[1] else [f"{label} ({i})" for i, label in enumerate(labels, 1)]
 
 
@@ -129,11 +131,6 @@ def _difference(before: WordCounts, after: WordCounts) -> str:
 
 def _rate(counts: WordCounts | None) -> str:
     return "-" if counts is None else f"{percent(counts.rate)} ({counts.errors} of {counts.reference_words})"
-
-
-def _printable(text: str) -> str:
-    """A transcript without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _comparable(first: RunRecord, second: RunRecord) -> RunRecord:

@@ -65,16 +65,12 @@ def _gate(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.gate_reports import as_json, junit, text
     from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files import strict_json
-    from armory_mdnf.files.atomic import ensure_apart, ensure_writable, write_text
+    from armory_mdnf.files.atomic import ensure_all_writable, write_text
 
     points = None if args.tolerance == STATISTICAL else _size(args.tolerance, "--tolerance", " or `statistical`")
     snr_db = SNR_TOLERANCE_DB if args.snr_tolerance is None else _size(args.snr_tolerance, "--snr-tolerance")
     files = results_files(args.results)
-    for target in (args.junit, args.json):
-        if target is not None:
-            ensure_writable(target, unlike=[*files, Path(args.baseline)])
-    if args.junit is not None and args.json is not None:
-        ensure_apart(args.json, [args.junit])
+    ensure_all_writable([args.junit, args.json], unlike=[*files, args.baseline])
     baseline = read_baseline(args.baseline)
     cells, unread = read_cells(files)
     report = gate(cells, baseline, Options(points, snr_db, args.any_change, args.common), unread)
@@ -112,7 +108,7 @@ def _baseline(args: argparse.Namespace) -> int:
     after = Baseline(args.file.stem, source, cells)
     write_baseline(args.file, after)
     for line in changes(before, read_baseline(args.file)):
-        print(line)
+        console.say(line)
     print(f"{args.file}: {len(cells)} cells")
     return 0
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 from xml.etree import ElementTree
 
+from armory_mdnf.console import printable
 from armory_mdnf.evaluation.gate import LABELS, Finding, Report, unit
 from armory_mdnf.metrics.intervals import CONFIDENCE
 
@@ -33,7 +34,7 @@ def text(report: Report) -> str:
     number = {v: sum(f.verdict == v for f in compared) for v in ("same", "better", "worse")}
     parts = [f"{number['same']} as before", f"{number['better']} better", f"{number['worse']} worse"]
     lines.append(f"{len(compared)} compared: {', '.join(parts)}; {len(report.refusals)} results cannot be compared")
-    return "\n".join([*lines, f"gate: {VERDICTS[report.code]}"]) + "\n"
+    return "\n".join(map(printable, [*lines, f"gate: {VERDICTS[report.code]}"])) + "\n"
 
 
 def tolerance(report: Report) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.cells import cell_described, cell_named
 from armory_mdnf.evaluation.comparison import NO_DEFENCE, defence_label
-from armory_mdnf.evaluation.records import RunRecord
+from armory_mdnf.evaluation.records import RunRecord, as_number
 
 FLAT = " with flat noise"
 FRAME = " with noise over the frame"
@@ -97,12 +97,13 @@ def _bound(name: str, kwargs: Mapping[str, Any]) -> tuple[str, str, str]:
         return name, f"white noise, {size}", "noise"
     if "CarliniWagner" in name:
         return "CW", f"CW {eps}", "cw"
-    if norm == "snr" and isinstance(kwargs.get("snr_db"), (int, float)):
-        return "PGD", f"{kwargs['snr_db']:.4g} dB", "snr"
-    if norm == "snr_db" and isinstance(eps, (int, float)):
-        return "PGD", f"{eps:.4g} dB", "snr"
-    if norm == "snr" and isinstance(eps, (int, float)) and eps > 0:
-        return "PGD", f"power ratio {eps:g} ({10 * math.log10(eps):.1f} dB)", "snr"
+    snr_db, number = as_number(kwargs.get("snr_db")), as_number(eps)
+    if norm == "snr" and snr_db is not None:
+        return "PGD", f"{snr_db:.4g} dB", "snr"
+    if norm == "snr_db" and number is not None:
+        return "PGD", f"{number:.4g} dB", "snr"
+    if norm == "snr" and number is not None and number > 0:
+        return "PGD", f"power ratio {number:g} ({10 * math.log10(number):.1f} dB)", "snr"
     family = "PGD" if name in ("PGD", "ProjectedGradientDescent", "ProjectedGradientDescentNumpy") else name
     if kind is None or eps is None:
         return family, name, "other"
@@ -111,10 +112,8 @@ def _bound(name: str, kwargs: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def strength(kwargs: Mapping[str, Any], kind: str) -> float:
     """How much a bound allows, to order the columns from strong to weak within a kind."""
-    value = kwargs.get("snr_db", kwargs.get("eps")) if kind == "snr" else kwargs.get("eps")
-    if not isinstance(value, (int, float)):
-        return 0.0
-    return -float(value) if kind == "snr" else float(value)
+    value = as_number(kwargs.get("snr_db", kwargs.get("eps")) if kind == "snr" else kwargs.get("eps")) or 0.0
+    return -value if kind == "snr" else value
 
 
 @functools.cache

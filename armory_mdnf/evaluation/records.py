@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf.console import printable
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.files import strict_json
 from armory_mdnf.files.atomic import write_text
@@ -18,6 +20,8 @@ RECORDS = "armory_mdnf_record/"
 FORMAT = f"{RECORDS}3"
 OLDER = f"{RECORDS}2"  # without what tells a part of a configuration from the whole
 
+LAST_TIME = 253_402_300_800
+"""Seconds from 1970 to the year 10000, which no date has."""
 FURTHER = ("segmental_snr_db", "stoi")
 """Measures of an utterance that only this package's own results have, and a file has only where there are some."""
 COMPARISONS = {
@@ -85,7 +89,7 @@ class LeftOut:
     @property
     def sentence(self) -> str:
         """What a user is told."""
-        return f"{self.id} ({self.file}): {self.reason}"
+        return printable(f"{self.id} ({self.file}): {self.reason}")
 
     def recorded(self) -> dict[str, str]:
         """What results keep of it."""
@@ -246,9 +250,9 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
             run = with_origin(with_extent(run, content), content)
         stated = content["wer"]
         check_run(run)
-    except (AttributeError, KeyError, TypeError) as error:
+        found = {name: run.rate(name) for name in COMPARISONS}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: not a complete record: {error!r}") from error
-    found = {name: run.rate(name) for name in COMPARISONS}
     if stated != found:
         raise ResultsError(f"{path}: states word error rates {stated}, but its transcripts give {found}")
     return run
@@ -266,14 +270,31 @@ def check_run(run: RunRecord) -> None:
         for inner in ("kwargs", "model_kwargs", "wrapper_kwargs"):
             value = block.get(inner) if isinstance(block, dict) else None
             kinds.append((f"config.{key}.{inner}", value, (dict, type(None))))
-    kinds += [(f"seconds.{key}", value, (int, float)) for key, value in dict(run.seconds).items()]
+    seconds = run.seconds if isinstance(run.seconds, dict) else {}
+    kinds += [(f"seconds.{key}", value, (int, float)) for key, value in seconds.items()]
     for outcome in run.outcomes:
-        kinds.append(("id", outcome.id, (str, type(None))))
+        kinds.append(("reference", outcome.reference, (str,)))
+        texts = ("id", "benign", "adversarial", "target")
+        kinds += [(name, getattr(outcome, name), (str, type(None))) for name in texts]
         sizes = ("snr_db", "l2", "linf", *FURTHER)
         kinds += [(name, getattr(outcome, name), (int, float, type(None))) for name in sizes]
     for name, value, expected in kinds:
-        if not isinstance(value, expected) or isinstance(value, bool):
+        fits = isinstance(value, expected) and not isinstance(value, bool)
+        if not fits or (isinstance(value, (int, float)) and as_number(value) is None):
             raise TypeError(f"{name} is {quoted(value)}")
+    if run.timestamp is not None and not 0 <= run.timestamp < LAST_TIME:
+        raise TypeError(f"timestamp is {quoted(run.timestamp)}")
+
+
+def as_number(value: object) -> float | None:
+    """A finite number that a file has, as a float; None for anything else, and for one that no float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
@@ -319,6 +340,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultsError(f"no results file at {path}") from None
+    except IsADirectoryError:
+        raise ResultsError(f"{path} is a folder: expected a file in it, of results or a record") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not readable JSON (a run cut short?): {error}") from error
     if not isinstance(content, dict):
@@ -333,11 +356,17 @@ def results_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        inner = [path] if path.is_file() else sorted(p for p in path.rglob("*.json") if not is_of_else(p))
+        inner = [path] if path.is_file() else [p for p in json_files(path) if not is_of_else(p)]
         if not inner:
             raise ResultsError(f"{path}: expected a results file or a folder that holds some, found none")
         found += inner
     return list(dict.fromkeys(found))
+
+
+def json_files(folder: Path) -> list[Path]:
+    """Every JSON file below a folder, sorted, but for what is hidden there: cells set aside, and half-written files."""
+    inner = ((path, path.relative_to(folder).parts) for path in folder.rglob("*.json"))
+    return sorted(path for path, parts in inner if not any(part.startswith(".") for part in parts))
 
 
 def is_of_else(path: str | os.PathLike[str]) -> bool:

@@ -6,6 +6,7 @@ import statistics
 from dataclasses import asdict
 from typing import Any
 
+from armory_mdnf.console import printable
 from armory_mdnf.evaluation.cells import cell_described, departures, describe, heading
 from armory_mdnf.evaluation.rates import interval
 from armory_mdnf.evaluation.records import COMPARISONS, Outcome, RunRecord
@@ -72,7 +73,7 @@ def summarise(run: RunRecord, examples: int = 3, where: str | None = None) -> st
         lines += [f"{name:12} {text or '(nothing)'}" for name, text in _texts(outcome)]
     if where:
         lines += ["", f"results      {where}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _utterances(run: RunRecord) -> str:

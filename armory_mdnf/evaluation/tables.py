@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from armory_mdnf.console import printable
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.cells import cell_named, departures
 from armory_mdnf.evaluation.paper import published, row_label, threat_of
@@ -37,8 +38,9 @@ def _place(run: RunRecord) -> tuple[str, int, str]:
 
 
 def markdown(rows: Iterable[Sequence[str]], header: Sequence[str] = HEADER) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
+    """A Markdown table, whose cells may have words of a file in them."""
+    escaped = ([printable(cell).replace("|", "\\|") for cell in row] for row in rows)
+    lines = [header, ["---"] * len(header), *escaped]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
@@ -75,8 +77,7 @@ def size(run: RunRecord) -> str:
 def _name(run: RunRecord) -> str:
     """The record's name, with what it lacks of the cell of that name, or of its own configuration."""
     found = departures(run, cell_named(run, run.name))
-    marked = f"{run.name} (not whole: {'; '.join(found)})" if found else run.name
-    return marked.replace("|", "\\|")
+    return f"{run.name} (not whole: {'; '.join(found)})" if found else run.name
 
 
 def replace_block(text: str, block: str) -> str:

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from armory_mdnf.errors import OptionError, StorageError, shown
 
+LINES = "utterances.jsonl"
+OF_A_RUN = (LINES, "run.json", "results.json", "partial.json")
+"""Files in the folder of a run, the first of which tells one. Nobody but the runner writes over them."""
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -46,10 +50,15 @@ def ensure_apart(path: str | os.PathLike[str], others: Iterable[str | os.PathLik
             raise OptionError(f"{shown(os.fspath(path), 200)} would be written over: it is given twice")
 
 
+def _refuse_of_a_run(path: Path) -> None:
+    if path.name in OF_A_RUN and path.exists() and (path.parent / LINES).exists():
+        raise OSError("it is a file of the run in its folder, expected another name")
+
+
 def ensure_writable(path: str | os.PathLike[str], unlike: Iterable[str | os.PathLike[str]] = ()) -> None:
     """See before the work starts that :func:`replacing` can write ``path`` after it. Missing folders are made.
 
-    ``unlike``: files that are read, none of which it may be.
+    ``unlike``: files that are read, and other targets, none of which it may be; nor may it be a file that a run keeps.
     Raises :class:`OptionError` naming the target and the reason.
     """
     ensure_apart(path, unlike)
@@ -59,10 +68,20 @@ def ensure_writable(path: str | os.PathLike[str], unlike: Iterable[str | os.Path
             raise OSError("it is a folder, expected the name of a file")
         if target.exists() and not target.is_file():
             raise OSError("it is there and not a plain file")
+        _refuse_of_a_run(target)
         _make_folder(target.parent)
         _try_to_write(_partial(target))
     except (OSError, ValueError) as error:
         raise OptionError(f"cannot write {shown(os.fspath(path), 200)}: {_reason(error)}") from error
+
+
+def ensure_all_writable(paths: Iterable[Path | None], unlike: Iterable[str | os.PathLike[str]] = ()) -> None:
+    """:func:`ensure_writable` for targets of one command, each another file; None for one that is not asked for."""
+    apart = list(unlike)
+    for path in paths:
+        if path is not None:
+            ensure_writable(path, apart)
+            apart.append(path)
 
 
 def ensure_writable_folder(path: str | os.PathLike[str]) -> None:

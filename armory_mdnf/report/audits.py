@@ -12,7 +12,7 @@ from armory_mdnf.audit.names import FORMAT
 from armory_mdnf.audit.report import evidence
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.paper import row_in, threat_in
-from armory_mdnf.evaluation.records import read_json, recognizer_in
+from armory_mdnf.evaluation.records import json_files, read_json, recognizer_in
 from armory_mdnf.files import strict_json
 from armory_mdnf.report.runs import Placed, data_name
 
@@ -61,7 +61,7 @@ def split_paths(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     others = []
     for path in paths:
         if path.is_dir():
-            audits |= dict.fromkeys(inner for inner in sorted(path.rglob("*.json")) if is_audit(inner))
+            audits |= dict.fromkeys(inner for inner in json_files(path) if is_audit(inner))
             others.append(path)
         elif is_audit(path):
             audits[path] = None

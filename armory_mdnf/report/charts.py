@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from armory_mdnf.evaluation.paper import gradient_of
+from armory_mdnf.evaluation.records import as_number
 from armory_mdnf.metrics.intervals import Interval, wer_interval
 from armory_mdnf.metrics.wer import WordCounts
 from armory_mdnf.report.runs import Key, Placed, attacked_counts, data_name, defence_order, have_ids
@@ -78,13 +79,13 @@ def sweeps(placed: Sequence[Placed]) -> list[Chart]:
         block = p.run.config.get("attack") or {}
         kwargs = block.get("kwargs") or {}
         for option in AXES:
-            value = kwargs.get(option, 1 if option == "eot_draws" and _averages(block) else None)
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = as_number(kwargs.get(option, 1 if option == "eot_draws" and _averages(block) else None))
+            if value is not None:
                 rest = {k: v for k, v in kwargs.items() if k not in (option, *FOLLOWS)}
                 attack = [block.get("module"), block.get("name"), rest, gradient_of(p.run.config)]
                 found = groups[option, p.run.split, json.dumps(attack, sort_keys=True, default=str)][p.row]
-                if float(value) not in found or len(found[float(value)].run.outcomes) < len(p.run.outcomes):
-                    found[float(value)] = p
+                if value not in found or len(found[value].run.outcomes) < len(p.run.outcomes):
+                    found[value] = p
     charts = []
     for (option, split, _), rows in groups.items():
         curves = {row: curve for row, points in rows.items() if (curve := _rates(points))}

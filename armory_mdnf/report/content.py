@@ -22,9 +22,9 @@ from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report import alignment, charts
 from armory_mdnf.report.audits import Audit
 from armory_mdnf.report.charts import Chart
-from armory_mdnf.report.listening import Heard, data_address
 from armory_mdnf.report.noise import noise_curves
 from armory_mdnf.report.runs import Placed, data_name, defence_order, names_of
+from armory_mdnf.report.sounds import Heard, data_address
 from armory_mdnf.report.worst import Worst, worst_cases
 from armory_mdnf.runner.completion import complete_config
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, ResultsError
 from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.report.pictures import picture, spectrogram_db
+from armory_mdnf.report.sounds import Heard, Sound, data_address
 from armory_mdnf.runner import components
 from armory_mdnf.runner.completion import complete_config
 from armory_mdnf.runner.elsewhere import refuse_others_code
@@ -35,25 +34,6 @@ ORIGINAL, ATTACKED, DEFENDED, DEFENDED_ATTACK, PERTURBATION, BEHIND = (
     "perturbation",
     "what the attack changes behind the defence",
 )
-
-
-@dataclass(frozen=True)
-class Sound:
-    """A signal for the page: its name, what to know of it, and its MP3 and its spectrogram's PNG as data addresses."""
-
-    name: str
-    note: str
-    audio: str
-    picture: str
-
-
-@dataclass(frozen=True)
-class Heard:
-    """The signals of one utterance of a run, and what was understood when they were computed."""
-
-    position: int
-    sounds: tuple[Sound, ...]
-    transcripts: tuple[str, str]
 
 
 def listen(run: RunRecord, places: Sequence[int], tell: Callable[[int], None] = lambda done: None) -> list[Heard]:
@@ -156,11 +136,6 @@ def mp3(x: Samples, rate_hz: int) -> bytes:
     with io.BytesIO() as file:
         soundfile.write(file, np.clip(x, -1, 1), rate_hz, format="MP3", compression_level=MP3_LEVEL)
         return file.getvalue()
-
-
-def data_address(kind: str, content: bytes) -> str:
-    """Bytes as an address that holds them."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def chosen_sounds(found: Sequence[Heard]) -> dict[int, Heard]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from armory_mdnf.defenses.curves import curve_file, read_curve
 from armory_mdnf.errors import ArmoryMdnfError
 from armory_mdnf.report.charts import BOTTOM, DASHES, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, Point
 from armory_mdnf.report.runs import Placed
@@ -29,13 +28,19 @@ def noise_curves(placed: Sequence[Placed]) -> list[Chart]:
         users.setdefault(name, set()).add(p.defence)
         if name not in found:
             try:
-                values = read_curve(curve_file(name)).tolist()
+                values = _curve(name)
             except (ArmoryMdnfError, OSError):  # a file of another machine
                 continue
             mean = sum(values) / len(values)
             found[name] = [value / mean for value in values]
     curves = {f"{name} ({', '.join(sorted(users[name]))})": values for name, values in sorted(found.items())}
     return [_chart(curves)] if curves else []
+
+
+def _curve(name: str) -> list[float]:
+    from armory_mdnf.defenses.curves import curve_file, read_curve  # torch, which a page without curves needs not
+
+    return list(read_curve(curve_file(name)).tolist())
 
 
 def _chart(curves: Mapping[str, Sequence[float]]) -> Chart:

@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from armory_mdnf.report.audits import Audit
 from armory_mdnf.report.content import build
-from armory_mdnf.report.listening import Heard
 from armory_mdnf.report.pictures import CEILING_DB, FLOOR_DB
 from armory_mdnf.report.runs import Placed, data_name
+from armory_mdnf.report.sounds import Heard
 
 # A shape for each line of a chart, around its point: no line is told by its colour alone.
 SHAPES = (

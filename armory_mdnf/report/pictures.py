@@ -7,7 +7,6 @@ import zlib
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 Matrix = npt.NDArray[np.float64]
 
@@ -33,6 +32,8 @@ STOPS = (
 
 def spectrogram_db(x: npt.NDArray[np.floating], rate_hz: int) -> Matrix:
     """Power in decibels of a full-scale sine's, low frequencies first. Shape: (T,) -> (ROWS, columns)."""
+    import torch  # which a page without sound has no need of
+
     hop = max(rate_hz // 100, -(-len(x) // COLUMNS))
     window = torch.hann_window(N_FFT, dtype=torch.float64)
     padded = torch.nn.functional.pad(torch.from_numpy(np.asarray(x, np.float64)), (N_FFT // 2, N_FFT // 2))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from armory_mdnf.data.own import is_path
+from armory_mdnf.data.paths import is_path
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.cells import cell_described, departures
 from armory_mdnf.evaluation.comparison import NO_DEFENCE, read_run

@@ -15,7 +15,7 @@ from armory_mdnf.asr.preprocessing import Defense
 from armory_mdnf.audio import ragged
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import read_samples
-from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, TranscriptError, cause
+from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, TranscriptError, cause, quoted
 from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.metrics import perturbation
 from armory_mdnf.runner.components import Chosen, Targeter
@@ -113,13 +113,14 @@ class Evaluation:
         )
         seconds: dict[str, float] = {}
         wrong: dict[int, str] = {}
+        references = [utterance.transcript for utterance in utterances]
         if self.benign:
             columns["benign"], seconds["inference"] = self._timed(lambda: self._predict(audio, indices, BENIGN))
+            _check_case(references, columns["benign"])  # before the attack, which takes the time
         if self.intelligibility is not None:
             behind = self._defended(audio, indices)
             columns["stoi"] = [self.intelligibility(x, y) for x, y in zip(audio, behind, strict=True)]
         if self.attack is not None:
-            references = [utterance.transcript for utterance in utterances]
             labels: Sequence[str] | None = references if self.use_label else None
             if self.targeter is not None:
                 labels = columns["target"] = self.targeter.generate_at(indices, references)
@@ -128,6 +129,8 @@ class Evaluation:
             kept = [i for i in range(n) if i not in wrong]
             texts = self._predict([changed[i] for i in kept], [indices[i] for i in kept], ADVERSARIAL) if kept else []
             columns["adversarial"] = _spread(kept, texts, n)
+            for expected in (references, columns["target"]):
+                _check_case(expected, columns["adversarial"])
             for name in SIZES:
                 measure = getattr(perturbation, name)
                 columns[name] = _spread(kept, [finite(measure(audio[i], changed[i])) for i in kept], n)
@@ -204,6 +207,18 @@ class Evaluation:
         """A result and the wall time in seconds; transcripts and audio come back as NumPy, so a GPU is done then."""
         start = time.perf_counter()
         return function(), time.perf_counter() - start
+
+
+def _check_case(expected: Sequence[str | None], texts: Sequence[str | None]) -> None:
+    """Raise :class:`TranscriptError` for a transcript of another case than what it is compared with.
+
+    Words are compared with their case: each would count as an error, and nobody would see why.
+    """
+    for wanted, text in zip(expected, texts, strict=True):
+        for case in (str.upper, str.lower):
+            if wanted and text and wanted == case(wanted) != wanted.swapcase() and text != case(text):
+                found = f"{quoted(wanted)}, the recogniser gave {quoted(text)}"
+                raise TranscriptError(f"expected a transcript in {case.__name__} case as {found}")
 
 
 def _difference(x: np.ndarray, x_adv: Any) -> str:

@@ -35,6 +35,7 @@ from armory_mdnf.runner.sweep_plan import Cell, Cost, Place, cost, make_cell, na
 LOCAL = "local"
 NOTHING, OUT_OF_TIME = 2, 4  # the first as of a `run` of which nothing could be processed
 LOCK = "sweep.lock"
+ASIDE = ".set_aside"  # hidden, so that `results_files` does not find what is in it
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -135,7 +136,7 @@ def _journals(cells: Sequence[Cell], folders: Sequence[Path], args: argparse.Nam
                 opened.append(Journal.reopen(folder))
             else:
                 if there:
-                    os.replace(folder, folder.with_name(f"{folder.name}.{time.strftime('%Y-%m-%dT%H%M%S')}"))
+                    _set_aside(folder)
                 opened.append(Journal.create_in(folder, {**cell.identity, "changed": dict(cell.changed)}))
     except BaseException:
         for journal in opened:
@@ -144,13 +145,21 @@ def _journals(cells: Sequence[Cell], folders: Sequence[Path], args: argparse.Nam
     return opened
 
 
+def _set_aside(folder: Path) -> None:
+    """Move a cell's folder to where whatever reads the results of its sweep passes it over."""
+    place = folder.parent / ASIDE / f"{folder.name}.{time.strftime('%Y-%m-%dT%H%M%S')}"
+    place.parent.mkdir(exist_ok=True)
+    os.replace(folder, place)
+    print(f"{folder.name}: what was there is now {place}", file=sys.stderr)
+
+
 def _fits(cell: Cell, folder: Path, set_aside: bool) -> bool:
     """Whether a folder is of this very cell; otherwise it is to be set aside, or is refused."""
     try:
         check_same(read_run(folder), cell.identity, folder)
     except ResultsError as error:
         if not set_aside:
-            advice = "begin in another --output-dir, or --set-aside renames the folder and begins this cell anew"
+            advice = "begin in another --output-dir, or --set-aside moves the folder away and begins this cell anew"
             raise ResultsError(f"{error}; {advice}") from error
         return False
     return True

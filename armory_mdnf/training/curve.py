@@ -29,7 +29,7 @@ from armory_mdnf.audio.resample import resample
 from armory_mdnf.data.librispeech import FOLDER, SPLITS, load_split
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import AttackError, OptionError, choices
-from armory_mdnf.files.atomic import ensure_writable, replacing, storing, write_text
+from armory_mdnf.files.atomic import ensure_all_writable, replacing, storing, write_text
 from armory_mdnf.files.provenance import made_of, of_array, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps, read_json
 from armory_mdnf.options import SEED, Kind, listed, number, whole
@@ -134,14 +134,13 @@ def plot(curve: list[float], path: Path, title: str) -> None:
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a picture that cannot be drawn or written. Raises :class:`OptionError`."""
+    """Refuse a picture that cannot be drawn. Raises :class:`OptionError`."""
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
         raise OptionError("--plot needs matplotlib: pip install matplotlib") from error
     if path.suffix[1:] not in FigureCanvasBase.filetypes:
         raise OptionError(f"--plot: {choices(path.suffix[1:], FigureCanvasBase.filetypes, 'format of a picture')}")
-    ensure_writable(path)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -171,9 +170,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     args = _arguments(argv)
-    ensure_writable(args.out)
     if args.plot:
         check_plot(args.plot)
+    ensure_all_writable([args.out, args.plot], unlike=[args.recognizer, args.vocoder])
     recordings, data = choose(args.corpus, args.data_dir, args.pairs, args.max_duration_s, args.seed)
     provenance = made_of(
         recognizer=recognizer_checksum(args.recognizer),

@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = split_name(args.corpus)
     if known is not None and not known.startswith("dev"):
         raise OptionError(f"--corpus {args.corpus}: expected a dev split, a level is chosen on nothing else")
-    ensure_writable(args.out)
+    ensure_writable(args.out, unlike=[args.recognizer, args.vocoder, *args.curve])
     found = any_split(args.corpus if known else f"{args.corpus}_dev")
     if args.speakers:
         found = of_speakers(found, args.speakers, args.corpus)

@@ -346,7 +346,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--every", type=typed(whole(1), int), default=250, metavar="N", help=text)
     args = parser.parse(argv)
     recipe = Recipe.read(args.recipe)
-    ensure_writable(args.out)
+    begins_with = [] if recipe.init is None else [recipe.init, args.data_dir / recipe.init]
+    ensure_writable(args.out, unlike=[args.recipe, *begins_with])
     ensure_writable_folder(args.data_dir / "runs" / recipe.name)
     train(recipe, args.data_dir, args.out, args.device, args.every, args.loaders)
     return 0

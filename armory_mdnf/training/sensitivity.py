@@ -94,7 +94,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     args = _arguments(argv)
-    ensure_writable(args.out)
+    ensure_writable(args.out, unlike=[args.recognizer, *args.vocoder])
     recognizer = load_recognizer(args.recognizer)
     vocoders = {name: load_vocoder(name) for name in args.vocoder}
     provenance = made_of(

@@ -333,7 +333,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(args, "sources"):
         given["sources"] = parse_sources(given["sources"])
     if args.export:
-        ensure_writable(args.export)
+        read = [args.recipe, *(given.get(name) for name in ("conditioning", "init", "continue_from"))]
+        ensure_writable(args.export, unlike=[*filter(None, read), args.out / "checkpoint.pt"])
     if args.export_only:
         if not args.export:
             raise OptionError("--export-only needs --export, the file to write")
