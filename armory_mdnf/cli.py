@@ -251,11 +251,11 @@ def _summary(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
-    from armory_mdnf.evaluation.armory_results import NATIVE
     from armory_mdnf.evaluation.cells import as_recorded
     from armory_mdnf.evaluation.joining import joined
     from armory_mdnf.evaluation.records import write_record
     from armory_mdnf.files.atomic import ensure_writable
+    from armory_mdnf.files.run_folder import NATIVE
 
     results = _results_file(args)
     runs = {str(path): _recorded(path) for path in (results, *args.add)}
@@ -270,8 +270,8 @@ def _record(args: argparse.Namespace) -> int:
 
 def _recorded(path: Path) -> Any:
     """A file of results, a record, or the folder of a run: its results, else what it had done when it was stopped."""
-    from armory_mdnf.evaluation.armory_results import NATIVE
     from armory_mdnf.evaluation.comparison import read_run
+    from armory_mdnf.files.run_folder import NATIVE
 
     if not path.is_dir():
         return read_run(path)

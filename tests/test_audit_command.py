@@ -95,9 +95,7 @@ def test_what_the_memory_does_not_hold_is_told_with_the_bound_to_lower(
     monkeypatch.setattr(Trials, "of", no_room)
     assert cli.main([*words, "--batch-seconds", "5.5"]) == 2
     assert bounds == [None, 5.5]
-    assert "stopped after 0 of 2 checks, whose findings are printed; try --batch-seconds X, less than 5.5\n" in (
-        capsys.readouterr().err
-    )
+    assert "error: not enough memory; try --batch-seconds X, less than 5.5\n" in capsys.readouterr().err
 
 
 def test_an_audit_that_is_stopped_keeps_what_it_found(

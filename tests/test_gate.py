@@ -260,7 +260,6 @@ def test_another_target_is_reported_beside_what_is_sound(
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ('"PLAYBACK MODE PRESS EIGHT TO EXIT"', '"playback"', "one list is upper case and the other lower case"),
         ("{", "", "not readable JSON"),
         ('"wer": {', '"x": {', "'wer'"),
     ],
@@ -270,6 +269,24 @@ def test_a_file_that_cannot_be_read_is_reported_beside_what_is_sound(
 ) -> None:
     (tmp_path / "r.json").write_text(SNR20.read_text().replace(old, new, 1))
     assert why in reported_beside(tmp_path / "r.json", capsys)
+
+
+def test_targets_of_another_case_are_reported_beside_what_is_sound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(SNR20.read_text())
+    for utterance in content["utterances"]:
+        utterance["target"] = utterance["target"].lower()
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    assert "one list is upper case and the other lower case" in reported_beside(tmp_path / "r.json", capsys)
+
+
+def test_results_that_are_not_there_are_reported_beside_what_is_sound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "expected a results file or a folder that holds some, found none" in reported_beside(
+        tmp_path / "gone.json", capsys
+    )
 
 
 def test_common_utterances_are_found_by_id_or_reference() -> None:

@@ -17,6 +17,7 @@ from test_summary import armory_content
 from armory_mdnf import cli
 from armory_mdnf.evaluation.baselines import read_baseline
 from armory_mdnf.evaluation.comparison import read_run
+from armory_mdnf.files import run_folder
 
 RESULTS = Path(__file__).parents[1] / "results" / "human"
 
@@ -77,7 +78,7 @@ def content_of(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["run.json", "utterances.jsonl", "results.json"])
+@pytest.mark.parametrize("name", run_folder.ALL)
 def test_no_command_writes_over_the_files_of_a_run(
     name: str, config: dict[str, Any], run: Callable[..., Path], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +98,7 @@ def test_no_command_writes_over_the_files_of_a_run(
         capsys.readouterr()
         assert cli.main(command.replace("FILE", f"run/{name}").split()) == 2
         found = capsys.readouterr().err
-        assert "it is a file of the run in its folder" in found or "it is given twice" in found, command
+        assert "it is the name of a file of the run in its folder" in found or "it is given twice" in found, command
         assert content_of(folder) == before, command
 
 

@@ -224,6 +224,15 @@ def test_records_keep_what_tells_a_part_from_the_whole(file: Callable[[object], 
             records.read_record(path)
 
 
+@pytest.mark.parametrize("block", [None, [], {}, {"local_repo_path": "/x"}])
+def test_blocks_that_no_record_has_are_not_taken(block: Any, tmp_path: Path) -> None:
+    path = RESULTS / "human" / "none_benign.json"
+    content = json.loads(path.read_text())
+    content["config"] |= {"sysconfig": block, "adhoc": block, "scenario": block, "metric": block}
+    (tmp_path / path.name).write_text(json.dumps(content))
+    assert records.read_record(tmp_path / path.name) == records.read_record(path)
+
+
 @pytest.mark.parametrize("text", ['{"format": 1, "format": 1}', '{"format": NaN}', "[]", "[" * 5000, "\0"])
 def test_what_is_no_record_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"

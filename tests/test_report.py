@@ -24,6 +24,7 @@ from armory_mdnf import cli
 from armory_mdnf.audit.command import as_json
 from armory_mdnf.audit.findings import Finding
 from armory_mdnf.audit.names import FORMAT
+from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses.curves import load_curve
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation import paper
@@ -587,6 +588,16 @@ def test_sounds_are_those_of_the_run(tmp_path: Path, config: Any, run: Any, caps
     assert cli.main(["report", str(folder), "-o", str(out), "--audio", "1"]) == 0
     found = outline(out.read_text())
     assert found.tags.count("audio") == found.tags.count("img") == 6
+
+
+def test_recordings_of_ones_own_that_a_page_has_are_named(tmp_path: Path, config: Any, run: Any, capsys: Any) -> None:
+    first = load_split("human", "dev")[0]
+    (tmp_path / "list.csv").write_text(f'audio,text\n"{first.path}","{first.transcript}"\n')
+    config["dataset"] |= {"name": "recordings", "eval_split": str(tmp_path / "list.csv"), "index": None}
+    folder = run(config)
+    capsys.readouterr()
+    assert cli.main(["report", str(folder), "-o", str(tmp_path / "r.html"), "--audio", "1"]) == 0
+    assert f"on the page: {first.path}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ from armory_mdnf.data.selection import bundled, read_samples
 from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.records import LeftOut
+from armory_mdnf.metrics.wer import count_words, word_error_rate
 from armory_mdnf.runner import components
-from armory_mdnf.runner.evaluate import ADVERSARIAL, BENIGN, Evaluation, _check_case
+from armory_mdnf.runner.evaluate import ADVERSARIAL, BENIGN, Evaluation, case_of
 from armory_mdnf.runner.lines import to_line
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
@@ -285,21 +286,39 @@ def test_a_transcript_of_another_case_costs_one_utterance(
         return [heard if key == (18, purpose) else str(text) for key, text in zip(keys, found, strict=True)]
 
     monkeypatch.setattr(estimator, "predict", written)
-    evaluation = Evaluation(estimator, Attack(lambda u: attacked.append(1) or u))
+    evaluation = Evaluation(estimator, Attack(lambda u: attacked.append(1) or u), case="upper")
     found = {line.index: line for line in evaluation(bundled("human", INDEX))}
     assert not any(isinstance(found[i], LeftOut) for i in (13, 41))
     assert isinstance(found[18], LeftOut)
-    assert found[18].reason.startswith("expected a transcript in upper case as '")
-    assert found[18].reason.endswith(f"the recogniser gave '{heard}'")
+    assert found[18].reason == f"expected a transcript in upper case as the references, found '{heard}'"
     assert bool(attacked) == (purpose == ADVERSARIAL)
     assert all(to_line(line) for line in found.values())
 
 
-def test_lower_case_is_compared_with_lower_case() -> None:
-    """Of data of one's own; what has no case is compared with anything."""
-    _check_case(["yes no", "YES", "42", "", "A", None], ["yes na", "YES NO", "forty", "a", "", "a"])
-    with pytest.raises(TranscriptError, match="in lower case as 'yes', the recogniser gave 'Yes'"):
-        _check_case(["yes"], ["Yes"])
+def test_the_case_is_that_of_all_references() -> None:
+    """In data of both cases an utterance may be of one, and what is heard of it counts as it is."""
+    assert [case_of(texts) for texts in (["yes no", "42"], ["A", ""], ["I", "Hello there"], ["42"])] == [
+        "lower",
+        "upper",
+        "",
+        "",
+    ]
+    assert count_words("OK", "ok then").errors == 2
+    with pytest.raises(TranscriptError, match="one list is upper case and the other lower case"):
+        word_error_rate(["OK", "I"], ["ok", "i"])
+
+
+def test_a_target_of_another_case_is_refused_before_the_attack(weights: str) -> None:
+    attacked: list[int] = []
+
+    class Lower:
+        def generate_at(self, indices: list[int], references: list[str]) -> list[str]:
+            return [text.lower() for text in references]
+
+    attack = Attack(lambda u: attacked.append(1) or u)
+    evaluation = Evaluation(RecognizerEstimator(weights, device_type="cpu"), attack, Lower(), case="upper")
+    assert all(isinstance(line, LeftOut) for line in evaluation(bundled("human", INDEX)))
+    assert not attacked
 
 
 def test_audio_of_other_formats_is_finite(tmp_path: Path) -> None:

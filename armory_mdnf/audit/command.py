@@ -128,8 +128,8 @@ def _enough_memory(bound: float, findings: Sequence[Finding], checks: int) -> It
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        done = f"stopped after {len(findings)} of {checks} checks, whose findings are printed"
-        raise OptionError(f"not enough memory; {done}; try --batch-seconds X, less than {bound:g}") from error
+        done = f"stopped after {len(findings)} of {checks} checks, whose findings are printed; " if findings else ""
+        raise OptionError(f"not enough memory; {done}try --batch-seconds X, less than {bound:g}") from error
 
 
 def as_json(about: dict[str, Any], findings: Sequence[Finding], seconds: float) -> dict[str, Any]:

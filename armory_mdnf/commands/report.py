@@ -109,7 +109,10 @@ def _listen(placed: Sequence[Placed], chosen: Mapping[str, list[int]]) -> tuple[
         for p in placed:
             if places := chosen.get(p.path):
                 try:
-                    heard[p.path] = chosen_sounds(listen(p.run, places, progress.step))
+                    found = listen(p.run, places, progress.step)
+                    heard[p.path] = chosen_sounds(found)
+                    for file in (one.file for one in found if one.file):  # a list may name any file of this machine
+                        console.say(f"on the page: {file}", sys.stderr)
                 except (ArmoryMdnfError, OSError) as error:
                     console.say(f"without sound: {p.path}: {cause(error)}", sys.stderr)
                     silent.append(p.path)

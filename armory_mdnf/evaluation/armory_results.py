@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.records import FURTHER, Outcome, RunRecord, check_run, read_json, with_extent, with_origin
+from armory_mdnf.evaluation.records import (
+    FURTHER,
+    KEPT_BLOCKS,
+    Outcome,
+    RunRecord,
+    check_run,
+    read_json,
+    with_extent,
+    with_origin,
+)
+from armory_mdnf.files.run_folder import ABOUT, NATIVE, PARTIAL
 
 TRANSCRIPTS = "transcripts"
-NATIVE, PARTIAL = "results.json", "partial.json"
-"""What ``armory-mdnf run`` calls its results, and a sweep those so far of a cell that is not done.
-
-Beside either a ``run.json`` says what they were made with, and the folder's name tells them from others.
-"""
 # Armory's prefixes of task metrics, and the comparison that each stands for.
 PREFIXES = {"benign": "benign", "adversarial": "adversarial", "targeted": "target"}
-KEPT_BLOCKS = ("_description", "attack", "dataset", "defense", "model", "user_init")
 FLAGS = ("check_run", "num_eval_batches", "skip_attack", "skip_benign")
 """Flags in Armory's results of a run that is not the whole of its configuration."""
 TIMING = re.compile(r"Avg\. CPU time \(s\) for (\d+) executions of (\w+)")
@@ -95,7 +99,7 @@ def _read(content: dict[str, Any], path: str | os.PathLike[str]) -> RunRecord:
 
 def _with_what_made_it(run: RunRecord, path: Path) -> RunRecord:
     """The run with its weights and device, where its folder is that of a native run."""
-    about = path.with_name("run.json")
+    about = path.with_name(ABOUT)
     if not _is_native(path) or not about.is_file():
         return run
     try:

@@ -61,19 +61,18 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 def _gate(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.baselines import read_baseline
     from armory_mdnf.evaluation.gate import SNR_TOLERANCE_DB, Options, gate
-    from armory_mdnf.evaluation.gate_files import read_cells
+    from armory_mdnf.evaluation.gate_files import find_files, read_cells
     from armory_mdnf.evaluation.gate_reports import as_json, junit, text
-    from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files import strict_json
     from armory_mdnf.files.atomic import ensure_all_writable, write_text
 
     points = None if args.tolerance == STATISTICAL else _size(args.tolerance, "--tolerance", " or `statistical`")
     snr_db = SNR_TOLERANCE_DB if args.snr_tolerance is None else _size(args.snr_tolerance, "--snr-tolerance")
-    files = results_files(args.results)
+    files, absent = find_files(args.results)
     ensure_all_writable([args.junit, args.json], unlike=[*files, args.baseline])
     baseline = read_baseline(args.baseline)
     cells, unread = read_cells(files)
-    report = gate(cells, baseline, Options(points, snr_db, args.any_change, args.common), unread)
+    report = gate(cells, baseline, Options(points, snr_db, args.any_change, args.common), [*absent, *unread])
     if args.junit:
         write_text(args.junit, junit(report))
     if args.json:

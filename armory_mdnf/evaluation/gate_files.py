@@ -13,7 +13,19 @@ from armory_mdnf.evaluation.cells import known_name
 from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.evaluation.gate import Refusal
 from armory_mdnf.evaluation.identity import identity
-from armory_mdnf.evaluation.records import read_json
+from armory_mdnf.evaluation.records import read_json, results_files
+
+
+def find_files(paths: Iterable[Path]) -> tuple[list[Path], list[Refusal]]:
+    """The results files that paths name, and the paths that have none: those of a cell that made no results."""
+    files: list[Path] = []
+    absent: list[Refusal] = []
+    for path in paths:
+        try:
+            files += results_files([path])
+        except ResultsError as error:
+            absent.append(Refusal(str(path), str(error).removeprefix(f"{path}: ")))
+    return list(dict.fromkeys(files)), absent
 
 
 def read_cells(paths: Iterable[Path]) -> tuple[dict[str, BaselineCell], list[Refusal]]:

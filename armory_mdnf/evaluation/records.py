@@ -14,12 +14,14 @@ from armory_mdnf.console import printable
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.files import strict_json
 from armory_mdnf.files.atomic import write_text
-from armory_mdnf.metrics.wer import WordCounts, count_words, pool, reached
+from armory_mdnf.metrics.wer import WordCounts, check_case, count_words, pool, reached
 
 RECORDS = "armory_mdnf_record/"
 FORMAT = f"{RECORDS}3"
 OLDER = f"{RECORDS}2"  # without what tells a part of a configuration from the whole
 
+KEPT_BLOCKS = ("_description", "attack", "dataset", "defense", "model", "user_init")
+"""Blocks of its configuration that a record has; others in a file, which could be anything, are not taken."""
 LAST_TIME = 253_402_300_800
 """Seconds from 1970 to the year 10000, which no date has."""
 FURTHER = ("segmental_snr_db", "stoi")
@@ -123,7 +125,13 @@ class RunRecord:
     elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def counts(self, comparison: str) -> WordCounts | None:
-        """Word counts pooled over the utterances, or None if the run left the comparison's transcripts out."""
+        """Word counts pooled over the utterances, or None if the run left the comparison's transcripts out.
+
+        Raises :class:`TranscriptError` for transcripts in another case than what they are compared with.
+        """
+        texts = [tuple(getattr(o, name) for name in COMPARISONS[comparison]) for o in self.outcomes]
+        said = [pair for pair in texts if None not in pair]
+        check_case([a for a, _ in said], [b for _, b in said])
         counts = [c for c in (compare(o, comparison) for o in self.outcomes) if c is not None]
         return pool(counts) if counts else None
 
@@ -244,8 +252,9 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         names = [k for k in RECORDED if not (older and k == "id")]
         rows = [{k: u[k] for k in names} | {k: u[k] for k in FURTHER if k in u} for u in content["utterances"]]
         outcomes = tuple(Outcome(**row) for row in rows)
-        keys = ("name", "config", "seconds", "versions", "timestamp")
-        run = RunRecord(outcomes=outcomes, **{key: content[key] for key in keys})
+        keys = ("name", "seconds", "versions", "timestamp")
+        config = {key: value for key, value in content["config"].items() if key in KEPT_BLOCKS}
+        run = RunRecord(outcomes=outcomes, config=config, **{key: content[key] for key in keys})
         if not older:
             run = with_origin(with_extent(run, content), content)
         stated = content["wer"]

@@ -8,10 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from armory_mdnf.errors import OptionError, StorageError, shown
-
-LINES = "utterances.jsonl"
-OF_A_RUN = (LINES, "run.json", "results.json", "partial.json")
-"""Files in the folder of a run, the first of which tells one. Nobody but the runner writes over them."""
+from armory_mdnf.files import run_folder
 
 
 @contextmanager
@@ -51,8 +48,8 @@ def ensure_apart(path: str | os.PathLike[str], others: Iterable[str | os.PathLik
 
 
 def _refuse_of_a_run(path: Path) -> None:
-    if path.name in OF_A_RUN and path.exists() and (path.parent / LINES).exists():
-        raise OSError("it is a file of the run in its folder, expected another name")
+    if path.name in run_folder.ALL and (path.parent / run_folder.LINES).exists():
+        raise OSError("it is the name of a file of the run in its folder, expected another one")
 
 
 def ensure_writable(path: str | os.PathLike[str], unlike: Iterable[str | os.PathLike[str]] = ()) -> None:

@@ -54,6 +54,21 @@ class WordCounts:
 
 def validate(references: Sequence[str], hypotheses: Sequence[str]) -> None:
     """Raise :class:`TranscriptError` for lists that cannot be compared without giving a wrong number."""
+    _check_texts(references, hypotheses)
+    check_case(references, hypotheses)
+
+
+def check_case(references: Sequence[str], hypotheses: Sequence[str]) -> None:
+    """Raise :class:`TranscriptError` where one list is upper case and the other lower: every word would be wrong.
+
+    Of all utterances together: in data of both cases, single ones may be of one.
+    """
+    joined = [" ".join(texts) for texts in (references, hypotheses)]
+    if any(a.isupper() and b.islower() for a, b in (joined, joined[::-1])):
+        raise TranscriptError("one list is upper case and the other lower case, and words are compared with their case")
+
+
+def _check_texts(references: Sequence[str], hypotheses: Sequence[str]) -> None:
     for what, texts in (("references", references), ("hypotheses", hypotheses)):
         if isinstance(texts, (str, bytes)):
             raise TranscriptError(f"expected {what} as a list of transcripts, got one {type(texts).__name__}")
@@ -63,9 +78,6 @@ def validate(references: Sequence[str], hypotheses: Sequence[str]) -> None:
                 raise TranscriptError(f"expected {what}[{i}] to be a string, got {type(text).__name__}{hint}")
     if len(references) != len(hypotheses):
         raise TranscriptError(f"expected one hypothesis per reference, got {len(references)} and {len(hypotheses)}")
-    joined = [" ".join(texts) for texts in (references, hypotheses)]
-    if any(a.isupper() and b.islower() for a, b in (joined, joined[::-1])):
-        raise TranscriptError("one list is upper case and the other lower case, and words are compared with their case")
 
 
 def align(reference: str, hypothesis: str, characters: bool = False) -> tuple[int, int, int, int]:
@@ -73,7 +85,7 @@ def align(reference: str, hypothesis: str, characters: bool = False) -> tuple[in
 
     White space is one space between words. A reference without any makes an insertion of all of the hypothesis.
     """
-    validate([reference], [hypothesis])
+    _check_texts([reference], [hypothesis])
     said, heard = (" ".join(text.split()) for text in (reference, hypothesis))
     if not said or not heard:  # jiwer refuses these
         left, made = (len(text) if characters else len(text.split()) for text in (said, heard))

@@ -357,8 +357,8 @@ def _is_bundled(config: Mapping[str, Any]) -> bool:
 def _checksums(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """SHA-256 of the weights and curves of a configuration as they are here; why not, where they are not."""
     from armory_mdnf.runner.components import make_estimator
-    from armory_mdnf.runner.elsewhere import refuse_others_code
     from armory_mdnf.runner.named import files_of
+    from armory_mdnf.runner.strangers import refuse_others_code
 
     try:
         whole = complete_config(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from armory_mdnf.asr.preprocessing import Chain
 from armory_mdnf.audio import ragged
 from armory_mdnf.data.bundled import Utterance
+from armory_mdnf.data.paths import is_path
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, ResultsError
 from armory_mdnf.evaluation.records import RunRecord
@@ -19,9 +21,9 @@ from armory_mdnf.report.pictures import picture, spectrogram_db
 from armory_mdnf.report.sounds import Heard, Sound, data_address
 from armory_mdnf.runner import components
 from armory_mdnf.runner.completion import complete_config
-from armory_mdnf.runner.elsewhere import refuse_others_code
 from armory_mdnf.runner.evaluate import ADVERSARIAL, BENIGN, Evaluation
 from armory_mdnf.runner.overrides import BATCH_SECONDS
+from armory_mdnf.runner.strangers import refuse_others_code
 
 Samples = np.ndarray
 MP3_LEVEL = 0.8  # of libsndfile's scale from 0, large, to 1: about 30 kbit/s at 16 kHz
@@ -69,7 +71,8 @@ def listen(run: RunRecord, places: Sequence[int], tell: Callable[[int], None] = 
         if targeter is not None:
             labels = targeter.generate_at([index], [utterance.transcript])
         changed = np.asarray(evaluation.generate([audio], labels, [index])[0])
-        found.append(_heard(estimator, place, index, audio, changed))
+        heard = _heard(estimator, place, index, audio, changed)
+        found.append(replace(heard, file=str(utterance.path)) if is_path(run.split) else heard)
         tell(1)
     return found
 

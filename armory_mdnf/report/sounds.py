@@ -18,11 +18,15 @@ class Sound:
 
 @dataclass(frozen=True)
 class Heard:
-    """The signals of one utterance of a run, and what was understood when they were computed."""
+    """The signals of one utterance of a run, and what was understood when they were computed.
+
+    ``file``: the recording, where it is one of somebody's own.
+    """
 
     position: int
     sounds: tuple[Sound, ...]
     transcripts: tuple[str, str]
+    file: str = ""
 
 
 def data_address(kind: str, content: bytes) -> str:

@@ -16,15 +16,15 @@ import torch
 from armory_mdnf import console
 from armory_mdnf.data.selection import fingerprint
 from armory_mdnf.errors import OptionError, ResultsError, StorageError, quoted
-from armory_mdnf.evaluation.armory_results import NATIVE
 from armory_mdnf.evaluation.records import LeftOut, Outcome, RunRecord
 from armory_mdnf.evaluation.summary import numbers, summarise
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.provenance import leaves
+from armory_mdnf.files.run_folder import NATIVE
 from armory_mdnf.metrics import intelligibility
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, check_config, component, read_config
-from armory_mdnf.runner.evaluate import Evaluation
+from armory_mdnf.runner.evaluate import Evaluation, case_of
 from armory_mdnf.runner.journal import SWEEP, Journal, check_same, identify, read_run
 from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.metrics import perturbation_metrics, task_metrics
@@ -179,6 +179,7 @@ def make_evaluation(config: Config, device: str, chosen: components.Chosen) -> E
         intelligibility=intelligibility.stoi
         if _hears_defended(config, estimator) and intelligibility.available()
         else None,
+        case=case_of(utterance.transcript for _, utterance in chosen),
     )
 
 

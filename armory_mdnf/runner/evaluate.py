@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +42,8 @@ class Evaluation:
     utterance, and gets one at a time. ``in_batches`` says that the attack takes ragged batches and positions; another
     gets an utterance at a time, as in ``armory run``. ``theirs`` names the components that are not of this package,
     for what they do wrong. ``measures``: further sizes of the perturbation, by the names that the metrics have.
-    ``intelligibility``: of defended speech against the clean, where it is measured.
+    ``intelligibility``: of defended speech against the clean, where it is measured. ``case`` is that of all references,
+    as :func:`case_of` tells it: an utterance whose transcript has another one is left out, with that as its reason.
     """
 
     estimator: Any
@@ -56,6 +57,7 @@ class Evaluation:
     theirs: str = ""
     measures: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
     intelligibility: Callable[[Any, Any], float | None] | None = None
+    case: str = ""
 
     def batches(self, chosen: Chosen, seconds: float) -> list[Chosen]:
         """Batches of at most ``seconds`` of audio, padding and the attack's draws included; the longest first.
@@ -116,7 +118,7 @@ class Evaluation:
         references = [utterance.transcript for utterance in utterances]
         if self.benign:
             columns["benign"], seconds["inference"] = self._timed(lambda: self._predict(audio, indices, BENIGN))
-            _check_case(references, columns["benign"])  # before the attack, which takes the time
+            self._check_case("transcript", columns["benign"])  # before the attack, which takes the time
         if self.intelligibility is not None:
             behind = self._defended(audio, indices)
             columns["stoi"] = [self.intelligibility(x, y) for x, y in zip(audio, behind, strict=True)]
@@ -124,13 +126,13 @@ class Evaluation:
             labels: Sequence[str] | None = references if self.use_label else None
             if self.targeter is not None:
                 labels = columns["target"] = self.targeter.generate_at(indices, references)
+                self._check_case("target", labels)
             changed, seconds["attack"] = self._timed(lambda: self.generate(audio, labels, indices))
             wrong = {i: why for i in range(n) if (why := _difference(audio[i], changed[i]))}
             kept = [i for i in range(n) if i not in wrong]
             texts = self._predict([changed[i] for i in kept], [indices[i] for i in kept], ADVERSARIAL) if kept else []
             columns["adversarial"] = _spread(kept, texts, n)
-            for expected in (references, columns["target"]):
-                _check_case(expected, columns["adversarial"])
+            self._check_case("transcript", texts)
             for name in SIZES:
                 measure = getattr(perturbation, name)
                 columns[name] = _spread(kept, [finite(measure(audio[i], changed[i])) for i in kept], n)
@@ -160,6 +162,15 @@ class Evaluation:
         if len(texts) != len(audio):
             raise AudioError(f"the recogniser gave {len(texts)} transcripts for {len(audio)} utterances")
         return texts
+
+    def _check_case(self, what: str, texts: Iterable[str | None]) -> None:
+        """Raise :class:`TranscriptError` for a text of another case than the references.
+
+        Words are compared with their case: each would count as an error, and nobody would see why.
+        """
+        wrong = next((text for text in texts if text and self.case and text != _in_case(self.case, text)), None)
+        if wrong is not None:
+            raise TranscriptError(f"expected a {what} in {self.case} case as the references, found {quoted(wrong)}")
 
     def _defended(self, audio: list[np.ndarray], indices: Sequence[int]) -> list[np.ndarray]:
         """What the recogniser hears of clean utterances (T,), by the draws that :meth:`_predict` has for them."""
@@ -209,16 +220,14 @@ class Evaluation:
         return function(), time.perf_counter() - start
 
 
-def _check_case(expected: Sequence[str | None], texts: Sequence[str | None]) -> None:
-    """Raise :class:`TranscriptError` for a transcript of another case than what it is compared with.
+def case_of(references: Iterable[str]) -> str:
+    """ "upper" or "lower" where all references are of that case, else an empty string."""
+    joined = " ".join(references)
+    return "upper" if joined.isupper() else "lower" if joined.islower() else ""
 
-    Words are compared with their case: each would count as an error, and nobody would see why.
-    """
-    for wanted, text in zip(expected, texts, strict=True):
-        for case in (str.upper, str.lower):
-            if wanted and text and wanted == case(wanted) != wanted.swapcase() and text != case(text):
-                found = f"{quoted(wanted)}, the recogniser gave {quoted(text)}"
-                raise TranscriptError(f"expected a transcript in {case.__name__} case as {found}")
+
+def _in_case(case: str, text: str) -> str:
+    return text.upper() if case == "upper" else text.lower()
 
 
 def _difference(x: np.ndarray, x_adv: Any) -> str:

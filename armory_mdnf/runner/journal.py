@@ -21,6 +21,7 @@ from armory_mdnf.files import provenance, strict_json
 from armory_mdnf.files.atomic import write_text
 from armory_mdnf.files.json_lines import finished, objects
 from armory_mdnf.files.provenance import made_of
+from armory_mdnf.files.run_folder import ABOUT, LINES
 from armory_mdnf.runner.config import Config
 from armory_mdnf.runner.lines import parse_line, to_line
 
@@ -79,7 +80,7 @@ class Journal:
         try:
             journal = cls(folder, started)
             content = {"format": FORMAT, "started": started, **identity}
-            write_text(folder / "run.json", json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+            write_text(folder / ABOUT, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
             journal._open()
         except OSError:
             with contextlib.suppress(OSError):
@@ -116,7 +117,7 @@ class Journal:
     @property
     def path(self) -> Path:
         """The file of the lines."""
-        return self.folder / "utterances.jsonl"
+        return self.folder / LINES
 
     @property
     def indices(self) -> set[int]:
@@ -180,7 +181,7 @@ def begun(folder: Path) -> bool:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """What a run's folder says is run. Raises :class:`ResultsError` if it is not one."""
-    path = folder / "run.json"
+    path = folder / ABOUT
     try:
         content = strict_json.read_json(path, ResultsError)
     except ResultsError as error:

@@ -10,10 +10,11 @@ from typing import Any
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.joining import INDEX
 from armory_mdnf.evaluation.records import RunRecord, with_origin
+from armory_mdnf.files.run_folder import ABOUT
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import check_config
-from armory_mdnf.runner.elsewhere import is_own_dataset
 from armory_mdnf.runner.journal import Journal, read_run
+from armory_mdnf.runner.strangers import is_own_dataset
 
 
 def read_stopped(folder: Path) -> RunRecord:
@@ -28,7 +29,7 @@ def read_stopped(folder: Path) -> RunRecord:
     try:
         return with_origin(_done(journal, about), about)
     except (KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{folder / 'run.json'}: what it says of the run is damaged: {error}") from error
+        raise ResultsError(f"{folder / ABOUT}: what it says of the run is damaged: {error}") from error
 
 
 def _done(journal: Journal, about: Mapping[str, Any]) -> RunRecord:

@@ -17,10 +17,10 @@ from typing import Any
 
 from armory_mdnf import console
 from armory_mdnf.errors import OptionError, ResultsError, StorageError
-from armory_mdnf.evaluation.armory_results import NATIVE, PARTIAL
 from armory_mdnf.evaluation.records import read_json
 from armory_mdnf.evaluation.summary import numbers
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
+from armory_mdnf.files.run_folder import NATIVE, PARTIAL
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.runner.command import INCOMPLETE, INTERRUPTED, keep, nothing, record_of, results_of, tell
 from armory_mdnf.runner.journal import Journal, begun, check_same, read_run

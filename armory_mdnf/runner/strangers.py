@@ -104,6 +104,6 @@ def _is_plain(value: Any) -> bool:
 
 def _refusal(key: str, expected: str, found: Any) -> OptionError:
     return OptionError(
-        f"{key}: expected {expected}, found {quoted(found)}, which is not made because results name it: run the "
-        "configuration itself"
+        f"{key}: expected {expected}, found {quoted(found)}, which is not made because results name it: if you trust "
+        "whoever wrote it, run the configuration itself"
     )

@@ -20,7 +20,7 @@ from armory_mdnf.errors import OptionError
 from armory_mdnf.evaluation.records import RunRecord, read_record, write_record
 from armory_mdnf.report import content, runs
 from armory_mdnf.runner.completion import complete_config
-from armory_mdnf.runner.elsewhere import refuse_others_code
+from armory_mdnf.runner.strangers import refuse_others_code
 
 RECORD = Path(__file__).parents[1] / "results" / "human" / "none_pgd_l2_ours.json"
 ARMORYS = "armory.art_experimental.attacks.snr_pgd"  # another package, which a page does not import
@@ -158,10 +158,12 @@ def test_what_a_record_may_name(where: str, value: Any) -> None:
 @pytest.mark.parametrize("block", ["attack", "defense", "user_init"])
 def test_checksums_of_a_record_run_nothing(block: str, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    run = record(**{block: writes(marker) | ({"type": "Preprocessor"} if block == "defense" else {})})
+    further = {"defense": {"type": "Preprocessor"}, "attack": {"knowledge": "white"}}.get(block, {})
+    run = record(**{block: writes(marker) | further})
     ((name, why),) = content._checksums(run.config)
     assert name == "not on this machine"
-    assert block in why
+    assert f"{block}.module, {block}.name: expected " in why
+    assert "write_text" in why
     assert not marker.exists()
 
 
