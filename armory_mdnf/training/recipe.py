@@ -196,13 +196,14 @@ def build_sources(
     recordings = (
         read_recordings(data_dir / "human" / "train.jsonl") if {"human", "joined", "spliced"} & set(names) else []
     )
+    refused = HeldOut(held_out_sentences() if {"joined", "spliced"} & set(names) else ()).is_in
     for name in names:
         if name == "human":
             sources[name] = Recordings([r for r in recordings if len(r.audio) < 12 * SAMPLE_RATE_HZ])
         elif name == "joined":
-            sources[name] = Joined(recordings)
+            sources[name] = Joined(recordings, refused)
         elif name == "spliced":
-            sources[name] = Spliced(recordings, HeldOut(held_out_sentences()).is_in)
+            sources[name] = Spliced(recordings, refused)
         elif is_training_split(name, held_out_speakers):
             local = data_dir / FOLDER
             folder = local if local.is_dir() else None

@@ -178,10 +178,13 @@ class LibriSpeech:
 
 
 class Joined:
-    """Short recordings one after another, so that a fixed set gives many sentences."""
+    """Short recordings one after another, so that a fixed set gives many sentences, none of them ``refused``."""
 
-    def __init__(self, recordings: list[Recording], max_duration_s: float = 7.0) -> None:
+    def __init__(
+        self, recordings: list[Recording], refused: Callable[[str], bool], max_duration_s: float = 7.0
+    ) -> None:
         self.recordings = [r for r in recordings if len(r.audio) < max_duration_s / 2 * SAMPLE_RATE_HZ]
+        self.refused = refused
         self.max_samples = int(max_duration_s * SAMPLE_RATE_HZ)
 
     def __len__(self) -> int:
@@ -191,6 +194,13 @@ class Joined:
         return _contents(self.recordings)
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        while True:
+            chosen = self._draw(rng)
+            text = " ".join(r.transcript for r in chosen)
+            if not self.refused(text):
+                return np.concatenate([r.audio for r in chosen]), text
+
+    def _draw(self, rng: np.random.Generator) -> list[Recording]:
         chosen: list[Recording] = []
         room = self.max_samples
         for _ in range(int(rng.integers(2, 6))):
@@ -199,7 +209,7 @@ class Joined:
             if room < 0:
                 break
             chosen.append(r)
-        return np.concatenate([r.audio for r in chosen]), " ".join(r.transcript for r in chosen)
+        return chosen
 
 
 def _load_shard(path: Path) -> np.ndarray:
