@@ -35,7 +35,7 @@ from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.options import whole
 from armory_mdnf.training.options import Parser, describe_value, program, typed
 from armory_mdnf.training.sensitivity import noise_sensitivity, watched_prompts
-from armory_mdnf.training.state import MADE_OF, after_failure, fill_optimizer, load_state, save_state
+from armory_mdnf.training.state import MADE_OF, after_failure, cut_log, fill_optimizer, load_state, save_state
 from armory_mdnf.training.vocoder_data import Segments, find_recordings, mel_statistics, read_all
 from armory_mdnf.training.vocoder_generators import GENERATORS, RECIPE, begin_with, build, condition_on
 from armory_mdnf.training.vocoder_losses import MultiResolutionSTFTLoss, adversarial_loss, discriminator_loss
@@ -88,6 +88,11 @@ class Run:
         elif recipe.continue_from is not None:
             other = Path(recipe.continue_from)
             self.resume(other, load_state(other, STATE, {}, incidental=lambda key: True))
+            if self.step >= recipe.steps:
+                raise OptionError(
+                    f"steps: {other} is at step {self.step} and steps count on from there; expected more than that, "
+                    f"found {recipe.steps}"
+                )
         elif recipe.conditioning is not None:
             melgan, self.mean, self.scale = trained_vocoder(recipe.conditioning)
             condition_on(self.generator, melgan)
@@ -199,6 +204,7 @@ class Run:
     def _train(self) -> None:
         recipe, watching, started = self.recipe, self.watching, time.monotonic()
         bar = tqdm(total=recipe.steps, initial=self.step, disable=not sys.stderr.isatty(), unit="step")
+        cut_log(self.folder / "log.jsonl", self.step if self.checkpoint.is_file() else -1)
         with (self.folder / "log.jsonl").open("a") as log:
             sums: dict[str, float] = {}
             count = 0
