@@ -129,7 +129,9 @@ def test_a_logged_loss_is_the_mean_of_the_steps_since_the_last_line(
 
 
 def test_layer_decay_is_refused_where_there_is_no_stack(data_dir: Path) -> None:
-    with pytest.raises(OptionError, match=r"layer_decay: expected 1 for a deepspeech2, which has no stack .*, got 0\.8"):
+    with pytest.raises(
+        OptionError, match=r"layer_decay: expected 1 for a deepspeech2, which has no stack .*, got 0\.8"
+    ):
         train(replace(RECIPE, layer_decay=0.8), data_dir, data_dir / "a.safetensors")
 
 

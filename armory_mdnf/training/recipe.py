@@ -210,7 +210,7 @@ def build_sources(
             sources[name] = LibriSpeech(name, folder, held_out_speakers=held_out_speakers, **bound)
         else:
             FILE_NAME.check(name, "source")
-            sources[name] = Shards(data_dir / name, **bound)
+            sources[name] = Shards(data_dir / name, held_out_speakers=held_out_speakers, **bound)
         if len(sources[name]) == 0:
             raise BundleError(f"source {name}: there is nothing to draw from (all longer than max_duration_s?)")
     return sources

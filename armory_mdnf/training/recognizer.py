@@ -45,7 +45,7 @@ from armory_mdnf.training.loading import ahead
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.recipe import DEV_SPLITS, PRECISIONS, Recipe, build_sources, recipe_help
-from armory_mdnf.training.sources import SAMPLE_RATE_HZ
+from armory_mdnf.training.sources import SAMPLE_RATE_HZ, check_speakers
 from armory_mdnf.training.start import init_checksum, starting_recognizer
 from armory_mdnf.training.state import MADE_OF, after_failure, cut_log, fill_optimizer, load_state, save_state
 
@@ -173,12 +173,13 @@ def watched(
 ) -> dict[str, list[Utterance]]:
     """The first ``limit`` utterances of each split, of LibriSpeech only ``held_out_speakers``, where there are some.
 
-    Raises :class:`OptionError` for a split that is not known, or of which nothing is left.
+    Raises :class:`OptionError` for a split or a speaker that is not known, or of which nothing is left.
     """
     chosen = {}
     for split in splits:
         found = any_split(split)
         if held_out_speakers and split_name(split):
+            check_speakers(held_out_speakers)
             found = [u for u in found if u.voice in set(held_out_speakers)]
         if not found:
             raise OptionError(f"dev: no utterance of {split} is of {', '.join(held_out_speakers)}")
