@@ -326,7 +326,7 @@ def test_what_cannot_be_loaded_says_why(folders: dict[str, Path], tmp_path: Path
         load_recognizer(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a--b/c", "a/b--c", "a/b.git", "a/b-", "a/b.", "ñandú/x", "a/²", "a/b/c", "-a/b"])
+@pytest.mark.parametrize("name", ["a--b/c", "a/b--c", "a/b.git", "a/b-", "a/b.", "añ/x", "a/b²", "a/b/c", "-a/b"])
 def test_what_the_hub_takes_for_no_name_is_refused(name: str) -> None:
     for download in (False, True):
         with pytest.raises(OptionError, match="expected a model of the Hugging Face hub"):

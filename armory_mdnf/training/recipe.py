@@ -16,6 +16,7 @@ from armory_mdnf.options import FILE_NAME, OBJECT, SEED, TEXT, Kind, listed, num
 from armory_mdnf.training.augmentation import Augmentation
 from armory_mdnf.training.corpora.sentences import HeldOut
 from armory_mdnf.training.corpus import held_out_sentences
+from armory_mdnf.training.held_out import is_training_split
 from armory_mdnf.training.options import Field, check_fields, describe, read_recipe
 from armory_mdnf.training.sources import (
     SAMPLE_RATE_HZ,
@@ -25,7 +26,6 @@ from armory_mdnf.training.sources import (
     Shards,
     Source,
     Spliced,
-    is_training_split,
     read_recordings,
 )
 

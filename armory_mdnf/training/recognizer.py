@@ -41,11 +41,12 @@ from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.options import whole
 from armory_mdnf.training.augmentation import Augmentation
+from armory_mdnf.training.held_out import check_speakers
 from armory_mdnf.training.loading import ahead
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.recipe import DEV_SPLITS, PRECISIONS, Recipe, build_sources, recipe_help
-from armory_mdnf.training.sources import SAMPLE_RATE_HZ, check_speakers
+from armory_mdnf.training.sources import SAMPLE_RATE_HZ
 from armory_mdnf.training.start import init_checksum, starting_recognizer
 from armory_mdnf.training.state import MADE_OF, after_failure, cut_log, fill_optimizer, load_state, save_state
 

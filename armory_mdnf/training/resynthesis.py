@@ -33,9 +33,10 @@ from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.options import SEED, number
 from armory_mdnf.training.augmentation import under_white_noise
 from armory_mdnf.training.corpora.files import write_shard
+from armory_mdnf.training.held_out import LEFT_OUT
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.recipe import build_sources
-from armory_mdnf.training.sources import LEFT_OUT, SAMPLE_RATE_HZ, LibriSpeech, OnDisk, Recordings, Source
+from armory_mdnf.training.sources import SAMPLE_RATE_HZ, LibriSpeech, OnDisk, Recordings, Source
 from armory_mdnf.training.state import claim_folder, curve_checksum, curve_option
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 

@@ -19,7 +19,8 @@ from armory_mdnf.data.librispeech import SUFFIXES
 from armory_mdnf.errors import AudioError, BundleError, OptionError
 from armory_mdnf.options import TEXT
 from armory_mdnf.training.augmentation import under_white_noise
-from armory_mdnf.training.sources import is_training_split, read_lines, refuse_missing
+from armory_mdnf.training.held_out import is_training_split, refuse_missing
+from armory_mdnf.training.sources import read_lines
 
 
 def find_recordings(source: Path, held_out_speakers: Sequence[str] = ()) -> list[Path]:
