@@ -303,6 +303,38 @@ def test_any_text_is_a_manifest_or_a_bundle_error(tmp_path_factory, text):
         read_manifest(path)
 
 
+# --- shards of synthetic speech
+
+SHARD_S = 20
+
+
+def toned(sentences, key):
+    for sentence in sentences:
+        yield np.full(1600, 0.1, np.float32), {"transcript": sentence, "voice": key}
+
+
+@pytest.mark.parametrize("processes", [0, 1, 8])
+@pytest.mark.parametrize("there", [(), (0,), (1, 3)])
+def test_a_corpus_is_the_first_shards_that_reach_the_hours(tmp_path, processes, there):
+    """However many processes make it, and whatever a stopped command left."""
+    sentences = [f"S{i}" for i in range(12 * synthesis.SHARD_SIZE)]
+    for n in there:
+        part = sentences[n * synthesis.SHARD_SIZE : (n + 1) * synthesis.SHARD_SIZE]
+        synthesis.make_shard(tmp_path, n, part, 1, toned)
+    (tmp_path / "ahead").mkdir()
+    (tmp_path / "ahead" / "shard_002.jsonl").write_text("{}")  # of other sentences
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("shard_*")}
+    hours = synthesis.fill_shards(tmp_path, sentences, 2.5 * SHARD_S / 3600, 1, processes, toned)
+    expected = sorted({0, 1, 2, *there})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"shard_{n:03d}.{suffix}" for n in expected for suffix in ("jsonl", "npy")
+    ]
+    assert hours == pytest.approx(len(expected) * SHARD_S / 3600)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    said = [json.loads(line)["transcript"] for line in (tmp_path / "shard_002.jsonl").read_text().splitlines()]
+    assert said == sentences[2 * synthesis.SHARD_SIZE : 3 * synthesis.SHARD_SIZE]
+
+
 # --- the command: what is there is kept if it is made of the same
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -323,6 +324,85 @@ def test_what_cannot_be_loaded_says_why(folders: dict[str, Path], tmp_path: Path
     (tmp_path / "model.safetensors").write_bytes((folders["hubert"] / "model.safetensors").read_bytes()[:-9])
     with pytest.raises(BundleError, match=str(tmp_path)):
         load_recognizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a--b/c", "a/b--c", "a/b.git", "a/b-", "a/b.", "añ/x", "a/b²", "a/b/c", "-a/b"])
+def test_what_the_hub_takes_for_no_name_is_refused(name: str) -> None:
+    for download in (False, True):
+        with pytest.raises(OptionError, match="expected a model of the Hugging Face hub"):
+            find_folder(f"hf:{name}", download)
+
+
+def refusal(kind: str, message: str) -> Exception:
+    """As the hub answers, whatever library the request was made with."""
+    errors = pytest.importorskip("huggingface_hub.errors")
+    response = SimpleNamespace(headers={}, request=None, status_code=401)
+    return getattr(errors, kind)(message, response=response)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("kind", ["RepositoryNotFoundError", "GatedRepoError", "HfHubHTTPError"])
+def test_a_download_that_the_hub_refuses_says_what_it_said(
+    monkeypatch: pytest.MonkeyPatch, kind: str, wrapped: bool
+) -> None:
+    import huggingface_hub
+
+    def refuse(name: str, **options: Any) -> str:
+        said = refusal(kind, "401 Client Error.\n\nAccess to model a/b is restricted.")
+        if wrapped:
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache") from said
+        raise said
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(BundleError, match=r"cannot be downloaded: the hub answered .*Access to model a/b is") as caught:
+        find_folder("hf:a/b", download=True)
+    assert "offline" not in str(caught.value)
+    assert f"{kind}: 401 Client Error. Access" in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route"), RuntimeError("of some HTTP library")])
+def test_a_download_that_reaches_no_hub_asks_whether_there_is_a_network(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    import huggingface_hub
+
+    def fail(name: str, **options: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(BundleError, match=f"cannot be downloaded: .*{error}.*; is this machine offline"):
+        find_folder("hf:a/b", download=True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"sampling_rate": value} for value in (None, "16k", 0, -1, 16000.5, True, [])] + [{"do_normalize": "no"}],
+)
+def test_settings_of_the_audio_that_are_none_are_named(
+    folders: dict[str, Path], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    shutil.copytree(folders["hubert"], tmp_path / "m")
+    (tmp_path / "m" / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(BundleError, match=rf"preprocessor_config\.json: {next(iter(settings))}: expected "):
+        load_recognizer(tmp_path / "m")
+
+
+@pytest.mark.parametrize("settings", [{}, {"sampling_rate": 8000}])
+def test_a_rate_is_the_models_own(folders: dict[str, Path], tmp_path: Path, settings: dict[str, Any]) -> None:
+    shutil.copytree(folders["hubert"], tmp_path / "m")
+    (tmp_path / "m" / "preprocessor_config.json").write_text(json.dumps(settings))
+    assert load_recognizer(tmp_path / "m").sample_rate_hz == settings.get("sampling_rate", 16000)
+
+
+def test_a_tokenizer_that_needs_another_package_names_it(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*args: object, **options: object) -> None:
+        raise ImportError("requires the phonemizer library")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", missing)
+    with pytest.raises(BundleError, match=r"hubert does not hold a CTC model .* requires the phonemizer library"):
+        load_recognizer(folders["hubert"])
 
 
 def test_a_folder_is_found_among_armorys_saved_models(

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ from armory_mdnf.training.curve import ATTACKED_AT_ONCE, choose
 from armory_mdnf.training.options import Parser
 from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.recipe import Recipe, build_sources
-from armory_mdnf.training.recognizer import train
+from armory_mdnf.training.recognizer import train, watched
 from armory_mdnf.training.resynthesis import SHARD_HOURS, Resynthesis, draw
 from armory_mdnf.training.sources import LibriSpeech, OnDisk, Shards
 from armory_mdnf.vocoders import Vocoder
@@ -235,6 +236,44 @@ def test_nothing_is_learned_from_what_is_evaluated(split: str, tmp_path: Path) -
         build_sources([split], tmp_path)
     with pytest.raises(OptionError, match=f"{split}: expected a training split"):
         choose(split, tmp_path, 1, None, 0)
+
+
+def test_a_held_out_speaker_whom_no_split_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped one would be learned from."""
+    root = make_librispeech(tmp_path / "LibriSpeech", "train-clean-100")
+    (root / "dev-clean" / "1272").mkdir(parents=True)
+    monkeypatch.setenv(VARIABLE, str(root))
+    split = "train-clean-100"
+    assert len(build_sources([split], tmp_path, None, ["84", "1272"])[split]) == 2
+    message = "held_out_speakers: no split in .*LibriSpeech has a speaker '084'"
+    with pytest.raises(OptionError, match=message):
+        build_sources([split], tmp_path, None, ["84", "084"])
+    with pytest.raises(OptionError, match=message):
+        watched([split], None, ["84", "084"])
+    command = ["train", "resynthesis", "--vocoder", "melgan", "--sources", f"{split}=1", "--data-dir", str(tmp_path)]
+    assert cli.main([*command, "--held-out-speakers", "084"]) == 2
+    assert "has a speaker '084'" in capsys.readouterr().err
+
+
+def test_shards_say_which_speakers_they_left_out(tmp_path: Path, melgan: Vocoder) -> None:
+    make_librispeech(tmp_path / "LibriSpeech", "train-clean-100")
+    save_vocoder(tmp_path / "vocoder.safetensors", melgan)
+    command = ["train", "resynthesis", "--vocoder", str(tmp_path / "vocoder.safetensors"), "--data-dir", str(tmp_path)]
+    command += ["--threads", "1", "--sources", "train-clean-100=inf"]
+    shards = "vocoder_train-clean-100"
+    assert cli.main([*command, "--held-out-speakers", "84"]) == 0
+    assert len(build_sources([shards], tmp_path, None, ["84"])[shards]) == 2
+    assert len(build_sources([shards], tmp_path)[shards]) == 2
+    with pytest.raises(
+        BundleError, match=r"made_of\.json: expected shards without the held-out speakers 7, found 84 left out"
+    ):
+        build_sources([shards], tmp_path, None, ["84", "7"])
+    shutil.rmtree(tmp_path / shards)
+    assert cli.main(command) == 0
+    with pytest.raises(BundleError, match="without the held-out speakers 84, found none left out"):
+        build_sources([shards], tmp_path, None, ["84"])
 
 
 def test_no_level_is_chosen_on_a_test_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.training import recognizer as recipe_module
 from armory_mdnf.training.augmentation import Augmentation, warped, with_noise
 from armory_mdnf.training.corpora.sentences import HeldOut
-from armory_mdnf.training.recipe import Recipe
+from armory_mdnf.training.recipe import Recipe, build_sources
 from armory_mdnf.training.recognizer import disagreement, learning_rate, loss_of, train
 from armory_mdnf.training.sources import Joined, Shards, Spliced, read_recordings
 
@@ -76,10 +76,22 @@ def test_held_out_sentences_are_never_spliced(data_dir: Path) -> None:
 
 
 def test_joined_recordings_keep_their_transcripts_in_order(data_dir: Path) -> None:
-    joined = Joined(read_recordings(data_dir / "human" / "train.jsonl"))
+    joined = Joined(read_recordings(data_dir / "human" / "train.jsonl"), HeldOut([]).is_in)
     audio, text = joined.sample(np.random.default_rng(0))
     assert len(audio) <= 7 * 16000
     assert any(text.startswith(t) for t in TEXTS)
+
+
+def test_held_out_sentences_do_not_arise_where_recordings_are_joined(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of one and the beginning of the next; the recipe's source has the bundled ones."""
+    monkeypatch.setattr("armory_mdnf.training.recipe.held_out_sentences", lambda: ["HOLD PRESS TWO", "BACK PRESS ONE"])
+    joined = build_sources(["joined"], data_dir)["joined"]
+    rng = np.random.default_rng(0)
+    texts = [joined.sample(rng)[1] for _ in range(200)]
+    assert len(set(texts)) > 3
+    assert not any("HOLD PRESS TWO" in text or "BACK PRESS ONE" in text for text in texts)
 
 
 def test_shards_give_back_what_was_written(tmp_path: Path) -> None:

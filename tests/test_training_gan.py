@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ import torch
 from conftest import speechlike, tiny_recognizer
 
 from armory_mdnf.audio.files import write_flac
+from armory_mdnf.data.bundled import corpora_folder
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.training import sensitivity
 from armory_mdnf.training import vocoder as recipe
 from armory_mdnf.training.loading import ahead
 from armory_mdnf.training.sensitivity import noise_sensitivity
-from armory_mdnf.training.vocoder_data import find_recordings
+from armory_mdnf.training.vocoder_data import find_recordings, packed, training_recordings, unpacked
 from armory_mdnf.training.vocoder_recipe import VocoderRecipe
+from armory_mdnf.training.vocoder_watching import Watching
 from armory_mdnf.vocoders import Vocoder, load_vocoder, make_vocoder, save_vocoder
 
 TINY = {"in_channels": 80, "channels": 256, "upsample_scales": [8, 8, 2, 2], "stacks": 1}
@@ -104,6 +107,64 @@ def test_held_out_speakers_are_not_among_the_recordings(recordings: Path) -> Non
     assert [p.stem for p in find_recordings(recordings, ["26"])] == ["19-1-0000"]
     with pytest.raises(BundleError, match="no recordings"):
         find_recordings(recordings, ["19", "26"])
+
+
+def test_a_held_out_speaker_is_found_above_the_source_in_a_manifest_and_behind_a_link(
+    recordings: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match=r"no recordings in .*, of other speakers than those held out"):
+        find_recordings(recordings / "26", ["26"])
+    manifest = recordings / "train.jsonl"
+    manifest.write_text("".join(json.dumps({"file": f"{s}/1/{s}-1-0000.flac"}) + "\n" for s in ("19", "26")))
+    assert [p.stem for p in find_recordings(manifest, ["26"])] == ["19-1-0000"]
+    (tmp_path / "link").symlink_to(recordings / "26")
+    with pytest.raises(BundleError, match="no recordings in"):
+        find_recordings(tmp_path / "link", ["26"])
+
+
+def test_a_held_out_speaker_whom_no_source_has_is_refused(recordings: Path) -> None:
+    sources = [str(recordings), str(recordings / "19")]
+    assert [len(paths) for paths in training_recordings(sources, ["26"])] == [1, 1]
+    with pytest.raises(OptionError, match="held_out_speakers: no source has a speaker '026'"):
+        training_recordings(sources, ["26", "026"])
+
+
+def test_no_vocoder_learns_from_what_is_evaluated(recordings: Path, tmp_path: Path) -> None:
+    home = tmp_path / "LibriSpeech"
+    for split in ("train-clean-100", "test-clean", "dev-clean"):
+        shutil.copytree(recordings, home / split)
+    link = tmp_path / "link"
+    link.symlink_to(home / "test-clean" / "19")
+    assert len(training_recordings([str(home / "train-clean-100")])[0]) == 2
+    assert len(training_recordings([str(home / "dev-clean")], ["26"])[0]) == 1
+    for source in (home, home / "test-clean", home / "test-clean" / "19", link):
+        with pytest.raises(OptionError, match=f"{source}: test-clean: expected a training split"):
+            training_recordings([str(source)], ["26"])
+    with pytest.raises(OptionError, match=r"dev-clean: expected a training split, .*, unless held_out_speakers"):
+        training_recordings([str(home / "dev-clean")])
+    for corpus in ("human", "synthetic"):
+        for part in ("eval", "dev", "eval/manifest.jsonl"):
+            with pytest.raises(OptionError, match=f"{corpus}/{part[:4].strip('/')} is for evaluation"):
+                training_recordings([str(corpora_folder() / corpus / part)])
+
+
+def test_what_is_evaluated_keeps_apart_what_has_one_name(recordings: Path, tmp_path: Path) -> None:
+    shutil.copytree(recordings / "26", tmp_path / "other" / "26")
+    texts = [str(path) for path in (recordings / "26", tmp_path / "other" / "26", recordings / "19")]
+    assert list(Watching(texts[:1]).read()) == ["26"]
+    assert list(Watching(texts).read()) == ["speech/26", "other/26", "speech/19"]
+    with pytest.raises(OptionError, match=r"--evaluate: '.*26/' is there twice"):
+        Watching([*texts, texts[0] + "/"]).read()
+
+
+@pytest.mark.parametrize("bits", [16, 24])
+def test_packed_recordings_are_the_same_samples(bits: int) -> None:
+    x = torch.from_numpy(speechlike(4000)).float()
+    x[0], x[1] = -1.0, 1 - 2.0 ** (1 - bits)
+    x = (x.double() * 2 ** (bits - 1)).round().div(2 ** (bits - 1)).float()
+    assert packed(x).dtype == (torch.int16 if bits == 16 else torch.float32)
+    assert torch.equal(unpacked(packed(x)), x)
+    assert torch.equal(unpacked(packed(torch.ones(3))), torch.ones(3))
 
 
 def test_the_noise_sensitivity_is_logged(recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

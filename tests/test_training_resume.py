@@ -81,6 +81,60 @@ def test_what_is_drawn_in_a_step_is_of_the_seed_and_the_step(
     assert not all(torch.equal(one[key], value) for key, value in weights(data_dir / "c.safetensors").items())
 
 
+def log_rows(data_dir: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (data_dir / "runs" / "t" / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if "loss" in row]
+
+
+def killed(monkeypatch: pytest.MonkeyPatch, step: int, before: bool) -> None:
+    """A run that is killed when it keeps a step, before that is on disk or after it."""
+    save = training.save_state
+
+    def stop(path: Path, state: dict[str, Any]) -> None:
+        if state["step"] != step or not before:
+            save(path, state)
+        if state["step"] == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_state", stop)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_step_that_is_taken_again_is_logged_once(data_dir: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    recipe = replace(RECIPE, steps=3)
+    with monkeypatch.context() as broken:
+        killed(broken, step, before=True)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, data_dir, data_dir / "a.safetensors", every=1)
+    assert [row["step"] for row in log_rows(data_dir)] == [1, 2][:step]
+    with (data_dir / "runs" / "t" / "log.jsonl").open("a") as log:
+        log.write('{"step": 1, "lo')  # half a line
+    train(recipe, data_dir, data_dir / "a.safetensors", every=1)
+    assert [row["step"] for row in log_rows(data_dir)] == [1, 2, 3]
+
+
+def test_a_logged_loss_is_the_mean_of_the_steps_since_the_last_line(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, steps=4, precision="float32")
+    train(recipe, data_dir, data_dir / "a.safetensors", every=1)
+    losses = [row["loss"] for row in log_rows(data_dir)]
+    (data_dir / "runs" / "t" / "checkpoint.pt").unlink()
+    with monkeypatch.context() as broken:
+        killed(broken, 1, before=False)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, data_dir, data_dir / "a.safetensors", every=1)
+    train(recipe, data_dir, data_dir / "a.safetensors", every=4)
+    assert [row["loss"] for row in log_rows(data_dir)] == pytest.approx([losses[0], sum(losses[1:]) / 3], abs=1e-3)
+
+
+def test_layer_decay_is_refused_where_there_is_no_stack(data_dir: Path) -> None:
+    with pytest.raises(
+        OptionError, match=r"layer_decay: expected 1 for a deepspeech2, which has no stack .*, got 0\.8"
+    ):
+        train(replace(RECIPE, layer_decay=0.8), data_dir, data_dir / "a.safetensors")
+
+
 def test_dropout_is_refused_where_nothing_can_be_left_out(data_dir: Path) -> None:
     with pytest.raises(OptionError, match="dropout: expected 0 for a deepspeech2"):
         train(replace(RECIPE, dropout=0.1), data_dir, data_dir / "a.safetensors")

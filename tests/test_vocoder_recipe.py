@@ -104,6 +104,8 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
         patch.setattr(recipe, "save_state", stopping_at(2, recipe.save_state))
         with pytest.raises(KeyboardInterrupt):
             run("b")
+    with (tmp_path / "b" / "log.jsonl").open("a") as log:
+        log.write('{"step": 3}\n')  # said before the kill, and not kept
     resumed = run("b")
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
     rows = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
@@ -167,6 +169,8 @@ def test_a_discriminator_joins_a_run_of_another_folder(
         recipe.main([*joined, "--out", second])
     with pytest.raises(BundleError, match="expected kind 'parallel_wavegan', found 'melgan'"):
         recipe.main([*joined, "--out", str(tmp_path / "third"), "--kind", "parallel_wavegan"])
+    with pytest.raises(OptionError, match=r"first/checkpoint\.pt is at step 2 and steps count on .*, found 2"):
+        recipe.main([*joined, "--out", str(tmp_path / "third"), "--export", str(tmp_path / "x.safetensors")])
     with pytest.raises(BundleError, match="no checkpoint at nowhere"):
         recipe.main([*joined, "--out", str(tmp_path / "third"), "--continue-from", "nowhere"])
 

@@ -15,6 +15,8 @@ from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig, start_from
 from armory_mdnf.asr.whisper.encoder import Encoder, EncoderSizes, sinusoids
 from armory_mdnf.asr.whisper.features import WhisperLogMel
 from armory_mdnf.errors import AudioError, BundleError, OptionError
+from armory_mdnf.training.recipe import Recipe
+from armory_mdnf.training.start import init_checksum
 
 SMALL = {"n_mels": 80, "d_model": 32, "layers": 2, "heads": 2, "ffn": 48}
 
@@ -132,3 +134,15 @@ def test_a_whisper_of_other_sizes_is_refused() -> None:
     assert torch.equal(started.network.encoder.conv1.weight, weights["model.encoder.conv1.weight"])
     with pytest.raises(BundleError, match=r"w: .*conv1"):
         start_from_whisper(WhisperCTCConfig(**{**SMALL, "d_model": 64}), weights, "w")
+
+
+def test_a_whisper_that_training_starts_from_counts_with_its_configuration(tmp_path: Path) -> None:
+    recipe = Recipe("t", {"human": (1, 1)}, steps=1, seed=1, kind="whisper_ctc", init="whisper")
+    folder = tmp_path / "whisper"
+    folder.mkdir()
+    found = set()
+    for name, content in (("config.json", "{}"), ("model.safetensors", "a"), ("config.json", '{"d_model": 32}')):
+        (folder / "model.safetensors").touch()
+        (folder / name).write_text(content)
+        found.add(init_checksum(recipe, tmp_path))
+    assert len(found) == 3

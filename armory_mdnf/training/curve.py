@@ -33,8 +33,9 @@ from armory_mdnf.files.atomic import ensure_all_writable, replacing, storing, wr
 from armory_mdnf.files.provenance import made_of, of_array, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps, read_json
 from armory_mdnf.options import SEED, Kind, listed, number, whole
+from armory_mdnf.training.held_out import is_training_split
 from armory_mdnf.training.options import Parser, program, typed
-from armory_mdnf.training.sources import SAMPLE_RATE_HZ, is_training_split, read_recordings
+from armory_mdnf.training.sources import SAMPLE_RATE_HZ, read_recordings
 from armory_mdnf.training.state import MADE_OF, Progress, is_finished
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 

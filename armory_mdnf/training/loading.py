@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
 
@@ -23,7 +23,7 @@ def _call(number: int) -> Any:
     return _compute(number)
 
 
-def ahead(compute: Callable[[int], Any], first: int, end: int, processes: int) -> Iterator[Any]:
+def ahead(compute: Callable[[int], Any], first: int, end: int, processes: int) -> Generator[Any, None, None]:
     """``compute(first)`` to ``compute(end - 1)``, in order, computed ahead by ``processes``; here and now if 0.
 
     The processes are forked when the first is asked for: begin before CUDA is. Each holds what ``compute`` does.

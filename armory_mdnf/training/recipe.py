@@ -16,6 +16,7 @@ from armory_mdnf.options import FILE_NAME, OBJECT, SEED, TEXT, Kind, listed, num
 from armory_mdnf.training.augmentation import Augmentation
 from armory_mdnf.training.corpora.sentences import HeldOut
 from armory_mdnf.training.corpus import held_out_sentences
+from armory_mdnf.training.held_out import is_training_split
 from armory_mdnf.training.options import Field, check_fields, describe, read_recipe
 from armory_mdnf.training.sources import (
     SAMPLE_RATE_HZ,
@@ -25,7 +26,6 @@ from armory_mdnf.training.sources import (
     Shards,
     Source,
     Spliced,
-    is_training_split,
     read_recordings,
 )
 
@@ -196,20 +196,21 @@ def build_sources(
     recordings = (
         read_recordings(data_dir / "human" / "train.jsonl") if {"human", "joined", "spliced"} & set(names) else []
     )
+    refused = HeldOut(held_out_sentences() if {"joined", "spliced"} & set(names) else ()).is_in
     for name in names:
         if name == "human":
             sources[name] = Recordings([r for r in recordings if len(r.audio) < 12 * SAMPLE_RATE_HZ])
         elif name == "joined":
-            sources[name] = Joined(recordings)
+            sources[name] = Joined(recordings, refused)
         elif name == "spliced":
-            sources[name] = Spliced(recordings, HeldOut(held_out_sentences()).is_in)
+            sources[name] = Spliced(recordings, refused)
         elif is_training_split(name, held_out_speakers):
             local = data_dir / FOLDER
             folder = local if local.is_dir() else None
             sources[name] = LibriSpeech(name, folder, held_out_speakers=held_out_speakers, **bound)
         else:
             FILE_NAME.check(name, "source")
-            sources[name] = Shards(data_dir / name, **bound)
+            sources[name] = Shards(data_dir / name, held_out_speakers=held_out_speakers, **bound)
         if len(sources[name]) == 0:
             raise BundleError(f"source {name}: there is nothing to draw from (all longer than max_duration_s?)")
     return sources

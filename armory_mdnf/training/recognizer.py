@@ -41,13 +41,14 @@ from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.options import whole
 from armory_mdnf.training.augmentation import Augmentation
+from armory_mdnf.training.held_out import check_speakers
 from armory_mdnf.training.loading import ahead
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.recipe import DEV_SPLITS, PRECISIONS, Recipe, build_sources, recipe_help
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ
 from armory_mdnf.training.start import init_checksum, starting_recognizer
-from armory_mdnf.training.state import MADE_OF, after_failure, fill_optimizer, load_state, save_state
+from armory_mdnf.training.state import MADE_OF, after_failure, cut_log, fill_optimizer, load_state, save_state
 
 Batch = list[tuple[np.ndarray, list[int]]]
 """Audio (T,) and characters of each utterance."""
@@ -173,12 +174,13 @@ def watched(
 ) -> dict[str, list[Utterance]]:
     """The first ``limit`` utterances of each split, of LibriSpeech only ``held_out_speakers``, where there are some.
 
-    Raises :class:`OptionError` for a split that is not known, or of which nothing is left.
+    Raises :class:`OptionError` for a split or a speaker that is not known, or of which nothing is left.
     """
     chosen = {}
     for split in splits:
         found = any_split(split)
         if held_out_speakers and split_name(split):
+            check_speakers(held_out_speakers)
             found = [u for u in found if u.voice in set(held_out_speakers)]
         if not found:
             raise OptionError(f"dev: no utterance of {split} is of {', '.join(held_out_speakers)}")
@@ -249,10 +251,12 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
     if state is not None:
         bundles.fill(recognizer.network, state["network"], str(checkpoint))
         fill_optimizer(optimizer, state["optimizer"], checkpoint)
+    if workers.first:
+        cut_log(run_dir / "log.jsonl", -1 if state is None else step)
     log = open(run_dir / "log.jsonl" if workers.first else os.devnull, "a", buffering=1)  # noqa: SIM115
     log.write(json.dumps({"step": step, "utterances": batches.sizes()}) + "\n")
     bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=not (workers.first and sys.stderr.isatty()))
-    running, began, seconds = 0.0, time.monotonic(), 0.0
+    running, since, began, seconds = 0.0, step, time.monotonic(), 0.0
     while step < recipe.steps:
         for batch in loaded[step % Batches.CHUNK_STEPS :]:
             recognizer.train()
@@ -276,12 +280,12 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
             step += 1
             bar.update()
             if workers.first and (step % every == 0 or step == recipe.steps):
-                line = {"step": step, "loss": round(running / (step % every or every), 4)}
+                line = {"step": step, "loss": round(running / (step - since), 4)}
                 line |= {"audio_h": round(seconds / 3600, 3), "elapsed_s": round(time.monotonic() - began, 1)}
                 line |= evaluate(recognizer, recipe.dev, recipe.dev_utterances, recipe.held_out_speakers)
                 log.write(json.dumps(line) + "\n")
                 bar.set_postfix(line)
-                running = 0.0
+                running, since = 0.0, step
                 state = {"network": recognizer.network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
                 save_state(checkpoint, state | {MADE_OF: dumps(provenance)})
             if step == recipe.steps:
@@ -307,9 +311,13 @@ def _provenance(recipe: Recipe, data_dir: Path, batches: Batches) -> dict[str, A
 def _optimizer(recipe: Recipe, recognizer: BundledRecognizer) -> torch.optim.Optimizer:
     """AdamW over what is not frozen, whose groups keep the ratio of their learning rate to the recipe's.
 
-    Raises :class:`OptionError` for a name of ``frozen`` that no weight begins with.
+    Raises :class:`OptionError` for a name of ``frozen`` that no weight begins with, and for a ``layer_decay`` that
+    would change nothing.
     """
     names = [name for name, _ in recognizer.network.named_parameters()]
+    if recipe.layer_decay != 1 and not any(map(recognizer.layers_above, names)):
+        found = f"which has no stack of layers, got {recipe.layer_decay}"
+        raise OptionError(f"{recipe.name}: layer_decay: expected 1 for a {recognizer.kind}, {found}")
     for prefix in recipe.frozen:
         if not any(name.startswith(prefix) for name in names):
             first = ", ".join(sorted({name.rpartition(".")[0] for name in names})[:8])

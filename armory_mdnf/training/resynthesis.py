@@ -33,6 +33,7 @@ from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.options import SEED, number
 from armory_mdnf.training.augmentation import under_white_noise
 from armory_mdnf.training.corpora.files import write_shard
+from armory_mdnf.training.held_out import LEFT_OUT
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.recipe import build_sources
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, LibriSpeech, OnDisk, Recordings, Source
@@ -204,6 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     resynthesis = Resynthesis(vocoder, args.noise_snr_db, args.mel_noise_level, curve_option(curve))
     prefix = Path(args.vocoder).stem + ("" if args.mel_noise_level is None else "_mdnf")
     sources = build_sources(list(hours), args.data_dir, args.max_duration_s, args.held_out_speakers or ())
+    left_out = {LEFT_OUT: sorted(args.held_out_speakers)} if args.held_out_speakers else {}
     for k, (name, source) in enumerate(sources.items()):
         provenance = made_of(
             vocoder=sha256_of(vocoder_file(args.vocoder)),
@@ -215,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             recordings=of_values(source.contents()),
             seed=args.seed,
             place_among_sources=k,  # the draws depend on it
+            **left_out,
         )
         drawn = draw(source, hours[name], np.random.default_rng([args.seed, k]))
         folder = args.data_dir / f"{prefix}_{name}"

@@ -12,12 +12,13 @@ import numpy as np
 
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.data.librispeech import audio_checksum, load_split, split_name
+from armory_mdnf.data.librispeech import audio_checksum, load_split
 from armory_mdnf.data.selection import read_samples
-from armory_mdnf.errors import BundleError, OptionError, quoted
+from armory_mdnf.errors import BundleError, quoted
 from armory_mdnf.files.json_lines import objects
 from armory_mdnf.files.provenance import of_array, sha256_of
 from armory_mdnf.options import FILE_NAME, TEXT, Kind, number, whole
+from armory_mdnf.training.held_out import check_left_out, check_speakers
 
 SAMPLE_RATE_HZ = 16000
 
@@ -121,18 +122,6 @@ class OnDisk:
         return read_samples(self.utterance)
 
 
-def is_training_split(name: str, held_out_speakers: Sequence[str] = ()) -> bool:
-    """Whether it is a split of LibriSpeech. Raises :class:`OptionError` if nothing may be learned from that one.
-
-    A dev split may be, where some of its speakers are held out for choices.
-    """
-    split = split_name(name)
-    if split is not None and not split.startswith("train") and not (split.startswith("dev") and held_out_speakers):
-        hint = "" if split.startswith("test") else ", unless held_out_speakers keeps some of its speakers for choices"
-        raise OptionError(f"{name}: expected a training split, this one is for evaluation{hint}")
-    return split is not None
-
-
 class LibriSpeech:
     """A split of LibriSpeech, each recording as often as the others.
 
@@ -149,6 +138,7 @@ class LibriSpeech:
         max_duration_s: float = 17.0,
         held_out_speakers: Sequence[str] = (),
     ) -> None:
+        check_speakers(held_out_speakers, folder)
         held_out = set(held_out_speakers)
         self.utterances = [
             u for u in load_split(split, folder) if u.duration_s <= max_duration_s and u.voice not in held_out
@@ -178,10 +168,13 @@ class LibriSpeech:
 
 
 class Joined:
-    """Short recordings one after another, so that a fixed set gives many sentences."""
+    """Short recordings one after another, so that a fixed set gives many sentences, none of them ``refused``."""
 
-    def __init__(self, recordings: list[Recording], max_duration_s: float = 7.0) -> None:
+    def __init__(
+        self, recordings: list[Recording], refused: Callable[[str], bool], max_duration_s: float = 7.0
+    ) -> None:
         self.recordings = [r for r in recordings if len(r.audio) < max_duration_s / 2 * SAMPLE_RATE_HZ]
+        self.refused = refused
         self.max_samples = int(max_duration_s * SAMPLE_RATE_HZ)
 
     def __len__(self) -> int:
@@ -191,6 +184,13 @@ class Joined:
         return _contents(self.recordings)
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        while True:
+            chosen = self._draw(rng)
+            text = " ".join(r.transcript for r in chosen)
+            if not self.refused(text):
+                return np.concatenate([r.audio for r in chosen]), text
+
+    def _draw(self, rng: np.random.Generator) -> list[Recording]:
         chosen: list[Recording] = []
         room = self.max_samples
         for _ in range(int(rng.integers(2, 6))):
@@ -199,7 +199,7 @@ class Joined:
             if room < 0:
                 break
             chosen.append(r)
-        return np.concatenate([r.audio for r in chosen]), " ".join(r.transcript for r in chosen)
+        return chosen
 
 
 def _load_shard(path: Path) -> np.ndarray:
@@ -215,10 +215,11 @@ def _load_shard(path: Path) -> np.ndarray:
 class Shards:
     """Utterances in int16 shards, memory-mapped, listed in JSON lines: shard, offset, length, transcript."""
 
-    def __init__(self, folder: Path, max_duration_s: float = 9.0) -> None:
+    def __init__(self, folder: Path, max_duration_s: float = 9.0, held_out_speakers: Sequence[str] = ()) -> None:
         lists = sorted(folder.glob("*.jsonl"))
         if not lists:
             raise BundleError(f"no shards in {folder}; build the corpus first")
+        check_left_out(folder, held_out_speakers)
         self.folder = folder
         self.lines = [line for path in lists for line in read_lines(path, IN_SHARDS)]
         self.lines = [line for line in self.lines if line["length"] <= max_duration_s * SAMPLE_RATE_HZ]

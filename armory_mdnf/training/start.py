@@ -6,13 +6,14 @@ from pathlib import Path
 
 from armory_mdnf.asr.bundled import BundledRecognizer
 from armory_mdnf.asr.checkpoints import build_recognizer, kind_of, load_bundle
-from armory_mdnf.asr.huggingface.folders import read_object
+from armory_mdnf.asr.huggingface.folders import CONFIG, read_object
 from armory_mdnf.asr.whisper.ctc import WhisperCTCConfig, start_from_whisper
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.files import bundles
-from armory_mdnf.files.provenance import sha256_of
+from armory_mdnf.files.provenance import of_files, sha256_of
 from armory_mdnf.training.recipe import Recipe
 
+WEIGHTS = "model.safetensors"
 WHISPER_SIZES = {
     "n_mels": "num_mel_bins",
     "d_model": "d_model",
@@ -46,19 +47,19 @@ def _whisper_encoder(folder: Path) -> BundledRecognizer:
     from safetensors.torch import load_file
 
     try:
-        found = read_object(folder / "config.json")
+        found = read_object(folder / CONFIG)
         sizes = {ours: found[theirs] for ours, theirs in WHISPER_SIZES.items()}
-        weights = load_file(folder / "model.safetensors")
+        weights = load_file(folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise BundleError(f"{folder} is not a Hugging Face folder of a Whisper: {error!r:.200}") from error
-    return start_from_whisper(WhisperCTCConfig(**sizes), weights, str(folder / "model.safetensors"))
+    return start_from_whisper(WhisperCTCConfig(**sizes), weights, str(folder / WEIGHTS))
 
 
 def init_checksum(recipe: Recipe, data_dir: Path) -> str | None:
-    """SHA-256 of the weights that a recipe starts from."""
+    """SHA-256 of the weights that a recipe starts from, and of what says how they compute."""
     if recipe.init is None:
         return None
     local = data_dir / recipe.init
     if recipe.kind == "whisper_ctc" and local.is_dir():
-        return sha256_of(local / "model.safetensors")
+        return of_files(local / name for name in (CONFIG, WEIGHTS))
     return sha256_of(local if local.is_file() else bundles.resolve(recipe.init))

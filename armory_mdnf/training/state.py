@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
@@ -70,6 +71,20 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], chec
         raise BundleError(
             f"{checkpoint}: its optimizer's state does not fit: {error}; delete it to begin again"
         ) from error
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Leave in a log what was said up to a step: the training writes again what came after its checkpoint."""
+    if path.exists():
+        lines = finished(path.read_bytes()).decode("utf-8", "replace").splitlines(keepends=True)
+        write_text(path, "".join(line for line in lines if _is_up_to(line, step)))
+
+
+def _is_up_to(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError):  # no line of ours
+        return False
 
 
 def after_failure(checkpoint: Path) -> str:

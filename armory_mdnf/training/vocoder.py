@@ -35,8 +35,15 @@ from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.options import whole
 from armory_mdnf.training.options import Parser, describe_value, program, typed
 from armory_mdnf.training.sensitivity import noise_sensitivity, watched_prompts
-from armory_mdnf.training.state import MADE_OF, after_failure, fill_optimizer, load_state, save_state
-from armory_mdnf.training.vocoder_data import Segments, find_recordings, mel_statistics, read_all
+from armory_mdnf.training.state import MADE_OF, after_failure, cut_log, fill_optimizer, load_state, save_state
+from armory_mdnf.training.vocoder_data import (
+    Segments,
+    mel_statistics,
+    packed,
+    read_each,
+    training_recordings,
+    unpacked,
+)
 from armory_mdnf.training.vocoder_generators import GENERATORS, RECIPE, begin_with, build, condition_on
 from armory_mdnf.training.vocoder_losses import MultiResolutionSTFTLoss, adversarial_loss, discriminator_loss
 from armory_mdnf.training.vocoder_recipe import FIELDS, PATHS, VocoderRecipe, parse_sources
@@ -88,6 +95,11 @@ class Run:
         elif recipe.continue_from is not None:
             other = Path(recipe.continue_from)
             self.resume(other, load_state(other, STATE, {}, incidental=lambda key: True))
+            if self.step >= recipe.steps:
+                raise OptionError(
+                    f"steps: {other} is at step {self.step} and steps count on from there; expected more than that, "
+                    f"found {recipe.steps}"
+                )
         elif recipe.conditioning is not None:
             melgan, self.mean, self.scale = trained_vocoder(recipe.conditioning)
             condition_on(self.generator, melgan)
@@ -199,6 +211,7 @@ class Run:
     def _train(self) -> None:
         recipe, watching, started = self.recipe, self.watching, time.monotonic()
         bar = tqdm(total=recipe.steps, initial=self.step, disable=not sys.stderr.isatty(), unit="step")
+        cut_log(self.folder / "log.jsonl", self.step if self.checkpoint.is_file() else -1)
         with (self.folder / "log.jsonl").open("a") as log:
             sums: dict[str, float] = {}
             count = 0
@@ -219,9 +232,9 @@ class Run:
 
 
 def read_sources(sources: Iterable[str], held_out_speakers: Sequence[str] = ()) -> list[list[Tensor]]:
-    """The recordings of each source."""
-    found = [find_recordings(Path(source), held_out_speakers) for source in sources]
-    return [read_all(paths, RECIPE.sample_rate_hz) for paths in found]
+    """The recordings of each source, packed."""
+    found = training_recordings(sources, held_out_speakers)
+    return [[packed(x) for x in read_each(paths, RECIPE.sample_rate_hz)] for paths in found]
 
 
 def trained_vocoder(name: str) -> tuple[Vocoder, Tensor, Tensor]:
@@ -234,7 +247,7 @@ def trained_vocoder(name: str) -> tuple[Vocoder, Tensor, Tensor]:
 
 def sources_provenance(sources: Mapping[str, float], groups: list[list[Tensor]]) -> dict[str, Any]:
     """Weight and a checksum of the recordings of each source, by its place among them."""
-    sums = [of_values(of_array(u.numpy()) for u in group) for group in groups]
+    sums = [of_values(of_array(unpacked(u).numpy()) for u in group) for group in groups]
     return {str(i): {"weight": w, "recordings": s} for i, (w, s) in enumerate(zip(sources.values(), sums, strict=True))}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from armory_mdnf.audio.mel import LogMel
 from armory_mdnf.audio.noise import stream
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import OptionError, quoted
 from armory_mdnf.training.vocoder_data import find_recordings, read_all
 from armory_mdnf.training.vocoder_generators import RECIPE
 
@@ -49,12 +50,27 @@ class Watching:
     sensitivity: str | None = None
 
     def read(self) -> dict[str, list[Tensor]]:
-        """The utterances that are evaluated, by the names of their folders or manifests."""
+        """The utterances that are evaluated, by the names of their folders or manifests.
+
+        Raises :class:`OptionError` for one that is given twice.
+        """
         found = {}
-        for text in self.evaluate:
+        for name, text in zip(_names(self.evaluate), self.evaluate, strict=True):
             paths = find_recordings(Path(text))[:: self.evaluate_stride][: self.evaluate_limit]
-            found[Path(text).name.removesuffix(".jsonl")] = read_all(paths, RECIPE.sample_rate_hz)
+            found[name] = read_all(paths, RECIPE.sample_rate_hz)
         return found
+
+
+def _names(texts: Sequence[str]) -> list[str]:
+    """The last parts of paths, as few as tell them apart."""
+    whole = [Path(os.path.abspath(text)).parts for text in texts]
+    if twice := next((text for i, text in enumerate(texts) if whole[i] in whole[:i]), None):
+        raise OptionError(f"--evaluate: {quoted(twice)} is there twice")
+    for size in range(1, max(map(len, whole), default=0) + 1):
+        names = ["/".join(parts[-size:]).removesuffix(".jsonl") for parts in whole]
+        if len(set(names)) == len(names):
+            return names
+    return list(texts)
 
 
 def check_stoi() -> None:

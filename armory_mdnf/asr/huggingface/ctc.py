@@ -13,7 +13,8 @@ from armory_mdnf.asr.huggingface.folders import check_safetensors, read_object
 from armory_mdnf.asr.huggingface.quiet import quiet
 from armory_mdnf.asr.huggingface.vocabulary import TokenVocabulary
 from armory_mdnf.audio import ragged
-from armory_mdnf.errors import BundleError
+from armory_mdnf.errors import BundleError, quoted
+from armory_mdnf.options import FLAG, whole
 
 MODEL_TYPES = (
     "data2vec-audio",
@@ -93,7 +94,7 @@ def load_ctc(folder: Path) -> HuggingFaceCTC:
             model, report = AutoModelForCTC.from_pretrained(
                 str(folder), use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise BundleError(f"{folder} does not hold a CTC model that transformers can read: {error!s:.300}") from error
     if missing := [key for key in report["missing_keys"] if "masked_spec_embed" not in key]:
         raise BundleError(f"{folder}: weight {sorted(missing)[0]!r} is missing (and {len(missing) - 1} more)")
@@ -105,5 +106,8 @@ def load_ctc(folder: Path) -> HuggingFaceCTC:
     )
     if len(alphabet) > model.config.vocab_size:
         raise BundleError(f"{folder}: {len(alphabet)} tokens, but the model has {model.config.vocab_size} classes")
-    rate = int(settings.get("sampling_rate", 16000))
-    return HuggingFaceCTC(model, alphabet, bool(settings.get("do_normalize", True)), rate)
+    values = {"sampling_rate": 16000, "do_normalize": True} | settings
+    for key, kind in (("sampling_rate", whole(1)), ("do_normalize", FLAG)):
+        if not kind.holds(values[key]):
+            raise BundleError(f"{extractor}: {key}: expected {kind.words}, found {quoted(values[key])}")
+    return HuggingFaceCTC(model, alphabet, values["do_normalize"], values["sampling_rate"])

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.errors import BundleError, OptionError, quoted
+from armory_mdnf.errors import BundleError, OptionError, cause, quoted
 from armory_mdnf.files.strict_json import read_json
 from armory_mdnf.locations import is_there, saved_model
 
 PREFIX = "hf:"
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 CONFIG = "config.json"
 PATTERNS = ["*.json", "*.txt", "*.safetensors"]
 NEEDS = "it needs transformers: pip install 'armory-mdnf[hf]'"
@@ -37,19 +37,27 @@ def find_folder(name_or_path: str | os.PathLike[str], download: bool = False) ->
     name = text.removeprefix(PREFIX)
     if is_there((local := _local(name)) / CONFIG):
         return local
+    no_name = OptionError(f"expected a model of the Hugging Face hub, as hf:openai/whisper-tiny, got {quoted(text)}")
     if not NAME.fullmatch(name) or ".." in name:
-        raise OptionError(f"expected a model of the Hugging Face hub, as hf:openai/whisper-tiny, got {quoted(text)}")
+        raise no_name
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise BundleError(f"{text}: {NEEDS}") from error
     try:
         return Path(snapshot_download(name, allow_patterns=PATTERNS, local_files_only=not download))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except HFValidationError as error:  # the hub's own rules, such as no "--"
+        raise no_name from error
+    except Exception as error:  # of its HTTP library, too, which is another one in another version
         if download:
-            reason = type(error).__name__
-            raise BundleError(f"{text} cannot be downloaded ({reason}): is this machine offline?") from error
+            # Where the hub refused and nothing is in the cache, the refusal is the cause of what is raised.
+            answer = (error.__cause__ or error) if isinstance(error, LocalEntryNotFoundError) else error
+            answered = isinstance(answer, HfHubHTTPError) and not isinstance(answer, LocalEntryNotFoundError)
+            reason = (
+                f"the hub answered {cause(answer, 400)}" if answered else f"{cause(error)}; is this machine offline?"
+            )
+            raise BundleError(f"{text} cannot be downloaded: {reason}") from error
         raise BundleError(
             f"{text} is not in Hugging Face's cache on this machine: `armory-mdnf checkpoint download {text}` fetches "
             "it where there is a network; or give the path of a folder that has it"

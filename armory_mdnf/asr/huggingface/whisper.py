@@ -116,7 +116,7 @@ def load_whisper(folder: Path) -> Whisper:
             model, report = cast(Any, WhisperForConditionalGeneration).from_pretrained(
                 str(folder), use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise BundleError(f"{folder} does not hold a Whisper that transformers can read: {error!s:.300}") from error
     if missing := sorted(set(report["missing_keys"]) - {"proj_out.weight"}):
         raise BundleError(f"{folder}: weight {missing[0]!r} is missing (and {len(missing) - 1} more)")

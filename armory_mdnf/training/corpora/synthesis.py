@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,6 +16,7 @@ from armory_mdnf.files.json_lines import objects
 from armory_mdnf.training.corpora.engines import VOICES, Request, Waveform, synthesise
 from armory_mdnf.training.corpora.files import SAMPLE_RATE_HZ, Entry, write_shard, write_split
 from armory_mdnf.training.corpora.sentences import Sampler
+from armory_mdnf.training.loading import ahead
 
 SHARD_SIZE = 200
 SENTENCES_SEED = 11
@@ -102,12 +105,13 @@ def write_synthetic_train(
 ) -> float:
     """Add shards of distinct sentences until ``folder`` holds at least ``hours``; those already there stay.
 
-    The sentences of a shard depend on the seed and its number alone. Returns the hours there are.
+    The sentences of a shard depend on the seed and its number alone, how many there are on the hours. Returns the hours
+    there are.
     """
     if hours <= 0:
         raise OptionError(f"expected a positive number of hours, got {hours}")
     folder.mkdir(parents=True, exist_ok=True)
-    most = int(hours * 3600 / 2.0 / SHARD_SIZE) + processes + 1  # no set of sentences is shorter than 2 s on average
+    most = int(hours * 3600 / 2.0 / SHARD_SIZE) + 1  # no set of sentences is shorter than 2 s on average
     sampler = Sampler(transcripts, held_out, seed)
     sentences = sampler.distinct(most * SHARD_SIZE)
     done = fill_shards(folder, sentences, hours, seed, processes)
@@ -125,20 +129,32 @@ def fill_shards(
 ) -> float:
     """Say sentences into shards of ``folder`` until it holds at least ``hours``, or no shard's worth of them is left.
 
-    Shards that are there already stay. Returns the hours there are.
+    It holds the first shards that reach the hours, however many processes work ahead of them, in a folder of their
+    own, and however often they were stopped; shards that are there already, of a command for more hours, stay.
+    Returns the hours there are.
     """
-    done_s, number, most = 0.0, 0, len(sentences) // SHARD_SIZE
-    with ProcessPoolExecutor(processes) as pool, tqdm(total=hours, unit="h", desc="synthesis") as bar:
-        while done_s < hours * 3600 and number < most:
-            jobs = []
-            for n in range(number, min(number + 2 * processes, most)):
-                path = folder / f"shard_{n:03d}.jsonl"
-                if path.is_file():
-                    done_s += _duration_s(path)
-                elif done_s < hours * 3600:
-                    part = sentences[n * SHARD_SIZE : (n + 1) * SHARD_SIZE]
-                    jobs.append(pool.submit(make_shard, folder, n, part, seed, say))
-            done_s += sum(job.result() for job in jobs)
-            number += 2 * processes
-            bar.update(done_s / 3600 - bar.n)
-    return done_s / 3600
+    aside = folder / "ahead"
+    shutil.rmtree(aside, ignore_errors=True)  # of a killed command, perhaps of other sentences
+
+    def make(n: int) -> None:
+        if not _list_of(folder, n).is_file():
+            make_shard(aside, n, sentences[n * SHARD_SIZE : (n + 1) * SHARD_SIZE], seed, say)
+
+    done_s, most = 0.0, len(sentences) // SHARD_SIZE
+    with tqdm(total=hours, unit="h", desc="synthesis") as bar, closing(ahead(make, 0, most, processes)) as made:
+        for n in range(most):
+            if done_s >= hours * 3600:
+                break
+            next(made)
+            path = _list_of(folder, n)
+            if not path.is_file():
+                for suffix in (".npy", ".jsonl"):  # the list last: it says that the shard is whole
+                    os.replace(_list_of(aside, n).with_suffix(suffix), path.with_suffix(suffix))
+            done_s += _duration_s(path)
+            bar.update(min(done_s / 3600, hours) - bar.n)
+    shutil.rmtree(aside, ignore_errors=True)
+    return sum(map(_duration_s, sorted(folder.glob("shard_*.jsonl")))) / 3600
+
+
+def _list_of(folder: Path, number: int) -> Path:
+    return folder / f"shard_{number:03d}.jsonl"
