@@ -24,6 +24,7 @@ from armory_mdnf.asr.huggingface.vocabulary import TokenVocabulary
 from armory_mdnf.asr.huggingface.whisper import words
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio import ragged
+from armory_mdnf.cpu.switch import VARIABLE
 from armory_mdnf.defenses import RandomizedSmoothing
 from armory_mdnf.errors import AudioError, BundleError, OptionError, TranscriptError
 
@@ -156,6 +157,26 @@ def test_arts_attack_and_ours_raise_the_loss(folders: dict[str, Path], whisper: 
         gain = 1e-6 * before if family == "whisper" else 0.1
         assert float(estimator.compute_loss(found, texts)[0]) > before + gain
         assert np.linalg.norm(found - clean) <= 1.0 + 1e-4
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "whisper"])
+@pytest.mark.parametrize("published", [False, True])
+def test_an_attack_spends_nothing_beyond_the_end_of_an_utterance(
+    folders: dict[str, Path], whisper: Path, family: str, published: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whisper hears silence there, whose gradient is not zero: an attack would put a part of its bound into it."""
+    monkeypatch.setenv(VARIABLE, "plain")  # as a GPU, whose batch is not parted
+    estimator = RecognizerEstimator((folders | {"whisper": whisper})[family], device_type="cpu")
+    audio = list(AUDIO[:2])
+    x, lengths = ragged.pad([torch.from_numpy(u) for u in audio])
+    keys = [(i, 0) for i in range(2)]
+    back = [keys] if published else []
+    gradient = estimator.gradients(x, lengths, estimator.encode(["HELLO", "HELLO"], 2), keys, *back)
+    assert not gradient[0, 4000:].any()
+    assert gradient[0, :4000].any()
+    found = PGD(estimator, eps=0.5, eps_step=0.3, max_iter=2).generate(ragged_array(audio), ["HELLO", "HELLO"])
+    alone = PGD(estimator, eps=0.5, eps_step=0.3, max_iter=2).generate(audio[0][None], ["HELLO"])[0]
+    assert abs(np.linalg.norm(found[0] - audio[0]) - np.linalg.norm(alone - audio[0])) < 1e-4
 
 
 def test_smoothing_averages_probabilities_or_lets_transcripts_vote(folders: dict[str, Path], whisper: Path) -> None:

@@ -12,6 +12,7 @@ from armory_mdnf.asr.contract import CTCRecognizer, SpeechRecognizer, Target
 from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.asr.preprocessing import Chain, Draws, select
 from armory_mdnf.asr.voting import vote
+from armory_mdnf.audio import ragged
 from armory_mdnf.cpu.switch import fast
 from armory_mdnf.cpu.threads import rounds, side_by_side
 from armory_mdnf.errors import OptionError
@@ -80,7 +81,8 @@ class Pipeline:
                 if back is not None:
                     again, _ = chain(leaf, lengths[rows], select(back, rows))
                     (found,) = torch.autograd.grad(again, leaf, found)
-                result[rows, :width] = found
+                # Whisper fills up with silence, in which it has a gradient too: not the utterance's.
+                result[rows, :width] = ragged.zero_beyond(found, lengths[rows])
 
         turns = [[list(range(len(x)))]]
         if not recognizer.exact_batches:
