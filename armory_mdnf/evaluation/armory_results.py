@@ -13,10 +13,10 @@ from typing import Any
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.records import (
     FURTHER,
-    KEPT_BLOCKS,
     Outcome,
     RunRecord,
     check_run,
+    kept_blocks,
     read_json,
     with_extent,
     with_origin,
@@ -131,11 +131,6 @@ def flags_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if (config.get("adhoc") or {}).get("skip_adversarial") or not config.get("attack"):
         flags.pop("skip_attack", None)
     return flags
-
-
-def kept_blocks(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record keeps of a configuration."""
-    return {key: config[key] for key in KEPT_BLOCKS if key in config}
 
 
 def _numbers(values: Any, name: str, n: int) -> list[Any]:

@@ -253,7 +253,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         rows = [{k: u[k] for k in names} | {k: u[k] for k in FURTHER if k in u} for u in content["utterances"]]
         outcomes = tuple(Outcome(**row) for row in rows)
         keys = ("name", "seconds", "versions", "timestamp")
-        config = {key: value for key, value in content["config"].items() if key in KEPT_BLOCKS}
+        config = kept_blocks(content["config"])
         run = RunRecord(outcomes=outcomes, config=config, **{key: content[key] for key in keys})
         if not older:
             run = with_origin(with_extent(run, content), content)
@@ -265,6 +265,11 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
     if stated != found:
         raise ResultsError(f"{path}: states word error rates {stated}, but its transcripts give {found}")
     return run
+
+
+def kept_blocks(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record keeps of a configuration."""
+    return {key: block for key, block in config.items() if key in KEPT_BLOCKS}
 
 
 def check_run(run: RunRecord) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import armory_mdnf
 from armory_mdnf.cpu.switch import way
-from armory_mdnf.evaluation.armory_results import PREFIXES, flags_of, kept_blocks
-from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, LeftOut, Outcome, RunRecord, compare
+from armory_mdnf.evaluation.armory_results import PREFIXES, flags_of
+from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, LeftOut, Outcome, RunRecord, compare, kept_blocks
 from armory_mdnf.files.provenance import computing_versions
 from armory_mdnf.metrics.wer import pool
 from armory_mdnf.runner.config import PERTURBATIONS, Config, as_list

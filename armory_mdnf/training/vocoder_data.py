@@ -28,12 +28,19 @@ def find_recordings(source: Path, held_out_speakers: Sequence[str] = ()) -> list
 
     What lies below a folder of the name of a held-out speaker is left out, be it above the source.
     """
+    return _of_others(_listed(source), source, held_out_speakers)
+
+
+def _listed(source: Path) -> list[Path]:
     if source.is_dir():
-        paths = sorted(path for suffix in SUFFIXES for path in source.rglob(f"*{suffix}"))
-    elif source.is_file():
-        paths = [source.parent / line["file"] for line in read_lines(source, {"file": TEXT})]
-    else:
-        raise BundleError(f"expected a folder of FLAC or Opus files or a manifest, found nothing at {source}")
+        return sorted(path for suffix in SUFFIXES for path in source.rglob(f"*{suffix}"))
+    if source.is_file():
+        return [source.parent / line["file"] for line in read_lines(source, {"file": TEXT})]
+    raise BundleError(f"expected a folder of FLAC or Opus files or a manifest, found nothing at {source}")
+
+
+def _of_others(paths: Sequence[Path], source: Path, held_out_speakers: Sequence[str]) -> list[Path]:
+    """Those of the recordings of a source that are of other speakers. Raises :class:`BundleError` if none is."""
     held_out = set(held_out_speakers)
     left_out = {folder for folder in {path.parent for path in paths} if held_out & set(_folders(folder))}
     if kept := [path for path in paths if path.parent not in left_out]:
@@ -54,10 +61,11 @@ def training_recordings(sources: Iterable[str], held_out_speakers: Sequence[str]
     missing = set(held_out_speakers)
     chosen = []
     for source in sources:
-        for folder in {path.parent for path in find_recordings(Path(source))}:
+        paths = _listed(Path(source))
+        for folder in {path.parent for path in paths}:
             _check_training(source, folder, held_out_speakers)
             missing -= set(_folders(folder))
-        chosen.append(find_recordings(Path(source), held_out_speakers))
+        chosen.append(_of_others(paths, Path(source), held_out_speakers))
     refuse_missing(sorted(missing), "source")
     return chosen
 
