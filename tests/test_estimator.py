@@ -107,6 +107,18 @@ def test_probabilities_are_averaged_over_the_passes(recognizer, utterances):
     assert not np.allclose(passes[0], passes[1], atol=1e-3)
 
 
+def test_each_pass_of_a_keyed_evaluation_draws_anew(recognizer, utterances):
+    smoothing = RandomizedSmoothing(5, passes=4, **CPU)
+    several = RecognizerEstimator(recognizer, smoothing, **CPU)
+    found, _ = several.predict(utterances[0], transcription_output=False, keys=[(3, 7)])
+    x, lengths = torch.from_numpy(utterances[0])[None], torch.tensor([len(utterances[0])])
+    plain = RecognizerEstimator(recognizer, **CPU)
+    heard = [smoothing.transform(x, lengths, smoothing.draw(1, [(3, 7, p)])).numpy() for p in range(4)]
+    passes = [plain.predict(u, transcription_output=False)[0] for u in heard]
+    np.testing.assert_allclose(found, np.mean(passes, axis=0), atol=1e-5)
+    assert not np.allclose(passes[0], passes[1], atol=1e-3)
+
+
 def test_a_defense_switched_off_is_left_out(recognizer, plain, utterances):
     off = RecognizerEstimator(recognizer, RandomizedSmoothing(0, apply_predict=False, **CPU), **CPU)
     assert off.predict(utterances).tolist() == plain.predict(utterances).tolist()

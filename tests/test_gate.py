@@ -130,6 +130,8 @@ def test_the_attacks_size_is_to_stay(points: float | None) -> None:
     for change, verdict in ((0.3, "same"), (1.0, "worse"), (-1.0, "worse")):
         found = cell(DEFENDED, counts, [v + change for v in before])
         assert judged(found, expected, points=points)["snr_db"] == verdict
+    scattered = cell(DEFENDED, counts, [v + (9, -7)[i % 2] for i, v in enumerate(before)])  # one more on average
+    assert judged(scattered, expected, points=points)["snr_db"] == ("same" if points is None else "worse")
     nothing = cell(DEFENDED, counts, [None] * 12)
     assert judged(nothing, expected, points=points)["snr_db"] == "worse"
 

@@ -22,6 +22,7 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.asr.huggingface.folders import find_folder, is_huggingface
 from armory_mdnf.asr.huggingface.vocabulary import TokenVocabulary
 from armory_mdnf.asr.huggingface.whisper import words
+from armory_mdnf.asr.voting import vote
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio import ragged
 from armory_mdnf.cpu.switch import VARIABLE
@@ -186,6 +187,11 @@ def test_smoothing_averages_probabilities_or_lets_transcripts_vote(folders: dict
         assert isinstance(estimator.predict(AUDIO[0][None])[0], str)
     with pytest.raises(OptionError, match="no probabilities per frame"):
         estimator.predict(AUDIO[0][None], transcription_output=False)
+
+
+def test_the_vote_takes_the_transcript_nearest_to_all_and_the_earliest_of_equals() -> None:
+    assert vote(["A X Y", "A B", "A B C"]) == "A B"
+    assert [vote(["A", "B"]), vote(["B", "A"])] == ["A", "B"]
 
 
 def save_whisper(folder: Path, multilingual: bool) -> Path:

@@ -203,6 +203,18 @@ def test_runs_of_older_versions_do_not_go_on(interrupted: Path, capsys: pytest.C
     assert "armory_mdnf was '0.0.1' there" in capsys.readouterr().err
 
 
+def test_another_torch_or_device_does_not_go_on(interrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = interrupted / "run.json"
+    content = json.loads(path.read_text())
+    for change, said in (
+        ({"versions": content["versions"] | {"torch": "0.0"}}, "versions.torch was '0.0' there"),
+        ({"device": "elsewhere"}, "device was 'elsewhere' there, is 'cpu' now"),
+    ):
+        path.write_text(json.dumps(content | change))
+        assert cli.main(["run", "--resume", str(interrupted)]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_other_code_of_this_package_does_not_go_on(
     interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
