@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--reference", metavar="TEXT", help="what is said, to count errors in (default: what is understood of IN)"
     )
-    options.add_model(parser)
+    options.add_model(parser, seeds="the attack and the defence's noise, but for that of a FILE.json")
     options.add_attack(parser)
     options.add_piece_seconds(parser)
     console.add_json(parser)
