@@ -389,6 +389,18 @@ def test_a_baseline_is_rewritten_by_its_command_alone(tmp_path: Path, capsys: py
     assert "--tolerance: expected a number >= 0 or `statistical`, got 'x'" in capsys.readouterr().err
 
 
+def test_results_without_a_word_do_not_replace_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, good = tmp_path / "b.json", RESULTS / "human" / "mg_benign.json"
+    assert cli.main(["baseline", str(target), str(good)]) == 0
+    before, run = target.read_text(), read_record(good)
+    silent = replace(run, outcomes=tuple(replace(outcome, reference="") for outcome in run.outcomes))
+    write_record(tmp_path / "silent.json", silent)
+    capsys.readouterr()
+    assert cli.main(["baseline", str(target), str(tmp_path / "silent.json")]) == 2
+    assert f"error: {tmp_path / 'silent.json'}: no reference has a word\n" in capsys.readouterr().err
+    assert target.read_text() == before
+
+
 def test_the_reports_of_a_regression_and_of_a_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads((RESULTS / "human" / "mg_benign.json").read_text())
     for utterance in content["utterances"]:

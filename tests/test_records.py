@@ -272,6 +272,21 @@ def test_a_damaged_record_is_named_and_no_more(
         assert f"{path}: not a complete record" in told or f"{path} is not JSON as it is meant" in told
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [(json.loads("[" * 800 + "]" * 800), "more than 64 levels of nesting"), ("x\ud800y", "an unpaired surrogate in")],
+)
+def test_results_that_nothing_could_show_are_named(
+    value: Any, problem: str, file: Callable[[object], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = file(edited("attack.kwargs.mine", value))
+    for words in (["summary", str(path)], ["report", str(path), "-o", str(tmp_path / "x.html")]):
+        assert cli.main(words) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"armory-mdnf: error: {path} is not JSON as it is meant: ")
+        assert problem in said
+
+
 @pytest.mark.parametrize("damage", [{"ids": []}, {"ids": None}, {"changed": 1}, {"left_out": [1]}, []])
 def test_damaged_words_on_the_run_are_named(damage: Any, file: Callable[[object], Path]) -> None:
     own: Any = {"ids": ["x"] * 10, "chosen": 10, "split_size": 64, "changed": {}, "left_out": []}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from armory_mdnf.errors import BundleError, OptionError
-from armory_mdnf.files.strict_json import MAX_DEPTH, dumps, loads, read_json
+from armory_mdnf.files.strict_json import MAX_DEPTH, check_bounds, dumps, loads, read_json
 
 plain = st.recursive(
     st.none()
@@ -143,6 +143,23 @@ def test_an_endless_file_is_not_read_to_its_end() -> None:
 def test_what_is_not_written(value: Any, message: str) -> None:
     with pytest.raises(OptionError, match=f"cannot be written as JSON: {message}"):
         dumps(value, error=OptionError)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"a": ["x", {"b": "\ud800"}]}, r"a\[1\].b: an unpaired surrogate in"),
+        ({"\udfff": 1}, "an unpaired surrogate in"),
+        (json.loads("[" * 900 + "]" * 900), f"more than {MAX_DEPTH} levels of nesting"),
+    ],
+)
+def test_what_others_write_has_bounds(value: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=f"^theirs.json is not JSON as it is meant.*{message}"):
+        check_bounds(value, "theirs.json", OptionError)
+
+
+def test_numbers_that_are_not_finite_are_within_bounds() -> None:
+    check_bounds({"a": [math.nan, -math.inf, 10**400]}, "theirs.json")
 
 
 def test_a_value_within_itself_is_not_written() -> None:

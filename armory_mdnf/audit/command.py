@@ -16,7 +16,7 @@ import torch
 from armory_mdnf import console
 from armory_mdnf.audit import report
 from armory_mdnf.audit.checks import CHECKS, Options, audit
-from armory_mdnf.audit.findings import FAIL, Finding, worst
+from armory_mdnf.audit.findings import FAIL, TOGETHER, Finding, worst
 from armory_mdnf.audit.names import FORMAT, NAMES
 from armory_mdnf.audit.trials import Plan, Trials
 from armory_mdnf.data.selection import read_samples
@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
             "iterations_asked": attack.max_iter,
             "draws": list(draws),
             "evaluation_draws": args.evaluation_draws,
+            "confidence": TOGETHER,
             "checks": only,
             "device": device,
         },

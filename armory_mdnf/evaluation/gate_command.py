@@ -94,6 +94,8 @@ def _baseline(args: argparse.Namespace) -> int:
     files: dict[str, Path] = {}
     for path in given:
         cell = read_cell(path)
+        if not cell.values:
+            raise ResultsError(f"{path}: no reference has a word")
         same = [n for n, other in cells.items() if other.identity == cell.identity]
         for name in {cell.name, *same} & files.keys():
             raise ResultsError(f"{path} and {files[name]} are of the same configuration: expected one of them")

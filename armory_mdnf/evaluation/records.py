@@ -358,6 +358,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ResultsError(f"{path} is a folder: expected a file in it, of results or a record") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not readable JSON (a run cut short?): {error}") from error
+    strict_json.check_bounds(content, f"{path}", ResultsError)
     if not isinstance(content, dict):
         raise ResultsError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
