@@ -87,13 +87,19 @@ def dumps(
 ) -> str:
     """Write a JSON text that :func:`loads` reads back.
 
-    Raises ``error`` with the dotted key for a number that is not finite and for a key that is no string.
+    Raises ``error`` with the dotted key for what that refuses: a number that is not finite or too large, an unpaired
+    surrogate, nesting of more than :data:`MAX_DEPTH` levels; and for a key that is no string.
     """
     try:
         _check(value, "", 0)
     except _PlaceError as found:
         raise error(f"cannot be written as JSON: {found}") from None
     return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def readable(name: str) -> str:
+    """A file's name as JSON can hold it: bytes of it that are no UTF-8, surrogates in Python, are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _PlaceError(ValueError):
@@ -128,12 +134,17 @@ def _plain(raw: Any, at: str, depth: int) -> Any:
 def _check(value: Any, at: str, depth: int) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise _PlaceError(at, f"{value} is no number of JSON")
+    if isinstance(value, int) and math.isinf(_as_float(value)):
+        raise _PlaceError(at, f"{quoted(value)} is too large a number")
+    if isinstance(value, str):
+        _text(value, at)
     if isinstance(value, (Mapping, list, tuple)) and depth == MAX_DEPTH:
         raise _PlaceError(at, f"more than {MAX_DEPTH} levels of nesting")
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise _PlaceError(at, f"expected keys that are strings, found {quoted(key)}")
+            _text(key, at)
             _check(inner, _below(at, key), depth + 1)
     elif isinstance(value, (list, tuple)):
         for i, inner in enumerate(value):
