@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -448,10 +449,11 @@ def test_armorys_own_numbers_do_where_there_are_no_transcripts(tmp_path: Path) -
     baseline = read_baseline(ROOT / "baselines" / "armory.json")
     report = gate({"armory.json": found}, baseline, Options(points=2.0))
     assert [(f.cell, f.measure, f.verdict) for f in report.findings] == [("test_clean/none_benign", "benign", "same")]
-    content["results"] = {"benign_word_error_rate": [[["x"]]]}
-    (tmp_path / "armory.json").write_text(json.dumps(content))
-    with pytest.raises(ResultsError, match="benign_word_error_rate is damaged"):
-        read_cell(tmp_path / "armory.json")
+    for damaged in ("x", {"a": 1}, [], [math.inf, 3], [math.nan, 3], [1.0, 10**400], [2, -1], [True, 3]):
+        content["results"] = {"benign_word_error_rate": [[damaged]]}
+        (tmp_path / "armory.json").write_text(json.dumps(content))
+        with pytest.raises(ResultsError, match="benign_word_error_rate is damaged"):
+            read_cell(tmp_path / "armory.json")
     content["results"] = {}
     (tmp_path / "armory.json").write_text(json.dumps(content))
     with pytest.raises(ResultsError, match="neither transcripts nor word errors"):

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from librispeech_folder import make_librispeech
 
+from armory_mdnf.audio import files as audio_files
+from armory_mdnf.audio import recordings
 from armory_mdnf.data import librispeech, own, paths, selection
 from armory_mdnf.errors import ArmoryMdnfError, AudioError, BundleError, OptionError
 from armory_mdnf.files.provenance import sha256_of
@@ -249,3 +251,16 @@ def test_an_empty_recording_is_a_problem_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     (utterance,) = own.load_own(tmp_path, strict=False)
     assert utterance.problem == f"{tmp_path / 'a.wav'} is empty: expected samples"
+
+
+def test_a_name_that_is_no_utf8_costs_one_recording(tmp_path: Path, not_utf8: str) -> None:
+    sound(tmp_path / "good.wav").with_suffix(".txt").write_text("fine")
+    path = sound(tmp_path / "x.wav").rename(tmp_path / f"{not_utf8}.wav")
+    path.with_suffix(".txt").write_text("fine")
+    bad, good = own.load_own(tmp_path, strict=False)
+    assert (good.id, good.problem) == ("good", "")
+    assert bad.id == r"caf\udce9"
+    assert "is not audio that can be read: UnicodeEncodeError" in bad.problem
+    for read in (audio_files.read_audio, lambda path: recordings.read_recording(path, 16000), librispeech._samples):
+        with pytest.raises(AudioError, match=r"caf"):
+            read(path)  # type: ignore[operator]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -375,3 +376,30 @@ def test_a_record_says_which_weights_and_device_made_it(
     capsys.readouterr()
     assert cli.main(["record", str(out), str(path)]) == 2
     assert "run.json: expected weights with their checksums" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"benign_total_wer": [[0.0, [float("inf"), 1]]]},
+        {"perturbation_l2": [[10**400]]},
+        {"compute": {f"Avg. CPU time (s) for {'9' * 400} executions of Attack": 1.0}},
+        {"benign_transcripts": [{"utterances": [{"reference": "A", "hypothesis": "A"}], "versions": {"torch": ["2"]}}]},
+    ],
+)
+def test_numbers_that_are_none_and_versions_that_are_none_are_named(
+    damage: dict[str, Any], file: Callable[[object], Path]
+) -> None:
+    found = content(adversarial=False)
+    found["results"] |= damage
+    path = file(found)
+    with pytest.raises(ResultsError, match=path.name):
+        read_armory_results(path)
+
+
+def test_the_number_of_threads_is_no_departure(file: Callable[[object], Path]) -> None:
+    run = replace(read_armory_results(file(content())), changed={"user_init.kwargs.threads": [None, 1]})
+    assert cells.departures(run, None) == []
+    assert cells.departures(replace(run, changed={**run.changed, "user_init.kwargs.seed": [0, 1]}), None) == [
+        "seed 1 instead of 0"
+    ]

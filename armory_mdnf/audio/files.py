@@ -25,7 +25,7 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], i
         raise AudioError(f"no audio file at {path}")
     try:
         x, sample_rate_hz = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
+    except (UnicodeError, soundfile.LibsndfileError) as error:
         raise AudioError(f"{path} is not a readable audio file (truncated or corrupt?): {error}") from error
     if x.shape[1] != 1:
         raise AudioError(f"{path}: expected one channel, found {x.shape[1]}; mix it down to mono first")

@@ -40,6 +40,8 @@ def read_recording(path: str | os.PathLike[str] | BinaryIO, rate_hz: int, name: 
             raise AudioError(f"no audio file at {path}")
     try:
         x, found_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    except UnicodeError as error:
+        raise AudioError(f"{name} cannot be opened: expected a name in UTF-8") from error
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:  # of headerless files it asks for the rate
         raise AudioError(
             f"{name} is not audio that can be read: expected WAV, FLAC, Ogg, MP3 or another format of libsndfile; "

@@ -22,7 +22,7 @@ from armory_mdnf.audit.trials import Plan, Trials
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.files.atomic import ensure_writable, storing, write_text
-from armory_mdnf.files.strict_json import dumps
+from armory_mdnf.files.strict_json import dumps, readable
 from armory_mdnf.options import check_option, count
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.command import batch_seconds
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     def tell(number: int, name: str) -> None:
         print(f"{time.monotonic() - start:.0f} s: check {number} of {len(CHECKS)}, {name}", file=sys.stderr, flush=True)
 
-    name = "standard input" if args.config == "-" else Path(args.config).name
+    name = "standard input" if args.config == "-" else readable(Path(args.config).name)
     about = {
         "format": FORMAT,
         "configuration": name,

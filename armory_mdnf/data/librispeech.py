@@ -245,7 +245,7 @@ def _samples(path: Path) -> int:
 
     try:
         info = soundfile.info(str(path))
-    except (OSError, soundfile.SoundFileError) as error:
+    except (OSError, UnicodeError, soundfile.SoundFileError) as error:
         raise AudioError(f"{path} is not a readable audio file (truncated or corrupt?): {error}") from error
     if (info.samplerate, info.channels) != (SAMPLE_RATE_HZ, 1) or info.frames < 1:
         raise AudioError(

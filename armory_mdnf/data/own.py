@@ -24,10 +24,10 @@ from typing import Any
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import SPLITS, chapters, read_chapter
 from armory_mdnf.data.paths import LISTS
-from armory_mdnf.data.saved import SavedUtterance, audio_of, duration_s, is_saved, open_saved
+from armory_mdnf.data.saved import UNREADABLE, SavedUtterance, audio_of, duration_s, is_saved, open_saved
 from armory_mdnf.data.text import normalise
 from armory_mdnf.errors import AudioError, BundleError, TranscriptError, cause, quoted, shown
-from armory_mdnf.files.strict_json import loads
+from armory_mdnf.files.strict_json import loads, readable
 
 AUDIO = ("audio", "file", "path", "wav", "audio_filepath", "filename", "file_name")
 TEXT = ("text", "transcript", "transcription", "sentence", "words", "normalized_text")
@@ -109,7 +109,7 @@ def _utterance(name: str, path: Path, text: str, speaker: str = "") -> Utterance
             info = soundfile.info(str(path))
             duration_s = info.frames / info.samplerate
             problem = problem or ("" if info.frames else f"{path} is empty: expected samples")
-        except (OSError, RuntimeError, TypeError) as error:  # of headerless files it asks for the rate
+        except UNREADABLE as error:
             problem = f"{path} is not audio that can be read: {cause(error)}"
     return Utterance(name, path, transcript, speaker, float(duration_s), problem, converted=True)
 
@@ -122,7 +122,7 @@ def _beside(folder: Path) -> Iterable[Utterance]:
             f"({', '.join(LISTS)}), Kaldi's text and wav.scp, or a split of LibriSpeech, found none of these"
         )
     for path in sounds:
-        name = str(path.relative_to(folder).with_suffix(""))
+        name = readable(str(path.relative_to(folder).with_suffix("")))
         text = next((found for end in TEXT_FILES if (found := path.with_suffix(end)).is_file()), None)
         if text is None:
             wanted = " or ".join(path.with_suffix(end).name for end in TEXT_FILES)
@@ -195,7 +195,7 @@ def _saved(folder: Path) -> Iterable[Utterance]:
             problem = "" if transcript else f"{folder}, row {number}: expected a transcript with words"
         except AudioError as error:
             problem = str(error)
-        except (TranscriptError, OSError, RuntimeError) as error:
+        except (TranscriptError, *UNREADABLE) as error:
             problem = f"{folder}, row {number}: {cause(error)}"
         speaker = "" if speaker_column is None else str(row[speaker_column])
         yield SavedUtterance(name, folder, transcript, speaker, seconds, problem, True, number, audio_column)

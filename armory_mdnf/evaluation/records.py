@@ -260,7 +260,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         stated = content["wer"]
         check_run(run)
         found = {name: run.rate(name) for name in COMPARISONS}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: not a complete record: {error!r}") from error
     if stated != found:
         raise ResultsError(f"{path}: states word error rates {stated}, but its transcripts give {found}")
@@ -284,8 +284,8 @@ def check_run(run: RunRecord) -> None:
         for inner in ("kwargs", "model_kwargs", "wrapper_kwargs"):
             value = block.get(inner) if isinstance(block, dict) else None
             kinds.append((f"config.{key}.{inner}", value, (dict, type(None))))
-    seconds = run.seconds if isinstance(run.seconds, dict) else {}
-    kinds += [(f"seconds.{key}", value, (int, float)) for key, value in seconds.items()]
+    for where, found, kind in (("seconds", run.seconds, (int, float)), ("versions", run.versions, (str,))):
+        kinds += [(f"{where}.{key}", value, kind) for key, value in found.items()] if isinstance(found, dict) else []
     for outcome in run.outcomes:
         kinds.append(("reference", outcome.reference, (str,)))
         texts = ("id", "benign", "adversarial", "target")
@@ -298,6 +298,8 @@ def check_run(run: RunRecord) -> None:
             raise TypeError(f"{name} is {quoted(value)}")
     if run.timestamp is not None and not 0 <= run.timestamp < LAST_TIME:
         raise TypeError(f"timestamp is {quoted(run.timestamp)}")
+    if any(not isinstance(pair, list) or len(pair) != 2 for pair in run.changed.values()):
+        raise TypeError(f"changed is {quoted(run.changed)}")
 
 
 def as_number(value: object) -> float | None:
@@ -319,8 +321,6 @@ def with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
     for key in ("chosen", "split_size"):
         if content[key] is not None and type(content[key]) is not int:
             raise TypeError(f"{key} is {quoted(content[key])}")
-    if any(not isinstance(pair, list) or len(pair) != 2 for pair in content["changed"].values()):
-        raise TypeError(f"changed is {quoted(content['changed'])}")
     return replace(
         run,
         left_out=tuple(

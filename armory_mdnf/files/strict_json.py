@@ -87,10 +87,11 @@ def dumps(
 ) -> str:
     """Write a JSON text that :func:`loads` reads back.
 
-    Raises ``error`` with the dotted key for a number that is not finite and for a key that is no string.
+    Raises ``error`` with the dotted key for what that refuses: a number that is not finite or too large, an unpaired
+    surrogate, nesting of more than :data:`MAX_DEPTH` levels; and for a key that is no string.
     """
     try:
-        _check(value, "", 0, _finite)
+        _check(value, "", 0, _writable)
     except _PlaceError as found:
         raise error(f"cannot be written as JSON: {found}") from None
     return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
@@ -105,6 +106,11 @@ def check_bounds(value: Any, where: str, error: type[ArmoryMdnfError] = BundleEr
         _check(value, "", 0, _text)
     except _PlaceError as found:
         raise error(f"{where} is not JSON as it is meant: {found}") from None
+
+
+def readable(name: str) -> str:
+    """A file's name as JSON can hold it: bytes of it that are no UTF-8, surrogates in Python, are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _PlaceError(ValueError):
@@ -149,9 +155,12 @@ def _check(value: Any, at: str, depth: int, check_leaf: Callable[[Any, str], obj
             _check(inner, f"{at}[{i}]", depth + 1, check_leaf)
 
 
-def _finite(value: Any, at: str) -> None:
+def _writable(value: Any, at: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise _PlaceError(at, f"{value} is no number of JSON")
+    if isinstance(value, int) and math.isinf(_as_float(value)):
+        raise _PlaceError(at, f"{quoted(value)} is too large a number")
+    _text(value, at)
 
 
 def _text(value: Any, at: str) -> Any:

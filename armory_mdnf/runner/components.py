@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,9 +67,11 @@ def load_dataset(block: Config, strict: bool = True) -> Chosen:
 
 
 def split_size(block: Config) -> int | None:
-    """How many utterances the block's split has when it is complete; None if its dataset does not tell."""
+    """How many utterances the block's split has when it is complete; None if its dataset does not tell, or is gone."""
     size = getattr(find(block, "dataset"), "size", None)
-    return size(block.get("eval_split", DEFAULT_SPLIT)) if callable(size) else None
+    with contextlib.suppress(ArmoryMdnfError, OSError):  # recordings that have moved since a run of them
+        return size(block.get("eval_split", DEFAULT_SPLIT)) if callable(size) else None
+    return None
 
 
 def _held(generator: Any, name: str, index: Any) -> Chosen:
