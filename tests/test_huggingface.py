@@ -305,6 +305,17 @@ def test_whisper_hears_a_target_however_it_is_written(whisper: Path) -> None:
     assert not recognizer.is_heard("HELL", recognizer.encode("HELLO"))
 
 
+def test_whisper_writes_english_in_upper_case(whisper: Path) -> None:
+    from armory_mdnf.runner.evaluate import check_reference
+
+    estimator = RecognizerEstimator(str(whisper), device_type="cpu")
+    for said in ("HELLO", "hello", "Hello", "IT'S A DOG'S", ""):
+        check_reference(estimator, said)
+    for said in ("HELLO.", "MR SMITH", "\u041f\u0420\u0418\u0412\u0415\u0422", "10"):
+        with pytest.raises(TranscriptError, match="the recogniser cannot write its reference"):
+            check_reference(estimator, said)
+
+
 def test_whisper_refuses_what_it_cannot_hold(whisper: Path) -> None:
     recognizer = load_recognizer(whisper)
     with pytest.raises(TranscriptError, match=r"at most (19|21)"):

@@ -292,8 +292,9 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
             self._key, self._drawn = before
 
     def file_checksums(self) -> dict[str, str]:
-        """SHA-256 of the weights, by the name or path that they came by; none of a recogniser given as it is."""
-        return {} if self.weights_name is None else {self.weights_name: recognizer_checksum(self.weights_name)}
+        """SHA-256 of the weights, by the name or path that they came by, and of what the recogniser lists by itself."""
+        own = {} if self.weights_name is None else {self.weights_name: recognizer_checksum(self.weights_name)}
+        return own | getattr(self._model, "file_checksums", dict)()
 
     def _draw(self, pipeline: Pipeline, n: int) -> Draws:
         return pipeline.chain.draw(n, self._own_keys(n))

@@ -27,6 +27,7 @@ from armory_mdnf.options import check_option, count
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.command import batch_seconds
 from armory_mdnf.runner.config import Config, read_config, within
+from armory_mdnf.runner.evaluate import Evaluation, check_reference
 from armory_mdnf.runner.named import files_of
 from armory_mdnf.runner.overrides import Overrides, override, run_seed
 
@@ -68,11 +69,17 @@ def run(args: argparse.Namespace) -> int:
     with within("attack"):
         plan = Plan.of(attack, args.iterations)
     draws = default_draws(plan.draws) if given is None else given
+    audio = [read_samples(utterance) for _, utterance in chosen]
+    for _, utterance in chosen:
+        with within(utterance.id):
+            check_reference(estimator, utterance.transcript)
     findings: list[Finding] = []
     with _enough_memory(bound, findings, len(only)):
+        by_keys = components.draws_by_keys(estimator)
+        Evaluation(estimator, None, by_keys=by_keys).refuse_global_draws((*chosen[0], audio[0]))
         trials = Trials.of(
             estimator,
-            [read_samples(utterance) for _, utterance in chosen],
+            audio,
             [utterance.transcript for _, utterance in chosen],
             [index for index, _ in chosen],
             plan,

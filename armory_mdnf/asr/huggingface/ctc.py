@@ -40,6 +40,8 @@ class HuggingFaceCTC(CTCRecognizer):
     positions of Data2VecAudio or SEW's pooling; such models are given utterances one by one.
     """
 
+    draws_idly = True  # transformers draws whether to leave out a layer, and asks only then whether it trains
+
     def __init__(
         self, model: Any, alphabet: TokenVocabulary, normalise: bool = True, sample_rate_hz: int = 16000
     ) -> None:
