@@ -180,6 +180,39 @@ def test_an_attack_spends_nothing_beyond_the_end_of_an_utterance(
     assert abs(np.linalg.norm(found[0] - audio[0]) - np.linalg.norm(alone - audio[0])) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"eot_draws": 2},
+        {"gradient": "published", "keep": "best", "selection_draws": 2},
+        {"random_start": True, "restarts": 2, "targeted": True, "stop_on_success": True},
+    ],
+)
+def test_weights_of_double_precision_are_attacked(folders: dict[str, Path], options: dict[str, Any]) -> None:
+    recognizer = load_recognizer(folders["hubert"]).double()
+    estimator = RecognizerEstimator(recognizer, RandomizedSmoothing(15.0, device_type="cpu"), device_type="cpu")
+    audio = ragged_array(AUDIO[:2])
+    found = PGD(estimator, eps=0.5, max_iter=1, **options).generate(audio, ["HELLO", "HELLO"])
+    assert [u.dtype for u in found] == [np.float32] * 2
+    assert all(np.abs(u - before).max() > 0 for u, before in zip(found, audio, strict=True))
+
+
+def test_what_attacks_get_is_of_the_dtype_that_they_give(folders: dict[str, Path]) -> None:
+    estimator = RecognizerEstimator(load_recognizer(folders["hubert"]).double(), device_type="cpu")
+    x, lengths = ragged.pad([torch.from_numpy(audio) for audio in AUDIO])
+    targets, keys = estimator.encode(["HELLO"] * 3, 3), [(i, 0) for i in range(3)]
+    gradient = estimator.gradients(x, lengths, targets, keys)
+    leaf = x.clone().requires_grad_()
+    losses = estimator.losses(leaf, lengths, targets, keys)
+    losses.sum().backward()
+    assert gradient.dtype == losses.dtype == leaf.grad.dtype == torch.float32
+    theirs = ragged.zero_beyond(leaf.grad, lengths)
+    torch.testing.assert_close(gradient, theirs, rtol=1e-5, atol=1e-6 * float(theirs.abs().max()))
+    exact = estimator.gradients(x.double(), lengths, targets, keys)
+    torch.testing.assert_close(gradient, exact.float())
+    assert estimator.transcribe(x, lengths, keys) == estimator.predict(ragged_array(AUDIO)).tolist()
+
+
 def test_smoothing_averages_probabilities_or_lets_transcripts_vote(folders: dict[str, Path], whisper: Path) -> None:
     for folder in (folders["hubert"], whisper):
         defence = RandomizedSmoothing(snr_db=15.0, passes=3, device_type="cpu")
