@@ -24,6 +24,7 @@ from armory_mdnf.asr.preprocessing import Chain, Draws, select
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.errors import AudioError, OptionError, TranscriptError, choices, refuse_unknown
+from armory_mdnf.options import all_or_none
 
 REDUCTIONS = ("none", "sum", "mean")
 GRADIENTS = ("exact", "published")
@@ -99,12 +100,10 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         refuse_unknown(params, self.estimator_params, type(self).__name__)
         if params.get("device_type", self._device_type) != self._device_type:
             raise OptionError("device_type is fixed when the estimator is made")
-        before = dict(self.__dict__)
-        try:
+        with all_or_none(self):  # a refused value leaves the estimator as it was
+            # ART fills the list that there is, which is in force.
+            self.preprocessing_operations: list[Preprocessor] = []
             super().set_params(**params)
-        except Exception:  # a refused value leaves the estimator as it was
-            self.__dict__.update(before)
-            raise
         if "model" in params:
             self.weights_name = None
 
