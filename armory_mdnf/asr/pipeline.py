@@ -142,13 +142,18 @@ class Pipeline:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, but for recurrent layers under a gradient; the caller's modes come back."""
+    """Evaluation mode, without dropout anywhere; the caller's modes come back."""
     modes = [(inner, inner.training) for inner in module.modules()]
+    recurrent = [(inner, inner.dropout) for inner, _ in modes if isinstance(inner, nn.RNNBase)]
     try:
         for inner, _ in modes:
-            # cuDNN's recurrent layers run backward in training mode only; they have no dropout.
-            inner.training = isinstance(inner, nn.RNNBase) and torch.is_grad_enabled()
+            inner.training = False
+        for layers, _ in recurrent:
+            # cuDNN's run backward in training mode only, in which their own dropout would draw noise.
+            layers.training, layers.dropout = torch.is_grad_enabled(), 0.0
         yield
     finally:
         for inner, training in modes:
             inner.training = training
+        for layers, dropout in recurrent:
+            layers.dropout = dropout
