@@ -243,6 +243,18 @@ class OthersNoise(PreprocessorPyTorch):
         return x + 0.01 * torch.randn_like(x), y
 
 
+@pytest.mark.parametrize("geometry", [L2(1.0), SNR(20.0)])
+@pytest.mark.parametrize("scale", [1e-43, 1e-38, 1e-24, 1e-10, 1.0, 1e10, 1e20, 1e37])
+def test_a_step_has_length_1_however_small_or_large_the_gradient(geometry: Geometry, scale: float) -> None:
+    gradient = torch.randn(2, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = geometry.direction((gradient * scale).float()).double()
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(2, dtype=torch.float64), rtol=1e-5, atol=0)
+    # A gradient at the end of the range has a digit or two left.
+    expected = gradient / gradient.norm(dim=1, keepdim=True)
+    assert bool(((found * expected).sum(1) > (0.99 if scale < 1e-40 else 1 - 1e-5)).all())
+    assert not geometry.direction(torch.zeros(1, 4)).any()
+
+
 def test_eot_is_the_mean_gradient_of_its_draws(melgan: Any) -> None:
     model = estimator(MDNF(melgan, 20.0, None, seed=1, device_type="cpu"))
     x, lengths = ragged.pad([torch.from_numpy(speechlike(n)) for n in (3333, 4000)])

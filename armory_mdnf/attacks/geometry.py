@@ -41,6 +41,10 @@ class Geometry(ABC):
 
 class _EuclideanBall(Geometry):
     def direction(self, gradient: Tensor) -> Tensor:
+        # Brought near 1 by a power of two, which changes no digit: in single precision the square of 1e-24 is 0, of
+        # 1e20 infinite, and an attack would stand still without a word. Its own powers end at 127 either way.
+        exponent = torch.frexp(gradient.abs().amax(dim=1, keepdim=True)).exponent
+        gradient = torch.ldexp(gradient, -exponent.clamp(-126, 126))
         norm = gradient.norm(dim=1, keepdim=True)
         return gradient / torch.where(norm > 0, norm, torch.inf)
 
