@@ -111,7 +111,8 @@ def add_metrics_command(commands: Any) -> None:
 
 
 def _metrics(args: argparse.Namespace) -> int:
-    from armory_mdnf.evaluation.comparison import defence_label, read_run
+    from armory_mdnf.evaluation.comparison import read_run
+    from armory_mdnf.evaluation.paper import row_label
     from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files import strict_json
     from armory_mdnf.files.atomic import ensure_writable, write_text
@@ -128,7 +129,7 @@ def _metrics(args: argparse.Namespace) -> int:
             groups.append([run]) if same is None else same.append(run)
     for group in groups:
         if len(group) > 1:
-            of = f"{group[0].recognizer}, {defence_label(group[0].config)}"
+            of = f"{group[0].recognizer}, {row_label(group[0])}"
             rows[f"worst of {', '.join(run.name for run in group)} ({group[0].split}; {of})"] = worst_over(group)
     if args.json:
         write_text(args.json, strict_json.dumps({"format": FORMAT, "metrics": rows}, indent=1) + "\n")
