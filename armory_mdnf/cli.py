@@ -342,7 +342,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return READER_GONE
-    except (ArmoryMdnfError, OSError, UnicodeError, MemoryError) as error:
+    except Exception as error:
+        if not isinstance(error, (ArmoryMdnfError, OSError, UnicodeError)) and not _is_of_memory(error):
+            raise
         console.say(f"armory-mdnf: error: {_sentence(error)}", sys.stderr)
         return BAD_INPUT
 
@@ -371,8 +373,13 @@ def _flush() -> None:
         raise StorageError(f"standard output: {error.strerror or error}") from error
 
 
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, a GPU's among it: torch, whose error that is, may not be imported."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
 def _sentence(error: Exception) -> str:
-    if isinstance(error, MemoryError):
+    if _is_of_memory(error):
         return "not enough memory"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

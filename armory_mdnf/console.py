@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from armory_mdnf.files.strict_json import readable
+
 
 class Unfailing:
     """A text stream for notes and progress: what cannot be written is lost, and the work goes on.
@@ -105,9 +107,9 @@ def quietly(run: Callable[[], int]) -> int:
 
 
 def print_json(content: Any) -> None:
-    """Print strict JSON; what a terminal would obey is escaped."""
+    """Print strict JSON; what a terminal would obey is escaped, and what no UTF-8 can hold."""
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(readable(c))[1:-1] for c in text))
 
 
 def printable(text: str, keep: str = "") -> str:

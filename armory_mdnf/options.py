@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,28 @@ def check_options(options: Any) -> None:
     for field in dataclasses.fields(options):
         if "kind" in field.metadata:
             check_option(field.name, getattr(options, field.name), field.metadata["kind"])
+
+
+@contextmanager
+def all_or_none(owner: object) -> Iterator[None]:
+    """An object has its attributes back if the block raises: ART's ``set_params`` sets first and checks afterwards."""
+    before = dict(vars(owner))
+    try:
+        yield
+    except BaseException:
+        vars(owner).clear()
+        vars(owner).update(before)
+        raise
+
+
+def as_whole(value: Any) -> int | None:
+    """The whole number that a value is, of any type of numbers, NumPy's for instance; None for what is none."""
+    try:
+        found = int(value)
+        same = bool(found == value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # torch's of a tensor that holds several
+        return None
+    return found if same and not isinstance(value, bool) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -1,8 +1,9 @@
-"""How numbers and signs are read out, in upper-case words."""
+"""How written English is read out, in upper-case words: one rule for references and for what a recogniser writes."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from armory_mdnf.errors import TranscriptError
 
@@ -11,7 +12,15 @@ TEENS = ("TEN", "ELEVEN", "TWELVE", "THIRTEEN", "FOURTEEN", "FIFTEEN", "SIXTEEN"
 TENS = ("TWENTY", "THIRTY", "FORTY", "FIFTY", "SIXTY", "SEVENTY", "EIGHTY", "NINETY")
 SCALES = ((1_000_000_000, "BILLION"), (1_000_000, "MILLION"), (1000, "THOUSAND"), (100, "HUNDRED"))
 MAX_NUMBER = 10**12 - 1
-_SIGNS = {"#": " POUND ", "*": " STAR ", "&": " AND ", "%": " PERCENT ", "\u2019": "'"}
+ABBREVIATIONS = {"MR": "MISTER", "MRS": "MISSUS", "DR": "DOCTOR", "ST": "SAINT"}
+"""What Whisper abbreviates and LibriSpeech's transcripts spell out, by the word in upper case without its dot."""
+_SIGNS = {"#": " POUND ", "*": " STAR ", "&": " AND ", "%": " PERCENT "}
+_TYPOGRAPHIC = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
+)
+_THOUSANDS = re.compile(r"\b[0-9]{1,3}(?:,[0-9]{3}){1,3}\b")
 
 
 def number_words(n: int) -> str:
@@ -39,15 +48,25 @@ def digit_words(digits: str) -> str:
     return " ".join(DIGITS[int(d)] for d in digits)
 
 
+def plain(text: str) -> str:
+    """Letters without their marks, and quotes, apostrophes and dashes as a typewriter has them."""
+    marked = unicodedata.normalize("NFKD", text.translate(_TYPOGRAPHIC))
+    return "".join(c for c in marked if not unicodedata.combining(c))
+
+
 def read_signs(text: str) -> str:
-    """Spell out ``#``, ``*``, ``&`` and ``%``; a typographic apostrophe becomes a plain one."""
+    """Spell out ``#``, ``*``, ``&`` and ``%``."""
     for sign, reading in _SIGNS.items():
         text = text.replace(sign, reading)
     return text
 
 
 def read_numbers(text: str) -> str:
-    """Spell out the numbers: a cardinal up to four digits, digit by digit beyond that or after a leading zero."""
+    """Spell out the numbers.
+
+    A cardinal up to four digits or with commas after the thousands; digit by digit beyond that or after a leading zero.
+    """
+    text = _THOUSANDS.sub(lambda match: number_words(int(match.group().replace(",", ""))), text)
     return re.sub(r"[0-9]+", _read, text)
 
 

@@ -166,6 +166,18 @@ def utterances() -> list[np.ndarray]:
     return [speechlike(n, seed=n) for n in (6401, 3333, 5200)]
 
 
+@pytest.fixture
+def not_utf8(tmp_path: Path) -> str:
+    """A file's name that is no UTF-8: Python has a surrogate for the byte."""
+    name = "caf\udce9"
+    try:
+        (tmp_path / name).touch()
+        (tmp_path / name).unlink()
+    except (OSError, UnicodeError):
+        pytest.skip("files have no such names here")
+    return name
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"

@@ -475,6 +475,12 @@ def test_options_that_carlini_wagner_refuses(options: dict, plain: RecognizerEst
         CarliniWagner(plain, **options)
 
 
+NO_INDICES: list[Any] = [
+    *(3, "1", ["a"], [None], [[1]], [True], [2.5], [float("nan")], [float("inf")]),
+    *([np.array([1, 2])], [torch.tensor([1, 2])], torch.tensor(3), []),
+]
+
+
 @pytest.mark.parametrize(
     ("x", "y", "options", "error"),
     [
@@ -485,12 +491,19 @@ def test_options_that_carlini_wagner_refuses(options: dict, plain: RecognizerEst
         (np.full(4000, np.nan, dtype=np.float32), ["A"], {}, AudioError),
         (speechlike(4000), ["A"], {"indices": [-1]}, OptionError),
         (speechlike(4000), ["A"], {"indices": [1, 2]}, OptionError),
+        *((speechlike(4000), ["A"], {"indices": found}, OptionError) for found in NO_INDICES),
         (speechlike(4000), ["A"], {"mask": None}, OptionError),
     ],
 )
 def test_inputs_refused(x: np.ndarray, y: list[str], options: dict, error: type, plain: RecognizerEstimator) -> None:
     with pytest.raises(error):
         PGD(plain, eps=0.5, max_iter=1).generate(x, y, **options)
+
+
+@pytest.mark.parametrize("index", [7, 7.0, np.int64(7), np.float32(7), torch.tensor(7)])
+def test_an_index_is_a_whole_number_of_any_type(index: Any, plain: RecognizerEstimator) -> None:
+    attack, x = RandomNoise(plain, eps=0.5), speechlike(4000)
+    np.testing.assert_array_equal(attack.generate(x, indices=[index]), attack.generate(x, indices=[7]))
 
 
 def test_a_targeted_attack_needs_targets(plain: RecognizerEstimator) -> None:

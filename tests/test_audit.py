@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +23,18 @@ from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audit import strength
 from armory_mdnf.audit.checks import Options, audit
 from armory_mdnf.audit.command import default_draws
-from armory_mdnf.audit.findings import FAIL, PASS, SKIP, VERDICTS, WARN, Finding, judge_gain, worst
+from armory_mdnf.audit.findings import (
+    COMPARISONS,
+    FAIL,
+    PASS,
+    SKIP,
+    VERDICTS,
+    WARN,
+    Finding,
+    gain_of,
+    judge_gain,
+    worst,
+)
 from armory_mdnf.audit.gradients import (
     _agreement,
     _draws,
@@ -33,11 +46,13 @@ from armory_mdnf.audit.gradients import (
 )
 from armory_mdnf.audit.report import block, verdict
 from armory_mdnf.audit.strength import check_headline
-from armory_mdnf.audit.trials import EVALUATION, FRESH, OWN, Plan, Trials
+from armory_mdnf.audit.trials import EVALUATION, FRESH, OWN, Attempt, Plan, Trials
 from armory_mdnf.audit.views import View
 from armory_mdnf.defenses.base import WaveformDefense
 from armory_mdnf.errors import AttackError, OptionError
+from armory_mdnf.metrics import intervals
 from armory_mdnf.metrics.intervals import Interval
+from armory_mdnf.metrics.wer import WordCounts
 
 # Arithmetic.
 
@@ -101,10 +116,28 @@ def test_its_own_attack_is_that_of_the_configuration(options: dict[str, Any]) ->
 def test_snapshots_are_attacks_of_fewer_steps() -> None:
     tried = trials(plan=replace(PLAN, iterations=6))
     tried.own()
-    assert sorted(tried.snapshots) == [1, 2, 3, 4]
+    assert sorted(tried.snapshots) == [1, 2, 3, 4, 6]
     for steps, audio in tried.snapshots.items():
         alone = trials(plan=replace(PLAN, iterations=steps)).own().audio
         torch.testing.assert_close(audio, alone, rtol=0, atol=1e-3 * float((alone - tried.batch.x).abs().max()))
+
+
+@pytest.mark.parametrize(("choice", "better"), [({"restarts": 2}, 1), ({"keep": "best"}, -1)])
+def test_what_an_attack_chooses_in_the_end_is_no_gain_of_its_iterations(
+    choice: dict[str, Any], better: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The curve is that of an attack that has nothing to choose among; here the last start, or the first iterate."""
+    scores = itertools.count(0, better)
+    monkeypatch.setattr(
+        "armory_mdnf.attacks.pgd.mean_losses", lambda whole, batch, draws: batch.x.new_full((3,), float(next(scores)))
+    )
+    plan = replace(PLAN, random_start=True)
+    plain, choosing = trials(plan=plan), trials(plan=replace(plan, **choice))
+    curves = [strength.check_convergence(tried, (1,), 100).evidence["iterations"] for tried in (plain, choosing)]
+    assert not torch.equal(choosing.own().audio, plain.own().audio)
+    assert sorted(curves[1]) == ["1", "2", "3"]
+    for steps, row in curves[0].items():
+        assert curves[1][steps]["loss"] == pytest.approx(row["loss"], rel=1e-4)
 
 
 def test_batches_do_not_matter() -> None:
@@ -217,7 +250,7 @@ def test_no_draw_that_judges_has_been_seen_by_an_attack(monkeypatch: pytest.Monk
         monkeypatch.setattr(View, name, lambda self, x, *args, name=name: watch(self, name, x, *args))
     plan = replace(PLAN, keep="best", selection_draws=3, random_start=True, restarts=2)
     tried = trials(smoothing(), plan=plan)
-    audio = tried.run(tried.plan)[PLAN.iterations]
+    audio, _ = tried.run(tried.plan)
     by_attack = set(seen)
     assert {key[1] for key in by_attack} >= {Purpose.ATTACK, Purpose.SELECTION}
     for purpose in (EVALUATION, FRESH):
@@ -248,6 +281,68 @@ def test_an_attack_that_breaks_down_fails_its_check(monkeypatch: pytest.MonkeyPa
     assert "utterance 7 is not finite" in found.statement
     with pytest.raises(OptionError, match="unknown check 'heading'"):
         list(audit(tried, Options(), ["heading"]))
+
+
+def test_a_gradient_that_is_not_finite_at_some_draws_fails_its_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = trials(smoothing())
+    real, calls = tried.gradient, itertools.count(1)
+    monkeypatch.setattr(tried, "gradient", lambda *given: real(*given) * (np.nan if next(calls) % 2 else 1))
+    for found in audit(tried, Options(), ["draws", "published"]):
+        assert found.verdict == FAIL
+        assert found.statement == (
+            "The attack broke down: the loss gradient is not finite at some draws of the noise, at the clean audio."
+        )
+
+
+def test_the_worst_of_one_attack_is_no_worst_case() -> None:
+    (found,) = audit(trials(), Options(), ["headline"])
+    assert (found.verdict, found.statement) == (SKIP, "No other attack was tried.")
+    assert [f.verdict for f in audit(trials(), Options(), ["steps", "headline"])][1] in (PASS, WARN)
+
+
+def _of_errors(errors: Sequence[int]) -> Attempt:
+    """An attempt at the three utterances with so many errors in 20 words each."""
+    return Attempt(torch.zeros(3, 1), tuple(WordCounts.of(n, 20) for n in errors), torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("own", "noise", "whole", "part"),
+    [
+        ((18, 18, 18), (3, 2, 2), PASS, PASS),
+        ((2, 2, 2), (3, 2, 2), WARN, WARN),  # a word more by noise, which may be chance
+        ((2, 2, 2), (2, 2, 2), WARN, WARN),
+        ((1, 2, 2), (0, 0, 0), WARN, WARN),  # both do less than nothing
+        ((4, 4, 4), (14, 14, 14), FAIL, WARN),
+    ],
+)
+def test_noise_that_clearly_does_more_than_the_attack_fails_the_budget(
+    own: Sequence[int], noise: Sequence[int], whole: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else is amiss: it rises with the bound, to the ceiling."""
+    monkeypatch.setattr(strength, "_ceiling", lambda trials: 1.0)
+    known = {"benign": (2, 2, 2), "noise": noise, OWN: own, "bound x 0.5": own}
+    known |= {"bound x 2": (18, 18, 18), "bound x 10": (20, 20, 20)}
+    tried = trials()
+    tried.attempts |= {name: _of_errors(errors) for name, errors in known.items()}
+    for asked, expected in ((PLAN.iterations, whole), (PLAN.iterations + 1, part)):
+        found = strength.check_budget(tried, asked)
+        assert found.verdict == expected
+        assert ("--iterations" in found.advice) is (expected != PASS and asked > PLAN.iterations)
+
+
+def test_equal_attacks_fail_few_audits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most one in twenty of those that judge as many differences as an audit, some of them the best of six."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 499)
+    chance = np.random.default_rng(0)
+
+    def audited() -> str:
+        rates = chance.uniform(0.5, 0.95, 16)
+        own, *others = ([WordCounts.of(int(n), 24) for n in chance.binomial(24, rates)] for _ in range(1 + COMPARISONS))
+        steps = max(others[:5], key=lambda counts: sum(n.errors for n in counts))
+        return worst([judge_gain(gain_of(counts, own)) for counts in (steps, *others[5:])])
+
+    audits = 100
+    assert [audited() for _ in range(audits)].count(FAIL) <= audits * 0.05
 
 
 class _Loud(WaveformDefense):

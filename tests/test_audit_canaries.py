@@ -16,6 +16,7 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.findings import FAIL, PASS, SKIP, WARN, Finding
 from armory_mdnf.audit.trials import Plan, Trials
+from armory_mdnf.defenses import RandomizedSmoothing
 from armory_mdnf.defenses.base import WaveformDefense
 
 AUDIO = [speechlike(n, seed=seed) for n, seed in ((4800, 0), (5200, 3), (5600, 4))]
@@ -177,6 +178,20 @@ def test_the_same_noise_in_both_passes_is_no_lie_but_needs_many_draws() -> None:
     assert gradient["across"] > 0.95
     assert found["draws"].verdict in (WARN, FAIL)
     assert draws["draws_for_half"] is None or draws["draws_for_half"] > 1
+
+
+class Undeclared(Redrawn):
+    """Draws noise, and its class says that it draws none."""
+
+    stochastic = False
+
+
+@pytest.mark.parametrize("before", [[], [RandomizedSmoothing(20.0, 1, device_type="cpu")]], ids=["alone", "behind"])
+def test_noise_that_a_defence_hides_is_found(before: list[Any]) -> None:
+    found = findings(*before, Undeclared(redrawn=False), only=["draws", "published"])
+    for finding in found.values():
+        assert finding.verdict == FAIL
+        assert finding.statement == "Undeclared draws noise without saying so: set stochastic = True."
 
 
 class Wavy(WaveformDefense):

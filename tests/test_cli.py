@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_summary import armory_content
 from test_tour import subparsers
 
@@ -109,6 +110,7 @@ def test_a_target_that_cannot_be_written_is_one_line(results: Path, tmp_path: Pa
         (OSError(28, "No space left on device", "results/a.json"), 2, "results/a.json: No space left on device"),
         (PermissionError(13, "Permission denied"), 2, "Permission denied"),
         (MemoryError(), 2, "not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40.00 GiB"), 2, "not enough memory"),
         (KeyboardInterrupt(), 130, None),
         (BrokenPipeError(), 141, None),
     ],
@@ -129,6 +131,15 @@ def test_what_a_user_did_gives_no_traceback(
     told = capsys.readouterr().err
     assert message is None or told == f"armory-mdnf: error: {message}\n"
     assert str(code) in cli.EXIT_CODES
+
+
+def test_a_fault_of_this_package_is_told_whole(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("it cannot be")
+
+    monkeypatch.setattr(summary, "summarise", fail)
+    with pytest.raises(RuntimeError, match="it cannot be"):
+        cli.main(["summary", str(results)])
 
 
 def test_options_that_would_have_no_effect_are_refused(results: Path, tmp_path: Path, capsys: Any) -> None:

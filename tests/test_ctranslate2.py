@@ -302,6 +302,8 @@ def test_a_projection_of_its_own_is_refused(path: Path) -> None:
 
 
 NAME = b"encoder/conv1/bias\0"
+BIAS = variables()["encoder/conv1/bias"].tobytes()
+EMPTY = b"\x04" + bytes(4) + b"\xff" * 12 + b"\0" + bytes(4)
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "an unknown type": (lambda b: b.replace(NAME + b"\x01\4\0\0\0\0", NAME + b"\x01\4\0\0\0\x09"), "has type 9"),
     "many axes": (lambda b: b.replace(NAME + b"\x01", NAME + b"\xff"), "at most 4 dimensions, found 255"),
@@ -312,6 +314,10 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "billions of axes' worth": (
         lambda b: b.replace(NAME + b"\x01\4\0\0\0", NAME + b"\x01\xff\xff\xff\xff"),
         "has 16 bytes",
+    ),
+    "an empty one of more axes than memory": (
+        lambda b: b.replace(NAME + b"\x01\4\0\0\0\0\x10\0\0\0" + BIAS, NAME + EMPTY),
+        r"shape \(0, 4294967295, 4294967295, 4294967295\), type float32, has 0 bytes",
     ),
     "a name that is none": (lambda b: b.replace(b"encoder/conv1/bias", b"encoder/\x1b[2J1/bias"), "text of at most"),
     "a name without an end": (lambda b: b.replace(NAME, NAME[:-1] + b"x"), "text of at most"),

@@ -289,6 +289,16 @@ def test_vocoders_are_loaded_once_a_process(tmp_path, melgan, utterances):
     assert MelResynth(path, **CPU).vocoder is not one.vocoder
 
 
+def test_a_vocoder_that_was_loaded_in_inference_mode_has_gradients(tmp_path, melgan, utterances):
+    path = tmp_path / "tiny.safetensors"
+    save_vocoder(path, melgan)
+    with torch.inference_mode():
+        MelResynth(path, **CPU)(utterances[0])
+    found = MelResynth(path, **CPU)
+    expected = MelResynth(melgan, **CPU).estimate_gradient(utterances[0], np.ones_like(utterances[0]))
+    np.testing.assert_array_equal(found.estimate_gradient(utterances[0], np.ones_like(utterances[0])), expected)
+
+
 # Refusals.
 
 REFUSED = [

@@ -68,6 +68,19 @@ def test_damaged_weights_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "ds2_mg.safetensors" in finding.detail
 
 
+def test_weights_whose_package_is_missing_are_named_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'parallel_wavegan'")
+
+    monkeypatch.setattr("armory_mdnf.vocoders.load_vocoder", load)
+    monkeypatch.setattr(bundles, "bundled_names", lambda: ["ds2_mg", "melgan", "pwg"])
+    recogniser, *others = doctor.weights()
+    assert recogniser.state == doctor.OK
+    for finding in others:
+        assert (finding.state, finding.advice) == (doctor.BROKEN, "")  # the package has a line of its own
+        assert "parallel_wavegan" in finding.detail
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_weights_are_held_against_what_was_installed(same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     path = bundles.resolve("melgan")
@@ -179,9 +192,10 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert states(doctor.disk()) == {"outputs": doctor.BROKEN}
 
 
-def test_one_thing_that_fails_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ModuleNotFoundError("No module named 'torch'")])
+def test_one_thing_that_fails_does_not_hide_the_others(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> Any:
-        raise OSError(5, "Input/output error")
+        raise error
 
     fail.__name__ = "disk"
     monkeypatch.setattr(doctor, "disk", fail)

@@ -13,6 +13,8 @@ from art.defences.preprocessor.preprocessor import Preprocessor
 from art.preprocessing.audio import LFilterPyTorch
 from conftest import ragged_array, speechlike, tiny_recognizer
 
+from armory_mdnf.asr.alphabet import Alphabet
+from armory_mdnf.asr.contract import CTCRecognizer
 from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.audio import ragged
 from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
@@ -103,6 +105,18 @@ def test_probabilities_are_averaged_over_the_passes(recognizer, utterances):
     single = RecognizerEstimator(recognizer, RandomizedSmoothing(5, passes=1, **CPU), **CPU)
     found, _ = several.predict(x, transcription_output=False)
     passes = [single.predict(x, transcription_output=False)[0] for _ in range(4)]
+    np.testing.assert_allclose(found, np.mean(passes, axis=0), atol=1e-5)
+    assert not np.allclose(passes[0], passes[1], atol=1e-3)
+
+
+def test_each_pass_of_a_keyed_evaluation_draws_anew(recognizer, utterances):
+    smoothing = RandomizedSmoothing(5, passes=4, **CPU)
+    several = RecognizerEstimator(recognizer, smoothing, **CPU)
+    found, _ = several.predict(utterances[0], transcription_output=False, keys=[(3, 7)])
+    x, lengths = torch.from_numpy(utterances[0])[None], torch.tensor([len(utterances[0])])
+    plain = RecognizerEstimator(recognizer, **CPU)
+    heard = [smoothing.transform(x, lengths, smoothing.draw(1, [(3, 7, p)])).numpy() for p in range(4)]
+    passes = [plain.predict(u, transcription_output=False)[0] for u in heard]
     np.testing.assert_allclose(found, np.mean(passes, axis=0), atol=1e-5)
     assert not np.allclose(passes[0], passes[1], atol=1e-3)
 
@@ -219,6 +233,39 @@ def test_modes_and_running_statistics_are_left_alone(plain, utterances):
     assert [m.training for m in plain.model.modules()] == modes
     for key, value in plain.model.state_dict().items():
         assert torch.equal(value, state[key])
+
+
+class Recurrent(CTCRecognizer):
+    """Somebody's recogniser, whose recurrent layers drop out by themselves."""
+
+    sample_rate_hz, min_samples, exact_batches = 16000, 400, False
+
+    def __init__(self):
+        super().__init__()
+        self.alphabet = Alphabet()
+        self.layers = torch.nn.LSTM(160, 16, num_layers=2, dropout=0.5, batch_first=True)
+        self.head = torch.nn.Linear(16, len(self.alphabet))
+
+    def out_frames(self, lengths):
+        return lengths // 160
+
+    def forward(self, x, lengths):
+        frames = x[:, : x.shape[1] // 160 * 160].unflatten(1, (-1, 160))
+        return self.head(self.layers(frames)[0]), self.out_frames(lengths)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_recurrent_layers_drop_nothing_out_of_an_evaluation(utterances, training):
+    model = Recurrent().train(training)
+    estimator = RecognizerEstimator(model, **CPU)
+    first, second = (estimator.loss_gradient(utterances[:1], ["AB"])[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    x, lengths = ragged.pad([torch.tensor(utterances[0])])
+    with torch.enable_grad():
+        loss = estimator.losses(x, lengths, estimator.encode(["AB"], 1), [(0, 0)])
+    np.testing.assert_allclose(loss.detach().numpy(), estimator.compute_loss(utterances[:1], ["AB"]), rtol=1e-5)
+    assert model.layers.dropout == 0.5
+    assert model.layers.training == training
 
 
 # Other people's preprocessors.

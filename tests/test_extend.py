@@ -24,7 +24,7 @@ SECTION = re.compile(
     r"^## An? (\w+)\n.*?```python\n# (\w+\.py)\n(.*?)```.*?```json\n(.*?)```", re.DOTALL | re.MULTILINE
 )
 EXAMPLES = {what: (file, code, json.loads(block)) for what, file, code, block in SECTION.findall(TEXT)}
-ALL = ["defence", "attack", "geometry", "recogniser", "vocoder", "dataset", "metric"]
+ALL = ["defence", "attack", "geometry", "recogniser", "vocoder", "dataset", "targeter", "metric"]
 
 
 @pytest.fixture
@@ -80,6 +80,8 @@ def check(what: str, outcomes: Any, results: Any) -> None:
         assert all(o.linf == pytest.approx(0.01, rel=1e-3) for o in outcomes)
     if what == "dataset":
         assert [o.reference for o in outcomes] == ["GOODBYE", "PRESS ONE"]
+    if what == "targeter":
+        assert [o.target for o in outcomes] == ["NO"] * 3
     if what == "metric":
         lost = [len(o.reference) - len(o.benign) for o in outcomes]
         assert results["benign_letters_lost"] == [[n] for n in lost]

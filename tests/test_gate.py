@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -130,6 +131,8 @@ def test_the_attacks_size_is_to_stay(points: float | None) -> None:
     for change, verdict in ((0.3, "same"), (1.0, "worse"), (-1.0, "worse")):
         found = cell(DEFENDED, counts, [v + change for v in before])
         assert judged(found, expected, points=points)["snr_db"] == verdict
+    scattered = cell(DEFENDED, counts, [v + (9, -7)[i % 2] for i, v in enumerate(before)])  # one more on average
+    assert judged(scattered, expected, points=points)["snr_db"] == ("same" if points is None else "worse")
     nothing = cell(DEFENDED, counts, [None] * 12)
     assert judged(nothing, expected, points=points)["snr_db"] == "worse"
 
@@ -387,6 +390,18 @@ def test_a_baseline_is_rewritten_by_its_command_alone(tmp_path: Path, capsys: py
     assert "--tolerance: expected a number >= 0 or `statistical`, got 'x'" in capsys.readouterr().err
 
 
+def test_results_without_a_word_do_not_replace_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, good = tmp_path / "b.json", RESULTS / "human" / "mg_benign.json"
+    assert cli.main(["baseline", str(target), str(good)]) == 0
+    before, run = target.read_text(), read_record(good)
+    silent = replace(run, outcomes=tuple(replace(outcome, reference="") for outcome in run.outcomes))
+    write_record(tmp_path / "silent.json", silent)
+    capsys.readouterr()
+    assert cli.main(["baseline", str(target), str(tmp_path / "silent.json")]) == 2
+    assert f"error: {tmp_path / 'silent.json'}: no reference has a word\n" in capsys.readouterr().err
+    assert target.read_text() == before
+
+
 def test_the_reports_of_a_regression_and_of_a_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads((RESULTS / "human" / "mg_benign.json").read_text())
     for utterance in content["utterances"]:
@@ -434,10 +449,11 @@ def test_armorys_own_numbers_do_where_there_are_no_transcripts(tmp_path: Path) -
     baseline = read_baseline(ROOT / "baselines" / "armory.json")
     report = gate({"armory.json": found}, baseline, Options(points=2.0))
     assert [(f.cell, f.measure, f.verdict) for f in report.findings] == [("test_clean/none_benign", "benign", "same")]
-    content["results"] = {"benign_word_error_rate": [[["x"]]]}
-    (tmp_path / "armory.json").write_text(json.dumps(content))
-    with pytest.raises(ResultsError, match="benign_word_error_rate is damaged"):
-        read_cell(tmp_path / "armory.json")
+    for damaged in ("x", {"a": 1}, [], [math.inf, 3], [math.nan, 3], [1.0, 10**400], [2, -1], [True, 3]):
+        content["results"] = {"benign_word_error_rate": [[damaged]]}
+        (tmp_path / "armory.json").write_text(json.dumps(content))
+        with pytest.raises(ResultsError, match="benign_word_error_rate is damaged"):
+            read_cell(tmp_path / "armory.json")
     content["results"] = {}
     (tmp_path / "armory.json").write_text(json.dumps(content))
     with pytest.raises(ResultsError, match="neither transcripts nor word errors"):

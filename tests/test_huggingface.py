@@ -22,6 +22,7 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.asr.huggingface.folders import find_folder, is_huggingface
 from armory_mdnf.asr.huggingface.vocabulary import TokenVocabulary
 from armory_mdnf.asr.huggingface.whisper import words
+from armory_mdnf.asr.voting import vote
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio import ragged
 from armory_mdnf.cpu.switch import VARIABLE
@@ -179,6 +180,39 @@ def test_an_attack_spends_nothing_beyond_the_end_of_an_utterance(
     assert abs(np.linalg.norm(found[0] - audio[0]) - np.linalg.norm(alone - audio[0])) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"eot_draws": 2},
+        {"gradient": "published", "keep": "best", "selection_draws": 2},
+        {"random_start": True, "restarts": 2, "targeted": True, "stop_on_success": True},
+    ],
+)
+def test_weights_of_double_precision_are_attacked(folders: dict[str, Path], options: dict[str, Any]) -> None:
+    recognizer = load_recognizer(folders["hubert"]).double()
+    estimator = RecognizerEstimator(recognizer, RandomizedSmoothing(15.0, device_type="cpu"), device_type="cpu")
+    audio = ragged_array(AUDIO[:2])
+    found = PGD(estimator, eps=0.5, max_iter=1, **options).generate(audio, ["HELLO", "HELLO"])
+    assert [u.dtype for u in found] == [np.float32] * 2
+    assert all(np.abs(u - before).max() > 0 for u, before in zip(found, audio, strict=True))
+
+
+def test_what_attacks_get_is_of_the_dtype_that_they_give(folders: dict[str, Path]) -> None:
+    estimator = RecognizerEstimator(load_recognizer(folders["hubert"]).double(), device_type="cpu")
+    x, lengths = ragged.pad([torch.from_numpy(audio) for audio in AUDIO])
+    targets, keys = estimator.encode(["HELLO"] * 3, 3), [(i, 0) for i in range(3)]
+    gradient = estimator.gradients(x, lengths, targets, keys)
+    leaf = x.clone().requires_grad_()
+    losses = estimator.losses(leaf, lengths, targets, keys)
+    losses.sum().backward()
+    assert gradient.dtype == losses.dtype == leaf.grad.dtype == torch.float32
+    theirs = ragged.zero_beyond(leaf.grad, lengths)
+    torch.testing.assert_close(gradient, theirs, rtol=1e-5, atol=1e-6 * float(theirs.abs().max()))
+    exact = estimator.gradients(x.double(), lengths, targets, keys)
+    torch.testing.assert_close(gradient, exact.float())
+    assert estimator.transcribe(x, lengths, keys) == estimator.predict(ragged_array(AUDIO)).tolist()
+
+
 def test_smoothing_averages_probabilities_or_lets_transcripts_vote(folders: dict[str, Path], whisper: Path) -> None:
     for folder in (folders["hubert"], whisper):
         defence = RandomizedSmoothing(snr_db=15.0, passes=3, device_type="cpu")
@@ -188,7 +222,12 @@ def test_smoothing_averages_probabilities_or_lets_transcripts_vote(folders: dict
         estimator.predict(AUDIO[0][None], transcription_output=False)
 
 
-def save_whisper(folder: Path, multilingual: bool) -> Path:
+def test_the_vote_takes_the_transcript_nearest_to_all_and_the_earliest_of_equals() -> None:
+    assert vote(["A X Y", "A B", "A B C"]) == "A B"
+    assert [vote(["A", "B"]), vote(["B", "A"])] == ["A", "B"]
+
+
+def save_whisper(folder: Path, multilingual: bool, **changes: Any) -> Path:
     """A Whisper of two layers with random weights, and a tokenizer of bytes."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -202,7 +241,8 @@ def save_whisper(folder: Path, multilingual: bool) -> Path:
     ids = {token: tokenizer.token_to_id(token) for token in special}
     torch.manual_seed(5)
     config = transformers.WhisperConfig(
-        vocab_size=len(byte_tokens) + len(special), num_mel_bins=80, d_model=32, encoder_layers=2, decoder_layers=2,
+        **{"num_mel_bins": 80} | changes,
+        vocab_size=len(byte_tokens) + len(special), d_model=32, encoder_layers=2, decoder_layers=2,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48,
         max_target_positions=24, bos_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|endoftext|>"],
         pad_token_id=ids["<|endoftext|>"], decoder_start_token_id=ids["<|startoftranscript|>"],
@@ -297,6 +337,17 @@ def test_whisper_hears_a_target_however_it_is_written(whisper: Path) -> None:
     for said in ("HELLO", " HELLO", "Hello.", "hello"):
         assert recognizer.is_heard("HELLO", recognizer.encode(said)), said
     assert not recognizer.is_heard("HELL", recognizer.encode("HELLO"))
+
+
+def test_whisper_writes_english_in_upper_case(whisper: Path) -> None:
+    from armory_mdnf.runner.evaluate import check_reference
+
+    estimator = RecognizerEstimator(str(whisper), device_type="cpu")
+    for said in ("HELLO", "hello", "Hello", "IT'S A DOG'S", ""):
+        check_reference(estimator, said)
+    for said in ("HELLO.", "MR SMITH", "\u041f\u0420\u0418\u0412\u0415\u0422", "10"):
+        with pytest.raises(TranscriptError, match="the recogniser cannot write its reference"):
+            check_reference(estimator, said)
 
 
 def test_whisper_refuses_what_it_cannot_hold(whisper: Path) -> None:
@@ -406,6 +457,56 @@ def test_settings_of_the_audio_that_are_none_are_named(
     (tmp_path / "m" / "preprocessor_config.json").write_text(json.dumps(settings))
     with pytest.raises(BundleError, match=rf"preprocessor_config\.json: {next(iter(settings))}: expected "):
         load_recognizer(tmp_path / "m")
+
+
+def test_a_processors_file_says_what_a_model_hears(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As ``save_pretrained`` of transformers 5 writes it, and no other; an older file beside it does not count."""
+    source, folder = folders["hubert"], tmp_path / "m"
+    transformers.AutoModelForCTC.from_pretrained(source).save_pretrained(folder)
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(source / "vocab.json"))
+    extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=8000, do_normalize=False)
+    transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
+    joint = folder / "processor_config.json"
+    if not joint.is_file() or "feature_extractor" not in json.loads(joint.read_text()):
+        pytest.skip(f"transformers {transformers.__version__} writes preprocessor_config.json")
+    for _ in range(2):
+        recognizer = load_recognizer(folder)
+        assert (recognizer.sample_rate_hz, recognizer.normalise) == (8000, False)
+        transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)  # after the first look
+    checksum = recognizer_checksum(folder)
+    content = json.loads(joint.read_text())
+    content["feature_extractor"]["do_normalize"] = True
+    joint.write_text(json.dumps(content))
+    assert load_recognizer(folder).normalise
+    assert recognizer_checksum(folder) != checksum
+    joint.write_text(json.dumps({"processor_class": "Wav2Vec2Processor"}))  # as older versions write it
+    assert load_recognizer(folder).sample_rate_hz == 16000
+    no_object = r"feature_extractor: expected an object, found \[\]"
+    for wrong, message in (([], no_object), ({"do_normalize": 1}, "do_normalize: expected .* found 1")):
+        joint.write_text(json.dumps({"feature_extractor": wrong}))
+        with pytest.raises(BundleError, match=rf"processor_config\.json: .*{message}"):
+            load_recognizer(folder)
+
+
+def test_what_a_model_hears_is_not_guessed(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["hubert"], tmp_path / "m")
+    (tmp_path / "m" / "preprocessor_config.json").unlink()
+    with pytest.raises(BundleError, match=r"processor_config\.json .* or preprocessor_config\.json, found neither"):
+        load_recognizer(tmp_path / "m")
+
+
+@pytest.mark.parametrize("mels", [80, 128])
+@pytest.mark.parametrize("seconds", [30, 15])
+def test_a_whisper_hears_what_its_configuration_says(tmp_path: Path, mels: int, seconds: int) -> None:
+    """Without the processor's files: what may differ between Whispers stands in ``config.json``."""
+    folder = save_whisper(tmp_path / "m", False, num_mel_bins=mels, max_source_positions=50 * seconds)
+    (folder / "preprocessor_config.json").unlink()
+    recognizer = load_recognizer(folder)
+    x, lengths = ragged.pad([torch.from_numpy(AUDIO[0])])
+    extractor = transformers.WhisperFeatureExtractor(feature_size=mels, chunk_length=seconds)
+    expected = extractor(AUDIO[0], sampling_rate=16000, return_tensors="pt").input_features
+    found = recognizer.log_mel(x, lengths)
+    torch.testing.assert_close(10 ** (4 * found - 4), 10 ** (4 * expected - 4), rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("settings", [{}, {"sampling_rate": 8000}])

@@ -99,6 +99,10 @@ def edited(run: RunRecord, block: str, **values: Any) -> RunRecord:
             lambda run: replace(run, config={**run.config, "dataset": {**run.config["dataset"], "index": "[:3]"}}),
             r"b: dataset.index: expected a list of positions, as a part of a split has, found '\[:3\]'",
         ),
+        (
+            lambda run: replace(run, config={k: v for k, v in run.config.items() if k != "dataset"}),
+            "they differ in dataset",
+        ),
         (lambda run: replace(run, outcomes=(replace(run.outcomes[0], id=None),)), "b: expected utterances with their"),
     ],
 )
@@ -148,3 +152,10 @@ def test_the_command_joins_records(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.main([*words, "--partial", "--any-device"]) == 0
     assert read_record(out).elsewhere == {outcome.id: "tpu" for outcome in run.outcomes[6:]}
     assert read_record(out).device == run.device
+
+
+def test_a_run_without_data_is_no_part() -> None:
+    run = read_record(WHOLE)
+    bare = replace(run, config={key: block for key, block in run.config.items() if key != "dataset"})
+    with pytest.raises(ResultsError, match=r"a: dataset.index: expected a list of positions"):
+        joined({"a": bare, "b": bare})

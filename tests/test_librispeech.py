@@ -23,6 +23,7 @@ from armory_mdnf.errors import AudioError, BundleError, OptionError
 from armory_mdnf.files.bundles import resolve
 from armory_mdnf.plugin.targets import MatchedLengthTargeter
 from armory_mdnf.runner.components import load_dataset
+from armory_mdnf.training.vocoder_data import find_recordings
 
 needs_armory = pytest.mark.skipif(find_spec("armory") is None, reason="Armory is not installed")
 incomplete = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
@@ -71,6 +72,18 @@ def test_splits_have_the_names_of_openslr_and_of_armory(name: str) -> None:
 def test_an_incomplete_split_is_warned_of(root: Path) -> None:
     with pytest.warns(UserWarning, match="5 of the 2620 utterances of test-clean"):
         load_split("test_clean")
+
+
+@incomplete
+def test_of_flac_and_opus_the_one_without_loss_is_read(root: Path) -> None:
+    expected = load_split("test-clean")
+    for u in expected[:3]:
+        soundfile.write(u.path.with_suffix(".opus"), read_audio(u.path)[0], 16000, format="OGG", subtype="OPUS")
+    expected[0].path.unlink()
+    found = load_split("test-clean")
+    assert [u.path.suffix for u in found] == [".opus", *[".flac"] * 4]
+    assert found[1:] == expected[1:]
+    assert find_recordings(root) == sorted(u.path for u in found)
 
 
 @incomplete

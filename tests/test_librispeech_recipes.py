@@ -251,7 +251,7 @@ def test_a_held_out_speaker_whom_no_split_has_is_refused(
     with pytest.raises(OptionError, match=message):
         build_sources([split], tmp_path, None, ["84", "084"])
     with pytest.raises(OptionError, match=message):
-        watched([split], None, ["84", "084"])
+        watched([split], None, ["84", "084"], root)
     command = ["train", "resynthesis", "--vocoder", "melgan", "--sources", f"{split}=1", "--data-dir", str(tmp_path)]
     assert cli.main([*command, "--held-out-speakers", "084"]) == 2
     assert "has a speaker '084'" in capsys.readouterr().err

@@ -180,10 +180,11 @@ def test_the_command_and_its_json(tmp_path: Path, capsys: pytest.CaptureFixture[
     files = [str(RESULTS / f"none_{name}.json") for name in ("pgd_l2", "pgd_linf", "benign")]
     assert cli.main(["metrics", *files, "--json", str(tmp_path / "m.json")]) == 0
     printed = capsys.readouterr().out
-    assert "| worst of none_pgd_l2, none_pgd_linf (human; ds2_base, NO DEFENCE) | - |" in printed
+    worst_of = f"worst of {files[0]}, {files[1]} (human; ds2_base, NO DEFENCE)"
+    assert f"| {worst_of} | - |" in printed
     found = json.loads((tmp_path / "m.json").read_text())["metrics"]
     assert len(found) == 4
-    worst = found["worst of none_pgd_l2, none_pgd_linf (human; ds2_base, NO DEFENCE)"]["adversarial_wer"]
+    worst = found[worst_of]["adversarial_wer"]
     assert worst >= max(found[path]["adversarial_wer"] for path in files[:2])
     assert found[files[2]]["adversarial_wer"] is None
 
@@ -216,3 +217,14 @@ def test_the_worst_of_targeted_attacks_is_nearest_to_the_target() -> None:
     assert found["target_success"] == 0
     other = run([replace(o, target="W") for o in outcomes[1]], attack={"name": "b"})
     assert worst_over([run(outcomes[0], attack={"name": "a"}), other])["target_wer"] is None
+
+
+def test_groups_of_the_same_names_in_other_folders_have_rows_of_their_own(tmp_path: Path) -> None:
+    for folder, snr_db in (("weak", 40), ("strong", 10)):
+        for name in ("none_pgd_l2", "none_pgd_linf"):
+            before = read_record(RESULTS / f"{name}.json")
+            config = {**before.config, "defense": {"name": "RandomizedSmoothing", "kwargs": {"snr_db": snr_db}}}
+            write_record(tmp_path / folder / f"{name}.json", replace(before, config=config))
+    assert cli.main(["metrics", str(tmp_path), "--json", str(tmp_path / "m.json")]) == 0
+    rows = json.loads((tmp_path / "m.json").read_text())["metrics"]
+    assert len(rows) == 6

@@ -168,6 +168,10 @@ def test_a_recipe_survives_json_and_refuses_what_no_spectrogram_has() -> None:
     for name, value in bad.items():
         with pytest.raises(OptionError, match="mel recipe"):
             dataclasses.replace(MelRecipe(), **{name: value})
+    with pytest.raises(OptionError, match="mel bins of at most 65536"):
+        MelRecipe(n_fft=1 << 17)
+    with pytest.raises(OptionError, match=r"filters of at most 4194304 numbers, .* which make 4202496"):
+        MelRecipe(n_mels=1 << 13)
     with pytest.raises(OptionError, match="did you mean 'hop'"):
         MelRecipe.from_dict(MelRecipe().to_dict() | {"hopp": 3})
     with pytest.raises(OptionError, match="missing framing"):

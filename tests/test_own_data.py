@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from librispeech_folder import make_librispeech
 
+from armory_mdnf.audio import files as audio_files
+from armory_mdnf.audio import recordings
 from armory_mdnf.data import librispeech, own, paths, selection
 from armory_mdnf.errors import ArmoryMdnfError, AudioError, BundleError, OptionError
 from armory_mdnf.files.provenance import sha256_of
@@ -113,10 +115,14 @@ def test_what_is_wrong_with_one_is_its_problem(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
-        ("a.csv", "file,words_\nx.wav,y\n", "line 2: expected one of text, transcript"),
+        ("a.csv", "file,words_\nx.wav,y\n", "a.csv: expected a column text, transcript.* found 'file, words_'"),
+        ("a.csv", "file,text\nx.wav,hello, how are you\n", "line 2: more fields than the header: quote a text"),
+        ("a.tsv", "file\ttext\nx.wav\thello\thow are you\n", "line 2: more fields than the header"),
+        ("a.tsv", 'file\ttext\nx.wav\t"Come\ny.wav\the said."\nz.wav\tx\n', "line 3: .* one line without tabs"),
+        ("a.tsv", 'file\ttext\nx.wav\t"Come\there"\n', "line 2: .* one line without tabs"),
         ("a.csv", 'file,text\nx.wav,"y\n', "line 2: Error: unexpected end"),
         ("a.jsonl", "[1]", "expected an object"),
-        ("a.jsonl", '{"file": 3, "text": "x"}', "expected file as text"),
+        ("a.jsonl", '{"file": "x.wav", "txt": "x"}', "expected a column text, transcript"),
         ("a.jsonl", '{"file": "x.wav", "text": "y"}\n{"file": "x.wav", "text": "y"}', "is there twice"),
         ("a.csv", "file,text\n", "found no utterances"),
         ("a.doc", "x", "expected a list ending in"),
@@ -126,6 +132,36 @@ def test_lists_that_are_none(name: str, text: str, why: str, tmp_path: Path) -> 
     (tmp_path / name).write_text(text)
     with pytest.raises(BundleError, match=why):
         own.load_own(tmp_path / name, strict=False)
+
+
+def test_a_row_that_lacks_something_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    for letter in "ab":
+        sound(tmp_path / f"{letter}.wav", 0.1)
+    rows = {
+        "list.csv": "file,text\na.wav,good,\nb.wav\n\n,none\n",
+        "list.tsv": 'file\ttext\n"a.wav"\t"good ""one"""\nb.wav\n',
+        "list.jsonl": '{"file": "a.wav", "text": "good"}\n{"file": "b.wav"}\n{"file": 3, "text": "x"}\n{"text": "y"}\n',
+    }
+    for name, text in rows.items():
+        (tmp_path / name).write_text(text)
+        found = {u.id: u for u in own.load_own(tmp_path / name, strict=False)}
+        assert (found["a"].problem, found["a"].transcript.split()[0]) == ("", "GOOD")
+        problems = {u.id: u.problem for u in found.values()}
+        assert sum(map(bool, problems.values())) == len(found) - 1 > 0
+        assert "expected a value for one of text, transcript" in problems["b"]
+    assert "line 3: expected file as text, found 3" in problems["line 3"]
+    assert "line 4: expected a value for one of audio, file" in problems["line 4"]
+
+
+def test_a_text_file_that_cannot_be_read_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    for letter in "abc":
+        sound(tmp_path / f"{letter}.wav", 0.1).with_suffix(".txt").write_text("fine")
+    (tmp_path / "b.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    (tmp_path / "c.txt").write_text("x" * (own.MAX_TEXT_BYTES + 1))
+    problems = {u.id: u.problem for u in own.load_own(tmp_path, strict=False)}
+    assert problems["a"] == ""
+    assert "b.txt is not a readable list or transcript: UnicodeDecodeError" in problems["b"]
+    assert "c.txt: expected at most" in problems["c"]
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:
@@ -249,3 +285,16 @@ def test_an_empty_recording_is_a_problem_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     (utterance,) = own.load_own(tmp_path, strict=False)
     assert utterance.problem == f"{tmp_path / 'a.wav'} is empty: expected samples"
+
+
+def test_a_name_that_is_no_utf8_costs_one_recording(tmp_path: Path, not_utf8: str) -> None:
+    sound(tmp_path / "good.wav").with_suffix(".txt").write_text("fine")
+    path = sound(tmp_path / "x.wav").rename(tmp_path / f"{not_utf8}.wav")
+    path.with_suffix(".txt").write_text("fine")
+    bad, good = own.load_own(tmp_path, strict=False)
+    assert (good.id, good.problem) == ("good", "")
+    assert bad.id == r"caf\udce9"
+    assert "is not audio that can be read: UnicodeEncodeError" in bad.problem
+    for read in (audio_files.read_audio, lambda path: recordings.read_recording(path, 16000), librispeech._samples):
+        with pytest.raises(AudioError, match=r"caf"):
+            read(path)  # type: ignore[operator]

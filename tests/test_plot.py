@@ -118,6 +118,23 @@ def described(path: Path) -> str:
     return str(found.text)
 
 
+@pytest.mark.parametrize("curves", [[], ["--curves"]])
+def test_names_of_a_file_are_no_formula_and_are_all_shown(curves: list[str], tmp_path: Path) -> None:
+    names = {"$\\frac$": "$\\frac$", "a\x01b": "a\\x01b"}
+    for weights in names:
+        for eps in ("0.5", "1.0"):
+            content = json.loads((RESULTS / "human" / f"none_pgd_l2_{eps}.json").read_text())
+            content["config"]["model"]["model_kwargs"]["weights"] = weights
+            content["config"]["defense"] = {"module": "mine", "name": "_Mine", "kwargs": {}}
+            (tmp_path / f"{len(weights)}_{eps}.json").write_text(json.dumps(content))
+    out = tmp_path / "x.svg"
+    assert cli.main(["plot", *map(str, sorted(tmp_path.glob("*.json"))), "-o", str(out), *curves]) == 0
+    root = ElementTree.fromstring(out.read_text())
+    texts = ["".join(element.itertext()).strip() for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    for shown in names.values():
+        assert any(f"_Mine ({shown}" in text or f"_Mine, {shown}" in text for text in texts), texts
+
+
 @pytest.mark.parametrize(("name", "start"), [("x.png", b"\x89PNG"), ("x.pdf", b"%PDF")])
 def test_other_formats(name: str, start: bytes, tmp_path: Path, capsys: Any) -> None:
     words = ["plot", str(RESULTS / "human" / "rs_pgd_l2.json"), "-o", str(tmp_path / name), "--json"]

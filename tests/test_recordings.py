@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armory_mdnf.audio import recordings
+from armory_mdnf.audio.files import COUNTED, read_audio
 from armory_mdnf.errors import AudioError, OptionError
 
 RATE_HZ = 16000
@@ -67,6 +70,57 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         with pytest.raises(AudioError, match=why) as caught:
             recordings.read_recording(tmp_path / name, RATE_HZ)
         assert name in str(caught.value)
+
+
+def readers(path: Path) -> list[Callable[[], object]]:
+    """Whatever reads recordings."""
+    content = io.BytesIO(path.read_bytes())
+    return [
+        lambda: read_audio(path),
+        lambda: recordings.read_recording(path, RATE_HZ),
+        lambda: recordings.read_recording(content, RATE_HZ, path.name),
+    ]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_an_mp3_that_ends_before_it_says_is_refused(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "x.mp3"
+    soundfile.write(path, tone(2, RATE_HZ), RATE_HZ)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    assert soundfile.info(path).frames == 2 * RATE_HZ  # as its header says
+    for read in readers(path):
+        with pytest.raises(
+            AudioError, match=rf"x\.mp3: expected {2 * RATE_HZ} samples, .* decoded \d+ \(truncated\?\)"
+        ):
+            read()
+
+
+def test_an_mp3_that_does_not_say_its_length_is_read(tmp_path: Path) -> None:
+    """libsndfile guesses it from the size of the file, which need not be that of whole frames."""
+    path = tmp_path / "x.mp3"
+    soundfile.write(path, tone(2, RATE_HZ), RATE_HZ, bitrate_mode="CONSTANT", compression_level=0.5)
+    content = path.read_bytes()
+    assert COUNTED.search(content[:200])
+    path.write_bytes(content[content.index(content[:2], 200) : -50])  # without the first frame, which says it
+    assert soundfile.info(path).frames > len(soundfile.read(path)[0])
+    for read in readers(path):
+        read()
+
+
+@pytest.mark.parametrize(("end", "options"), [("wav", {"subtype": "GSM610"}), ("flac", {})])
+def test_a_length_that_is_not_known_is_refused(end: str, options: dict[str, str], tmp_path: Path) -> None:
+    """Of some codecs, and of FLAC that was written into a pipe."""
+    path = tmp_path / f"x.{end}"
+    soundfile.write(path, tone(1, RATE_HZ), RATE_HZ, **options)
+    if end == "flac":
+        content = bytearray(path.read_bytes())
+        content[21] &= 0xF0  # the 36 bits of the number of samples
+        content[22:26] = bytes(4)
+        path.write_bytes(content)
+    for read in readers(path):
+        with pytest.raises(AudioError, match=rf"x\.{end} is not"):
+            read()
 
 
 def test_what_a_lossy_decoder_overshoots_is_cut(tmp_path: Path) -> None:

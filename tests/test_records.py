@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,21 @@ def test_a_damaged_record_is_named_and_no_more(
         assert f"{path}: not a complete record" in told or f"{path} is not JSON as it is meant" in told
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [(json.loads("[" * 800 + "]" * 800), "more than 64 levels of nesting"), ("x\ud800y", "an unpaired surrogate in")],
+)
+def test_results_that_nothing_could_show_are_named(
+    value: Any, problem: str, file: Callable[[object], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = file(edited("attack.kwargs.mine", value))
+    for words in (["summary", str(path)], ["report", str(path), "-o", str(tmp_path / "x.html")]):
+        assert cli.main(words) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"armory-mdnf: error: {path} is not JSON as it is meant: ")
+        assert problem in said
+
+
 @pytest.mark.parametrize("damage", [{"ids": []}, {"ids": None}, {"changed": 1}, {"left_out": [1]}, []])
 def test_damaged_words_on_the_run_are_named(damage: Any, file: Callable[[object], Path]) -> None:
     own: Any = {"ids": ["x"] * 10, "chosen": 10, "split_size": 64, "changed": {}, "left_out": []}
@@ -360,3 +376,30 @@ def test_a_record_says_which_weights_and_device_made_it(
     capsys.readouterr()
     assert cli.main(["record", str(out), str(path)]) == 2
     assert "run.json: expected weights with their checksums" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"benign_total_wer": [[0.0, [float("inf"), 1]]]},
+        {"perturbation_l2": [[10**400]]},
+        {"compute": {f"Avg. CPU time (s) for {'9' * 400} executions of Attack": 1.0}},
+        {"benign_transcripts": [{"utterances": [{"reference": "A", "hypothesis": "A"}], "versions": {"torch": ["2"]}}]},
+    ],
+)
+def test_numbers_that_are_none_and_versions_that_are_none_are_named(
+    damage: dict[str, Any], file: Callable[[object], Path]
+) -> None:
+    found = content(adversarial=False)
+    found["results"] |= damage
+    path = file(found)
+    with pytest.raises(ResultsError, match=path.name):
+        read_armory_results(path)
+
+
+def test_the_number_of_threads_is_no_departure(file: Callable[[object], Path]) -> None:
+    run = replace(read_armory_results(file(content())), changed={"user_init.kwargs.threads": [None, 1]})
+    assert cells.departures(run, None) == []
+    assert cells.departures(replace(run, changed={**run.changed, "user_init.kwargs.seed": [0, 1]}), None) == [
+        "seed 1 instead of 0"
+    ]

@@ -494,6 +494,7 @@ def test_an_audit_stands_beside_its_runs(tmp_path: Path, capsys: pytest.CaptureF
     assert "audit: fail" in html
     assert "More draws find &lt;more&gt;." in html
     assert "gain: 12 [3, 20]" in html
+    assert "or that the attack proves nothing" in html  # as a failed check of draws says, or of white noise
     assert "MG-MDNF (ds2_mg), l2 1.5, human, 2 utterances, 20 of 100 iterations" in html
 
 

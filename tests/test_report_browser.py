@@ -13,7 +13,7 @@ import pytest
 from conftest import speechlike
 
 from armory_mdnf.evaluation.records import read_record
-from armory_mdnf.report import listening, page, runs, sounds
+from armory_mdnf.report import audits, listening, page, runs, sounds
 
 RESULTS = Path(__file__).parents[1] / "results" / "human"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -37,7 +37,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sound = listening._sound("original", "", speechlike(16000), 16000)
     heard = {"none_pgd_l2": {0: sounds.Heard(0, (sound,), ("A", "B"))}}
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(page.render(placed, heard), encoding="utf-8")
+    audited = audits.read_audits([RESULTS.parent / "audit" / "mg_mdnf_pgd_l2.json"], placed)
+    path.write_text(page.render(placed, heard, audits=audited), encoding="utf-8")
     return path
 
 
@@ -170,6 +171,13 @@ def test_a_number_leads_to_its_run(opened: Open) -> None:
     target = shown.locator(link.get_attribute("href"))
     assert target.get_attribute("open") is not None
     assert "armory-mdnf run" in target.inner_text()
+
+
+def test_a_link_to_an_audit_opens_it(opened: Open) -> None:
+    shown = opened()
+    shown.evaluate("location.hash = '#audit-1'")
+    shown.wait_for_selector("#audit-1[open]", timeout=5000)
+    assert shown.locator("#audit-1 table").is_visible()
 
 
 def test_it_says_all_of_it_without_script(opened: Open) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from armory_mdnf.audio.resample import fit_length, resample, resampled_lengths
+from armory_mdnf.audio.resample import _resampler, fit_length, resample, resampled_lengths
 from armory_mdnf.errors import AudioError, OptionError
 
 
@@ -90,11 +90,26 @@ def test_keeps_the_dtype() -> None:
     assert resample(torch.randn(1, 100, dtype=torch.float64), of(100), 16000, 8000)[0].dtype == torch.float64
 
 
+def test_a_gradient_goes_through_what_was_first_used_without_one() -> None:
+    rates = (16000, 15000)
+    _resampler.cache_clear()
+    with torch.inference_mode():
+        expected = resample(torch.ones(1, 100), of(100), *rates)[0].clone()
+    x = torch.ones(1, 100, requires_grad=True)
+    found, _ = resample(x, of(100), *rates)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    assert x.grad is not None
+
+
 def test_bad_rates_and_shapes_are_refused() -> None:
     with pytest.raises(OptionError, match="to_hz to be a whole number of Hz >= 1, got 0"):
         resample(torch.zeros(1, 10), of(10), 16000, 0)
     with pytest.raises(OptionError, match=r"from_hz .* got 0\.5"):
         resample(torch.zeros(1, 10), of(10), 0.5, 16000)  # type: ignore[arg-type]
+    for rate in ("16k", None, math.nan, math.inf, True):
+        with pytest.raises(OptionError, match="from_hz to be a whole number of Hz >= 1"):
+            resample(torch.zeros(1, 10), of(10), rate, 16000)  # type: ignore[arg-type]
     with pytest.raises(AudioError, match=r"audio \(N, T\)"):
         resample(torch.zeros(10), of(10), 16000, 8000)
 

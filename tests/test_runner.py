@@ -228,8 +228,36 @@ def test_arts_preprocessors_stand_in_front(config: dict[str, Any], run: Callable
         assert found[index].benign == squeezed != estimator.predict(audio)[0]
 
 
+class DrawsGlobally(Preprocessor):
+    """A preprocessor of others' that draws from NumPy's global generator."""
+
+    def __init__(self) -> None:
+        super().__init__(is_fitted=True, apply_fit=False, apply_predict=True)
+        self.drawn: list[float] = []
+
+    def __call__(self, x: Any, y: Any = None) -> tuple[Any, Any]:
+        self.drawn.append(np.random.random())
+        return x, y
+
+
+def test_others_preprocessors_draw_anew_for_every_purpose(weights: str) -> None:
+    noise = DrawsGlobally()
+    estimator = RecognizerEstimator(weights, preprocessing_defences=noise, device_type="cpu")
+    evaluation = Evaluation(estimator, PGD(estimator, eps=0.1, max_iter=1), by_keys=False, seed=3)
+    audio = [read_samples(utterance) for _, utterance in bundled("human", INDEX[:1])]
+    first: list[list[float]] = []
+    for _ in range(2):
+        noise.drawn.clear()
+        for purpose in (evaluate.BENIGN, evaluate.ADVERSARIAL):
+            evaluation._predict(audio, [18], purpose)
+        evaluation.generate(audio, ["PRESS"], [18])
+        first.append(list(noise.drawn))
+    assert first[0] == first[1]  # by the seed
+    assert len(set(first[0])) == len(first[0]) >= 3
+
+
 def test_evaluations_see_other_noise_than_any_attack() -> None:
-    assert len({evaluate.BENIGN, evaluate.ADVERSARIAL, *Purpose}) == 2 + len(Purpose)
+    assert len({evaluate.BENIGN, evaluate.ADVERSARIAL, evaluate.THEIRS, *Purpose}) == 3 + len(Purpose)
 
 
 # Progress.

@@ -86,6 +86,7 @@ def test_a_configuration_is_refused_by_key(config: dict[str, Any], where: str, v
         ("user_init.name", "seed_all", "no 'seed_all' in armory_mdnf.plugin.seeding, which has seed_everything"),
         ("user_init.kwargs.sed", 1, "did you mean 'seed'"),
         ("sysconfig.device", "cuda:7", "unknown sysconfig.device"),
+        ("sysconfig.output_filename", "../escaped", "sysconfig.output_filename: expected a plain name"),
     ],
 )
 def test_a_component_is_refused_by_name(

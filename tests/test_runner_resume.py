@@ -26,8 +26,12 @@ from armory_mdnf import cli
 from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.data import librispeech
+from armory_mdnf.errors import OptionError
 from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.evaluation.baselines import read_baseline
+from armory_mdnf.evaluation.records import read_record
 from armory_mdnf.files.provenance import of_sources
+from armory_mdnf.files.strict_json import loads, read_json
 from armory_mdnf.runner import command, journal, named
 from armory_mdnf.runner.components import make_estimator
 from armory_mdnf.runner.evaluate import Evaluation
@@ -201,6 +205,18 @@ def test_runs_of_older_versions_do_not_go_on(interrupted: Path, capsys: pytest.C
     path.write_text(json.dumps(content))
     assert cli.main(["run", "--resume", str(interrupted)]) == 2
     assert "armory_mdnf was '0.0.1' there" in capsys.readouterr().err
+
+
+def test_another_torch_or_device_does_not_go_on(interrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = interrupted / "run.json"
+    content = json.loads(path.read_text())
+    for change, said in (
+        ({"versions": content["versions"] | {"torch": "0.0"}}, "versions.torch was '0.0' there"),
+        ({"device": "elsewhere"}, "device was 'elsewhere' there, is 'cpu' now"),
+    ):
+        path.write_text(json.dumps(content | change))
+        assert cli.main(["run", "--resume", str(interrupted)]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_other_code_of_this_package_does_not_go_on(
@@ -382,3 +398,53 @@ def test_a_killed_run_goes_on(config: dict[str, Any], tmp_path: Path) -> None:
     after = lines(folder)
     assert set(after) == set(INDEX)
     assert all(after[i] == line for i, line in before.items())
+
+
+def test_names_that_are_no_utf8_are_escaped_in_what_is_written(
+    config: dict[str, Any], tmp_path: Path, not_utf8: str, capsys: Any
+) -> None:
+    path, out, kept = (tmp_path / name for name in (f"{not_utf8}.json", f"out{not_utf8}", f"{not_utf8}"))
+    path.write_text(json.dumps(config))
+    assert cli.main(["run", str(path), "--output-dir", str(out), "--skip-attack"]) == 0
+    (folder,) = out.iterdir()
+    assert folder.name.startswith("caf\\udce9_")
+    about = read_json(folder / "run.json")
+    assert about["config"]["sysconfig"]["output_dir"].endswith("outcaf\\udce9")
+    assert cli.main(["run", "--resume", str(folder)]) == 0
+    results = (folder / "results.json").rename(folder / f"{not_utf8}.json")
+    assert cli.main(["record", str(kept / f"{not_utf8}.json"), str(results), "--partial"]) == 0
+    assert read_record(kept / f"{not_utf8}.json").name == r"caf\udce9"
+    base, told = tmp_path / f"base{not_utf8}.json", tmp_path / "told.json"
+    assert cli.main(["baseline", str(base), str(results)]) == 0
+    assert read_baseline(base).name == r"basecaf\udce9"
+    wanted = ["--baseline", str(base), "--tolerance", "1", "--json", str(told), "--junit", str(tmp_path / "told.xml")]
+    assert cli.main(["gate", str(kept), *wanted]) == 0
+    assert cli.main(["gate", str(path), *wanted]) == 2
+    assert "caf\\\\udce9.json" in told.read_text()
+    assert cli.main(["metrics", str(kept), "--json", str(told)]) == 0
+    assert all("caf\\udce9" in name for name in read_json(told)["metrics"])
+    capsys.readouterr()
+    assert cli.main(["summary", str(results), "--json"]) == 0
+    assert r"caf\udce9.json" in loads(capsys.readouterr().out, "the output")["results"]
+
+
+def test_a_recording_whose_name_is_no_utf8_is_recorded_as_left_out(
+    config: dict[str, Any], run: Callable[..., Path], tmp_path: Path, not_utf8: str
+) -> None:
+    data = tmp_path / "data"
+    for name in ("good", not_utf8):
+        write_flac(data / "x.flac", speechlike(8000), 16000)
+        (data / "x.flac").rename(data / f"{name}.flac")
+        (data / f"{name}.txt").write_text("press one")
+    config["dataset"] |= {"name": "recordings", "eval_split": str(data), "index": None}
+    folder = run(config, "--skip-attack", code=3)
+    assert cli.main(["run", "--resume", str(folder)]) == 3
+    assert cli.main(["record", str(tmp_path / "tiny.json"), str(folder), "--partial"]) == 0
+    (left,) = read_record(tmp_path / "tiny.json").left_out
+    assert (left.id, left.file) == (r"caf\udce9", rf"{data}/caf\udce9.flac")
+
+
+def test_what_cannot_be_written_down_is_refused_before_the_work(config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"cannot be written as JSON: recordings: an unpaired surrogate"):
+        journal.Journal.create(tmp_path, "mine", {"recordings": {"\udcff": "x"}})
+    assert not any(tmp_path.iterdir())

@@ -86,9 +86,11 @@ def test_the_rate_of_an_array_is_a_part_of_the_recording(tmp_path: Path) -> None
 
 
 def test_paths_from_the_folder(tmp_path: Path) -> None:
-    folder = save(tmp_path / "paths", {"file": ["x.wav", "gone.wav"], "text": ["one", "two"]})
+    folder = save(tmp_path / "paths", {"file": ["x.wav", "gone.wav", "x.raw"], "text": ["one", "two", "three"]})
     soundfile.write(folder / "x.wav", speechlike(1600), 16000)
-    first, second = own.load_own(folder, strict=False)
+    (folder / "x.raw").write_bytes(bytes(800))
+    first, second, third = own.load_own(folder, strict=False)
+    assert "row 2: TypeError" in third.problem  # soundfile asks for its rate
     assert (first.problem, first.duration_s) == ("", 0.1)
     assert "row 1" in second.problem
     assert "gone.wav" in second.problem

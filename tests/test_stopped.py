@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import speechlike
 from runner_folder import INDEX, lines, strict
 from test_runner_resume import stop_in_second_batch
 
 from armory_mdnf import cli
+from armory_mdnf.audio.files import write_flac
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.records import read_record
 
@@ -113,7 +115,9 @@ def test_what_is_no_part_of_a_run_is_refused(part: Path, tmp_path: Path, capsys:
     for key, value, words in (
         ("weights", {"w": 1}, "run.json: what it says of the run is damaged: expected weights with their"),
         ("changed", {"dataset.index": [1]}, "run.json: what it says of the run is damaged"),
+        ("changed", {"attack.x": 1}, "run.json: what it says of the run is damaged: changed is"),
         ("versions", None, "run.json: expected versions as dict, found None"),
+        ("versions", {"torch": ["2"]}, "run.json: what it says of the run is damaged: versions.torch is"),
         ("config", {}, "config"),
         ("format", "armory_mdnf_run/2", "is of an older version"),
     ):
@@ -121,3 +125,18 @@ def test_what_is_no_part_of_a_run_is_refused(part: Path, tmp_path: Path, capsys:
         refused(words)
     (part / "run.json").unlink()
     refused("is not the folder of a run")
+
+
+def test_recordings_that_have_moved_keep_nothing_from_being_recorded(
+    config: dict[str, Any], run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    for name in ("a", "b"):
+        write_flac(data / f"{name}.flac", speechlike(8000), 16000)
+        (data / f"{name}.txt").write_text("press one")
+    config["dataset"] |= {"name": "recordings", "eval_split": str(data), "index": None}
+    part = stop_in_second_batch(config, run, monkeypatch)
+    data.rename(tmp_path / "moved")
+    assert cli.main(["summary", str(part)]) == 0
+    assert cli.main(["record", str(tmp_path / "mine.json"), str(part), "--partial"]) == 0
+    assert read_record(tmp_path / "mine.json").split_size is None

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from armory_mdnf.errors import BundleError, OptionError
-from armory_mdnf.files.strict_json import MAX_DEPTH, dumps, loads, read_json
+from armory_mdnf.files.strict_json import MAX_DEPTH, check_bounds, dumps, loads, read_json, readable
 
 plain = st.recursive(
     st.none()
@@ -138,6 +138,10 @@ def test_an_endless_file_is_not_read_to_its_end() -> None:
         (math.inf, "inf is no number of JSON"),
         ({"a": {1: 2, "1": 3}}, "a: expected keys that are strings, found 1"),
         ({None: 2}, "expected keys that are strings, found None"),
+        ({"a": ["\udcff"]}, r"a\[0\]: an unpaired surrogate in '\\udcff'"),
+        ({"a": {"\udcff": 1}}, r"a: an unpaired surrogate in '\\udcff'"),
+        ({"a": 10**400}, "a: a whole number of 1329 bits is too large a number"),
+        ({"a": -(2**1024)}, "a: a whole number of 1025 bits is too large a number"),
     ],
 )
 def test_what_is_not_written(value: Any, message: str) -> None:
@@ -145,8 +149,31 @@ def test_what_is_not_written(value: Any, message: str) -> None:
         dumps(value, error=OptionError)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"a": ["x", {"b": "\ud800"}]}, r"a\[1\].b: an unpaired surrogate in"),
+        ({"\udfff": 1}, "an unpaired surrogate in"),
+        (json.loads("[" * 900 + "]" * 900), f"more than {MAX_DEPTH} levels of nesting"),
+    ],
+)
+def test_what_others_write_has_bounds(value: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=f"^theirs.json is not JSON as it is meant.*{message}"):
+        check_bounds(value, "theirs.json", OptionError)
+
+
+def test_numbers_that_are_not_finite_are_within_bounds() -> None:
+    check_bounds({"a": [math.nan, -math.inf, 10**400]}, "theirs.json")
+
+
 def test_a_value_within_itself_is_not_written() -> None:
     value: list[Any] = []
     value.append(value)
     with pytest.raises(BundleError, match=f"more than {MAX_DEPTH} levels of nesting"):
         dumps(value)
+
+
+@given(st.text(st.characters()))
+def test_any_name_can_be_made_one_that_is_written(name: str) -> None:
+    assert loads(dumps(readable(name)), "x") == readable(name)
+    assert readable(name) == name or any("\ud800" <= c <= "\udfff" for c in name)

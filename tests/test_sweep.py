@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import speechlike
 from runner_folder import CELLS, failures, lines, strict, write_cells
 from test_runner_resume import full_from
 
 from armory_mdnf import cli
+from armory_mdnf.audio.files import write_flac
 from armory_mdnf.errors import AudioError, OptionError
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.records import results_files
@@ -225,6 +227,52 @@ def test_a_full_disk_is_told_once_with_what_is_on_it(
     assert all(len(cell) == 5 for cell in found(out).values())
 
 
+@pytest.mark.parametrize("attacked", [True, False])
+def test_recordings_that_change_after_the_plan_stop_the_sweep(
+    attacked: bool, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def record(name: str) -> None:
+        write_flac(tmp_path / "data" / f"{name}.flac", speechlike(8000, seed=ord(name)), 16000)
+        (tmp_path / "data" / f"{name}.txt").write_text(f"press {name}")
+
+    def estimate(*args: Any) -> Any:
+        made = real(*args)
+        record("0")
+        return made
+
+    for name in "ab":
+        record(name)
+    real, path, out = module._estimate, tmp_path / "plain.json", tmp_path / "runs"
+    config["dataset"] |= {"name": "recordings", "eval_split": str(tmp_path / "data"), "index": None}
+    path.write_text(json.dumps(config if attacked else config | {"attack": None}))
+    monkeypatch.setattr(module, "_estimate", estimate)
+    assert sweep([str(path)], out) == 2
+    err = capsys.readouterr().err
+    assert re.search("the plan, compared on node .* was made of something else: recordings.0 was absent there", err)
+    assert "stopped after 0 of 2 utterances, which are safe" in err
+    assert (out / "plain" / "utterances.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize("before", [0, 4])  # calls: while utterances are timed, and in the work itself
+def test_too_little_memory_is_told_with_what_to_do(
+    before: int, grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    original, calls = evaluate.Evaluation.__call__, []
+
+    def call(self: Any, batch: Any) -> Any:
+        calls.append(batch)
+        if len(calls) > before:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, batch)
+
+    monkeypatch.setattr(evaluate.Evaluation, "__call__", call)
+    assert sweep(grid[:1], tmp_path / "runs") == 2
+    err = capsys.readouterr().err
+    assert "armory-mdnf: error: not enough memory: fewer --processes take less" in err
+    assert "smaller --batch-seconds X, on which the last bits hang: it needs another --output-dir" in err
+    assert ("utterances, which are safe" in err) == bool(before)
+
+
 def test_two_sweeps_do_not_write_one_folder(grid: list[str], tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "runs"
     out.mkdir()
@@ -397,6 +445,7 @@ def test_a_cell_of_which_nothing_can_be_processed_is_named(
         (["--processes", "0"], "--processes: expected a whole number >= 1"),
         (["--threads", "0"], "--threads: expected a whole number >= 1"),
         (["--index", "x"], "--index: expected positions"),
+        (["--index", "0," + "9" * 5000], "--index: expected positions"),
     ],
 )
 def test_options_are_refused(grid: list[str], tmp_path: Path, options: list[str], message: str, capsys: Any) -> None:
@@ -419,6 +468,7 @@ def test_what_is_no_budget(text: str) -> None:
 def test_a_folder_per_configuration(tmp_path: Path) -> None:
     assert names(["a/x.json", "b/y.json"]) == ["x", "y"]
     assert names(["a/x.json", "b/x.json"]) == ["a_x", "b_x"]
+    assert names(["a/\udcff.json"]) == [r"\udcff"]
     with pytest.raises(OptionError, match="twice"):
         names(["a/x.json", "a/x.json"])
 

@@ -35,7 +35,6 @@ def kept_state() -> Any:
     torch.set_num_threads(threads)
     os.chdir(folder)
     sweep_engine._evaluation.cache_clear()
-    sweep_ray._compared.clear()
 
 
 @pytest.fixture
@@ -71,6 +70,7 @@ def test_a_gpu_that_is_hidden_is_refused() -> None:
     [
         (["--devices", "cpu"], "--devices: expected devices such as cuda:0,cuda:1, got 'cpu'"),
         (["--devices", "cuda:0,"], "--devices: expected devices such as cuda:0,cuda:1, got ''"),
+        (["--devices", "cuda:" + "9" * 5000], "--devices: expected devices such as cuda:0,cuda:1, got 'cuda:999"),
         (["--devices", "cuda:0,cuda:0"], "--devices: cuda:0 is there twice"),
         (["--devices", "cuda:0,cuda:2"], "--devices: torch finds no cuda:2 here, but 2 CUDA devices"),
         (["--devices", "cuda:0", "--device", "cpu"], "--devices are GPUs: expected no --device cpu"),
@@ -287,7 +287,7 @@ def test_a_batch_that_every_worker_dies_of_stops_the_sweep(
 
 def prepared_with_other(part: str) -> Callable[[Any], Any]:
     """What prepares a configuration where each checksum of one part of the identity is another."""
-    real = sweep_ray.prepare
+    real = sweep_engine.prepare
 
     def other(config: Any) -> Any:
         made = real(config)
@@ -300,7 +300,7 @@ def test_a_node_with_other_weights_is_refused(
     grid: list[str], tmp_path: Path, imitated: Callable[..., Imitation], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     imitated()
-    monkeypatch.setattr(sweep_ray, "prepare", prepared_with_other("weights"))
+    monkeypatch.setattr(sweep_engine, "prepare", prepared_with_other("weights"))
     assert sweep(grid, tmp_path / "runs", "--engine", "ray") == 2
     err = capsys.readouterr().err
     assert "compared on node " in err
@@ -316,7 +316,7 @@ def test_a_node_with_other_code_is_refused(
     imitated()
     other = prepared_with_other("code")
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_ray, "prepare", other)
+        patch.setattr(sweep_engine, "prepare", other)
         assert sweep(grid, tmp_path / "runs", "--engine", "ray") == 2
     told = f"code.armory_mdnf was '{own_code()}' there, is '{'0' * 64}' now; every node needs the same"
     assert told in capsys.readouterr().err

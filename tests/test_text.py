@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from armory_mdnf.data.selection import SPLITS, bundled_split
 from armory_mdnf.data.text import CHARACTERS, contains_run, normalise
 from armory_mdnf.errors import TranscriptError
 from armory_mdnf.spoken import DIGITS, MAX_NUMBER, SCALES, TEENS, TENS, digit_words, number_words
@@ -54,7 +55,9 @@ def test_only_decimal_digits_are_read(digits):
         digit_words(digits)
 
 
-@given(st.text(string.ascii_letters + string.digits + " .,!?;:\"'-/#*&%[]()<>", max_size=60))
+@given(
+    st.text(string.ascii_letters + string.digits + " .,!?;:\"'-/#*&%[]()<>\u2018\u201d\u2013\u00e9\ufb01", max_size=60)
+)
 def test_normalised_text_is_in_the_alphabet_and_stays_as_it_is(text):
     out = normalise(text.translate(str.maketrans("", "", "[]()<>")))
     assert set(out) <= CHARACTERS
@@ -76,15 +79,42 @@ def test_normalised_text_is_in_the_alphabet_and_stays_as_it_is(text):
         ("dial 007 or 10000", "DIAL ZERO ZERO SEVEN OR ONE ZERO ZERO ZERO ZERO"),
         ("extension 1234", "EXTENSION ONE THOUSAND TWO HUNDRED THIRTY FOUR"),
         ("number.Please", "NUMBER PLEASE"),
+        ("\uff081 second\uff09 x", "X"),
     ],
 )
 def test_written_forms_are_read_out(written, spoken):
     assert normalise(written) == spoken
 
 
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("Mr. Smith paid 1,000 dollars to Mrs. Jones.", "MISTER SMITH PAID ONE THOUSAND DOLLARS TO MISSUS JONES"),
+        ("Dr. Watson of St. Paul's", "DOCTOR WATSON OF SAINT PAUL'S"),
+        ("1,234,567 or 1,23", f"{number_words(1234567)} OR ONE TWENTY THREE"),
+        ("caf\u00e9 na\u00efve cafe\u0301", "CAFE NAIVE CAFE"),
+        (
+            "\u201cHello,\u201d he said \u2014 it\u2019s a well\u2011known \u2018one\u2019\u2026",
+            "HELLO HE SAID IT'S A WELL KNOWN ONE",
+        ),
+        ("7\u20139 & 50%", "SEVEN NINE AND FIFTY PERCENT"),
+    ],
+)
+def test_references_are_spelt_as_whispers_transcripts(written, spoken):
+    from armory_mdnf.asr.huggingface.whisper import words
+
+    assert normalise(written) == words(written) == spoken
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_bundled_transcripts_are_spelt_so(split):
+    for utterance in bundled_split(split):
+        assert normalise(utterance.transcript) == utterance.transcript
+
+
 def test_a_character_without_a_reading_is_refused():
-    with pytest.raises(TranscriptError, match="no reading for"):
-        normalise("caf\u00e9")
+    with pytest.raises(TranscriptError, match=r"no reading for '\u0416' .*expected English; another alphabet takes"):
+        normalise("\u0436")
 
 
 def test_corrections_of_the_prompts():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -108,3 +110,49 @@ def test_an_error_in_a_part_is_the_caller_s(three_threads: None) -> None:
         estimator.gradients(x, lengths, [[2], list(np.tile([2, 3], 400)), [2]], [(i, 0) for i in range(3)])
     with pytest.raises(ZeroDivisionError):
         side_by_side(lambda part: 1 // part, [1, 0, 2])
+
+
+def interrupt() -> None:
+    time.sleep(0.3)  # until the caller waits: a signal just before that is not heard before the wait is over
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def fail() -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("stop", "error"), [(fail, ZeroDivisionError), (interrupt, KeyboardInterrupt)])
+def test_no_part_runs_on_behind_what_ends_the_call(
+    three_threads: None, stop: Callable[[], None], error: type[BaseException]
+) -> None:
+    """The caller gives the recogniser its modes back then, batch norm's for instance."""
+    everyone = threading.Barrier(3, timeout=30)
+    begun, ended = [], []
+
+    def part(i: int) -> None:
+        begun.append(i)
+        if i < 3:
+            everyone.wait()
+        if i == 1:
+            ended.append(i)
+            stop()
+            return
+        time.sleep(0.1 if i else 0.6)
+        ended.append(i)
+
+    with pytest.raises(error):
+        side_by_side(part, list(range(300)))
+    assert sorted(begun) == sorted(ended)
+    assert stop is interrupt or len(begun) < 300
+    time.sleep(0.1)
+    assert sorted(begun) == sorted(ended)
+    assert side_by_side(str, [1, 2, 3]) == ["1", "2", "3"]
+
+
+def test_of_several_errors_the_first_part_s_is_raised(three_threads: None) -> None:
+    def part(i: int) -> None:
+        time.sleep(0.2 if i == 0 else 0)
+        raise ValueError(f"part {i}")
+
+    with pytest.raises(ValueError, match="part 0"):
+        side_by_side(part, [0, 1, 2])

@@ -245,7 +245,7 @@ def test_a_misspelt_recipe_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_ends_where_an_unbroken_one_does(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe_module, "evaluate", lambda recognizer, splits, limit, speakers: {})
+    monkeypatch.setattr(recipe_module, "evaluate", lambda recognizer, chosen: {})
     sources = {"human": (0.5, 0.2), "spliced": (0.5, 0.8)}
     model = {"hidden_size": 16, "hidden_layers": 1, "conv_channels": 2}
     options = {"steps": 10, "seed": 3, "model": model, "batch_seconds": 4.0, "warmup_steps": 2}

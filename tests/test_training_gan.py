@@ -157,6 +157,19 @@ def test_what_is_evaluated_keeps_apart_what_has_one_name(recordings: Path, tmp_p
         Watching([*texts, texts[0] + "/"]).read()
 
 
+@pytest.mark.parametrize("watched", [["--evaluate", "speech"], ["--sensitivity", "tiny.safetensors"]])
+def test_an_evaluation_between_the_lines_of_the_log_is_refused(
+    recordings: Path, tmp_path: Path, watched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recipe, "Run", lambda *args: pytest.fail("a run was begun"))
+    common = ["--kind", "melgan", "--source", "speech", "--out", "run", "--evaluate-every", "20"]
+    with pytest.raises(OptionError, match=r"--evaluate-every 20: expected a multiple of --log-every 50"):
+        recipe.main([*common, *watched])
+    assert not (tmp_path / "run").exists()
+    assert Watching(evaluate_every=20) == Watching(evaluate_every=20, log_every=50)  # nothing is evaluated
+
+
 @pytest.mark.parametrize("bits", [16, 24])
 def test_packed_recordings_are_the_same_samples(bits: int) -> None:
     x = torch.from_numpy(speechlike(4000)).float()

@@ -35,7 +35,7 @@ RECIPE = Recipe(
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Weights to start from, and two recordings of the human corpus. Nothing is watched."""
-    monkeypatch.setattr(training, "evaluate", lambda recognizer, splits, limit, speakers: {})
+    monkeypatch.setattr(training, "evaluate", lambda recognizer, chosen: {})
     save_recognizer(tmp_path / "start.safetensors", tiny_recognizer(**START), {})
     save_recognizer(tmp_path / "other.safetensors", tiny_recognizer(**START, labels="_AB "), {})
     write_recordings(tmp_path, ["HOLD ON", "PRESS ONE"])
@@ -63,7 +63,7 @@ def test_what_is_drawn_in_a_step_is_of_the_seed_and_the_step(
     train(recipe, data_dir, data_dir / "a.safetensors", every=1)
     (data_dir / "runs" / "t" / "checkpoint.pt").unlink()
 
-    def stop(recognizer: object, splits: object, limit: object, speakers: object) -> dict[str, float]:
+    def stop(recognizer: object, chosen: object) -> dict[str, float]:
         if (data_dir / "runs" / "t" / "checkpoint.pt").exists():
             raise KeyboardInterrupt
         return {}

@@ -105,7 +105,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "win_length": 1200,
         "format": "npy",
     },
-    "natural logarithm": {"generator_type": "MelGANGenerator", "generator_params": MELGAN, "log_base": None},
+    "natural logarithm": {
+        "generator_type": "MelGANGenerator",
+        "generator_params": MELGAN,
+        "log_base": None,
+        "global_gain_scale": 0.0,
+    },
 }
 LJSPEECH = {
     "sampling_rate": 22050,
@@ -329,6 +334,8 @@ def test_descript_weights_that_do_not_fit_are_named(tmp_path: Path, change: dict
         ({"log_base": 3.0}, "expected log_base null, 2.0 or 10.0, found 3.0"),
         ({"sampling_rate_for_feats": 16000}, "sampling_rate_for_feats"),
         ({"num_mels": 40}, "40 numbers under 'mean'"),
+        ({"global_gain_scale": 0.5}, "expected global_gain_scale 1.0, or none at 0.0, found 0.5"),
+        ({"global_gain_scale": "1"}, "expected global_gain_scale 1.0, or none at 0.0, found '1'"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -239,6 +239,7 @@ NPY = {
     "texts of no length": header("{'descr': '|S0', 'fortran_order': False, 'shape': (2, 1000000000000)}\n"),
     "voids": header("{'descr': '|V1000000000', 'fortran_order': False, 'shape': (2, 4)}\n"),
     "a number of many digits": header("{'descr': '<f8', 'fortran_order': False, 'shape': (" + "9" * 5000 + ",)}\n"),
+    "one number": header("{'descr': '<f8', 'fortran_order': False, 'shape': ()}\n") + bytes(8),
     "three rows": b"",
 }
 
@@ -364,6 +365,19 @@ def test_sizes_that_no_generator_has_are_refused_in_any_file(tmp_path: Path, nam
     with within(20), pytest.raises(BundleError) as refused:
         vocoder(path)
     assert len(str(refused.value)) < 500
+
+
+def test_mel_bins_that_no_memory_holds_are_refused_in_any_file(tmp_path: Path) -> None:
+    """Where the logarithm is another than that of ten, the statistics are made of their number."""
+    path = hifigan_checkpoint(tmp_path)[0]
+    (tmp_path / "config.json").write_text(json.dumps(HIFIGAN_CONFIG | {"num_mels": 10**12}))
+    with within(20), pytest.raises(BundleError, match=r"config\.json: .*mel bins of at most 65536"):
+        vocoder(path)
+    path = checkpoint(tmp_path, "natural logarithm")
+    config = LJSPEECH | PUBLISHED["natural logarithm"] | {"num_mels": 10**12}
+    (tmp_path / "config.yml").write_text(yaml.dump(config))
+    with within(20), pytest.raises(BundleError, match=r"config\.yml: .*mel bins of at most 65536"):
+        vocoder(path, stats="none")
 
 
 def test_weights_whose_names_hold_many_digits_are_refused(tmp_path: Path) -> None:

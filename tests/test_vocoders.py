@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import HIFIGAN, MELGAN, PARALLEL_WAVEGAN, RECIPE
+from foreign_files import within
 from safetensors.torch import load_file, save_file
 
 from armory_mdnf.audio.files import read_audio
@@ -312,6 +313,53 @@ def test_hostile_generator_arguments_are_refused(saved: Path, generator: dict[st
     bundles.save(saved, "melgan", config, tensors)
     with pytest.raises(BundleError, match=r"v\.safetensors"):
         load_vocoder(saved)
+
+
+DEEP = {"channels": 1 << 16, "stacks": 256, "stack_kernel_size": 1, "upsample_scales": [8, 4, 2] + [1] * 13}
+BLOCKS: dict[str, dict[str, object]] = {
+    "hifigan": {"resblock_kernel_sizes": [3] * 64, "resblock_dilations": [[1] * 64] * 64},
+    "melgan": DEEP,
+    "parallel_wavegan on melgan": {"upsample_params": PWG_ON_MELGAN["upsample_params"] | DEEP},
+}
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_more_blocks_than_a_generator_has_are_not_described(tmp_path: Path, kind: str) -> None:
+    """A few bytes of lists, each within its bounds, whose product would take minutes and gigabytes."""
+    path = tmp_path / "v.safetensors"
+    save_vocoder(path, tiny(kind))
+    config, tensors = bundles.load(path, kind.split()[0])
+    config["generator"] |= BLOCKS[kind]
+    bundles.save(path, kind.split()[0], config, tensors)
+    with within(20), pytest.raises(BundleError, match=r"at most 1024 residual blocks, got one of \d{4,}"):
+        load_vocoder(path)
+
+
+def test_filters_that_no_spectrogram_has_are_not_made(saved: Path) -> None:
+    """Each size is within its bounds; the filters come before any weight is looked at."""
+    config, tensors = bundles.load(saved, "melgan")
+    config["mel"] |= {"n_fft": 1 << 13, "n_mels": 1 << 13}
+    config["generator"]["in_channels"] = 1 << 13
+    bundles.save(saved, "melgan", config, tensors)
+    with pytest.raises(BundleError, match=r"filters of at most 4194304 numbers, .* which make 33562624"):
+        load_vocoder(saved)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bool", "complex64", "float8_e4m3fn", "float8_e8m0fnu"])
+@pytest.mark.parametrize("key", ["generator.melgan.1.weight", "mel.mean", "mel.scale"])
+def test_weights_that_stand_for_others_are_refused(saved: Path, dtype: str, key: str) -> None:
+    """Of quantised weights the scale is missing: as they are, they are other weights."""
+    rewrite(saved, lambda t: t.update({key: torch.ones_like(t[key]).to(getattr(torch, dtype))}))
+    with pytest.raises(BundleError, match=rf"weight '({key}|melgan\.1\.weight)'.*found torch\.{dtype}"):
+        load_vocoder(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_computed_with_in_single(saved: Path, dtype: torch.dtype) -> None:
+    before = {key: value.to(dtype).float() for key, value in load_vocoder(saved).generator.state_dict().items()}
+    rewrite(saved, lambda t: t.update({key: value.to(dtype) for key, value in t.items()}))
+    after = load_vocoder(saved).generator.state_dict()
+    assert all(after[key].dtype == torch.float32 and torch.equal(after[key], before[key]) for key in before)
 
 
 def test_misshapen_missing_and_unexpected_weights_are_named(saved: Path) -> None:

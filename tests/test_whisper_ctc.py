@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ragged_array, speechlike
+from foreign_files import within
 
 from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
 from armory_mdnf.asr.estimator import RecognizerEstimator
@@ -134,6 +135,11 @@ def test_a_whisper_of_other_sizes_is_refused() -> None:
     assert torch.equal(started.network.encoder.conv1.weight, weights["model.encoder.conv1.weight"])
     with pytest.raises(BundleError, match=r"w: .*conv1"):
         start_from_whisper(WhisperCTCConfig(**{**SMALL, "d_model": 64}), weights, "w")
+    widest = dict.fromkeys(("d_model", "ffn"), 1 << 14)  # 12 GB in the two layers, were they made
+    with within(20), pytest.raises(BundleError, match=r"w: .*conv1.* of shape \(16384, "):
+        start_from_whisper(WhisperCTCConfig(**{**SMALL, **widest}), weights, "w")
+    with within(20), pytest.raises(BundleError, match=r"w: expected a weight per layer at least, found .* for 16384"):
+        start_from_whisper(WhisperCTCConfig(**{**SMALL, "layers": 1 << 14}), weights, "w")
 
 
 def test_a_whisper_that_training_starts_from_counts_with_its_configuration(tmp_path: Path) -> None:

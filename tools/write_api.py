@@ -110,7 +110,8 @@ def fields(node: ast.ClassDef) -> str:
     if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         return ""
     found = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-    return f"({', '.join(ast.unparse(n) for n in found if not str(ast.unparse(n.target)).startswith('_'))})"
+    shown = ", ".join(ast.unparse(n) for n in found if not str(ast.unparse(n.target)).startswith("_"))
+    return f"({shown.replace('lambda :', 'lambda:')})"  # Python 3.10 writes the space
 
 
 def prose(doc: str) -> str:

@@ -24,13 +24,15 @@ class SpeechRecognizer(nn.Module, ABC):
     Batches are padded: x (N, T) in [-1, 1], zero beyond lengths (N,) in samples. An implementation sets
     ``sample_rate_hz`` and ``min_samples``, and ``max_samples`` where there is a longest utterance.
     ``exact_batches`` False says that an utterance's result depends on its neighbours in a padded batch: it is then
-    given utterances one by one.
+    given utterances one by one. ``draws_idly`` True says that an evaluation moves torch's or NumPy's global generator
+    although nothing comes of it.
     """
 
     sample_rate_hz: int
     min_samples: int
     max_samples: int | None = None
     exact_batches: bool = True
+    draws_idly: bool = False
 
     @abstractmethod
     def encode(self, transcript: str) -> Target:
@@ -85,9 +87,16 @@ class CTCRecognizer(SpeechRecognizer):
     """A recogniser with a score per frame and character. An implementation gives ``forward`` and ``out_frames``.
 
     ``forward``: x (N, T), lengths (N,) -> logits (N, F, classes), frames (N,).
+    Transcripts are the best path, of several passes that of their mean probabilities. An implementation with
+    ``transcripts`` of its own, a beam search for instance, is asked for each pass, and the passes vote.
     """
 
     alphabet: Vocabulary
+
+    @property
+    def takes_best_path(self) -> bool:
+        """Whether :meth:`transcripts` is the one of this class."""
+        return getattr(self.transcripts, "__func__", None) is CTCRecognizer.transcripts
 
     @abstractmethod
     def out_frames(self, lengths: Tensor) -> Tensor:
@@ -97,6 +106,8 @@ class CTCRecognizer(SpeechRecognizer):
         return self.alphabet.encode(transcript)
 
     def is_heard(self, transcript: str, target: Target) -> bool:
+        if not self.takes_best_path:  # what it writes may be more than the alphabet's characters
+            return super().is_heard(transcript, target)
         return transcript.split() == self.alphabet.decode(target).split()
 
     def check_targets(self, lengths: Sequence[int], targets: Sequence[Target]) -> None:
@@ -111,6 +122,8 @@ class CTCRecognizer(SpeechRecognizer):
         return greedy_decode(logits, frames, self.alphabet)
 
     def losses_and_transcripts(self, x: Tensor, lengths: Tensor, targets: Sequence[Target]) -> tuple[Tensor, list[str]]:
+        if not self.takes_best_path:
+            return super().losses_and_transcripts(x, lengths, targets)
         logits, frames = self(x, lengths)
         decoded = greedy_decode(logits.detach(), frames, self.alphabet)
         return ctc_loss(logits, frames, targets, self.alphabet.blank), decoded

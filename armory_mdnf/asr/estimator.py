@@ -24,6 +24,7 @@ from armory_mdnf.asr.preprocessing import Chain, Draws, select
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.errors import AudioError, OptionError, TranscriptError, choices, refuse_unknown
+from armory_mdnf.options import all_or_none
 
 REDUCTIONS = ("none", "sum", "mean")
 GRADIENTS = ("exact", "published")
@@ -99,12 +100,10 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         refuse_unknown(params, self.estimator_params, type(self).__name__)
         if params.get("device_type", self._device_type) != self._device_type:
             raise OptionError("device_type is fixed when the estimator is made")
-        before = dict(self.__dict__)
-        try:
+        with all_or_none(self):  # a refused value leaves the estimator as it was
+            # ART fills the list that there is, which is in force.
+            self.preprocessing_operations: list[Preprocessor] = []
             super().set_params(**params)
-        except Exception:  # a refused value leaves the estimator as it was
-            self.__dict__.update(before)
-            raise
         if "model" in params:
             self.weights_name = None
 
@@ -143,7 +142,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         frames = np.array([len(row) for row in results])
         return nn.utils.rnn.pad_sequence(results, batch_first=True).numpy().astype(np.float32), frames
 
-    # What attacks use: tensors in, tensors out.
+    # What attacks use: tensors in, tensors of their dtype out.
 
     @property
     def stochastic(self) -> bool:
@@ -179,7 +178,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         Shape: x (N, T), zero beyond lengths (N,), N targets from :meth:`encode`, N keys -> (N,).
         """
         pipeline = self._pipeline()
-        return pipeline.losses(x, lengths, targets, pipeline.chain.draw(len(keys), keys))
+        return pipeline.losses(x.to(self._dtype), lengths, targets, pipeline.chain.draw(len(keys), keys)).to(x)
 
     def gradients(
         self,
@@ -197,7 +196,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         pipeline = self._pipeline()
         draw = pipeline.chain.draw
         back = None if back_keys is None else draw(len(back_keys), back_keys)
-        return pipeline.gradients(x, lengths, targets, draw(len(keys), keys), back)
+        return pipeline.gradients(x.to(self._dtype), lengths, targets, draw(len(keys), keys), back).to(x)
 
     def transcribe(self, x: Tensor, lengths: Tensor, keys: Sequence[Key]) -> list[str]:
         """What :meth:`predict` gives for a padded batch with these keys. Shape: x (N, T), lengths (N,)."""
@@ -205,7 +204,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         passes = pipeline.chain.num_passes
         draws = pipeline.chain.draw(len(keys) * passes, _pass_keys(keys, passes))
         with torch.no_grad():
-            return pipeline.transcripts(x, lengths, draws)
+            return pipeline.transcripts(x.to(self._dtype), lengths, draws)
 
     def defended(self, x: Any, keys: Sequence[Key] | None = None) -> list[npt.NDArray[Any]]:
         """What the recogniser hears of utterances behind its defences: of several passes, the first that is predicted.
@@ -292,8 +291,9 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
             self._key, self._drawn = before
 
     def file_checksums(self) -> dict[str, str]:
-        """SHA-256 of the weights, by the name or path that they came by; none of a recogniser given as it is."""
-        return {} if self.weights_name is None else {self.weights_name: recognizer_checksum(self.weights_name)}
+        """SHA-256 of the weights, by the name or path that they came by, and of what the recogniser lists by itself."""
+        own = {} if self.weights_name is None else {self.weights_name: recognizer_checksum(self.weights_name)}
+        return own | getattr(self._model, "file_checksums", dict)()
 
     def _draw(self, pipeline: Pipeline, n: int) -> Draws:
         return pipeline.chain.draw(n, self._own_keys(n))
@@ -329,7 +329,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self._model.parameters()).dtype
+        return next((p.dtype for p in self._model.parameters()), torch.float32)
 
     @property
     def sample_rate(self) -> int:

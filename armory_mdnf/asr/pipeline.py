@@ -25,8 +25,8 @@ class Pipeline:
     """Defences, recogniser and loss in one autograd graph, with one draw of the defences' noise per evaluation.
 
     Batches are x (N, T), zero beyond lengths (N,). A loss takes one pass; a transcript comes of as many as a defence
-    asks for: of the mean of their character probabilities where the recogniser has such, else of a vote. ``draws`` are
-    those of :meth:`Chain.draw`, one per utterance, or per pass of each utterance where there are several.
+    asks for: of the mean of their character probabilities where the recogniser takes the best path of such, else of a
+    vote. ``draws`` are those of :meth:`Chain.draw`, one per utterance, or per pass of each where there are several.
     """
 
     def __init__(self, recognizer: SpeechRecognizer, chain: Chain) -> None:
@@ -113,7 +113,7 @@ class Pipeline:
         return [text for _, part in parts for text in self._transcripts(*part)]
 
     def _transcripts(self, x: Tensor, lengths: Tensor, draws: Draws) -> list[str]:
-        if isinstance(self.recognizer, CTCRecognizer):
+        if isinstance(self.recognizer, CTCRecognizer) and self.recognizer.takes_best_path:
             return greedy_decode(*self.probabilities(x, lengths, draws), self.recognizer.alphabet)
         with evaluation_mode(self.recognizer):
             found = self.recognizer.transcripts(*self._passes(x, lengths, draws))
@@ -142,13 +142,18 @@ class Pipeline:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, but for recurrent layers under a gradient; the caller's modes come back."""
+    """Evaluation mode, without dropout anywhere; the caller's modes come back."""
     modes = [(inner, inner.training) for inner in module.modules()]
+    recurrent = [(inner, inner.dropout) for inner, _ in modes if isinstance(inner, nn.RNNBase)]
     try:
         for inner, _ in modes:
-            # cuDNN's recurrent layers run backward in training mode only; they have no dropout.
-            inner.training = isinstance(inner, nn.RNNBase) and torch.is_grad_enabled()
+            inner.training = False
+        for layers, _ in recurrent:
+            # cuDNN's run backward in training mode only, in which their own dropout would draw noise.
+            layers.training, layers.dropout = torch.is_grad_enabled(), 0.0
         yield
     finally:
         for inner, training in modes:
             inner.training = training
+        for layers, dropout in recurrent:
+            layers.dropout = dropout

@@ -24,8 +24,19 @@ from armory_mdnf.attacks.pgd import Batch, Descent
 from armory_mdnf.attacks.recognizer import AttackedRecognizer, Purpose
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import normal, stream
-from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError, choices, quoted
-from armory_mdnf.options import FLAG, POSITIVE, check_option, check_options, count, one_of, option, or_null
+from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError, choices, quoted, refuse_unknown
+from armory_mdnf.options import (
+    FLAG,
+    POSITIVE,
+    all_or_none,
+    as_whole,
+    check_option,
+    check_options,
+    count,
+    one_of,
+    option,
+    or_null,
+)
 
 NORMS = ("l2", "linf", "snr")
 KEEP = ("last", "best")
@@ -44,7 +55,7 @@ class _OptionNames:
 class RecognizerAttack(EvasionAttack):
     """What the attacks share: batches of similar lengths, labels, and the way to and from the caller's kind.
 
-    Those here are dataclasses of their options, which they check when they are made or changed (ART's ``set_params``).
+    Those here are dataclasses of their options, which they check when they are made or changed.
     """
 
     _estimator_requirements = (BaseEstimator,)
@@ -71,6 +82,12 @@ class RecognizerAttack(EvasionAttack):
         """How an attack that is a dataclass begins."""
         RecognizerAttack.__init__(self, estimator, self.targeted, self.batch_seconds, self.seed, self.verbose)
         self._check_params()
+
+    def set_params(self, **params: Any) -> None:
+        """Change options by name: all, or none and :class:`OptionError` where one is unknown or refused."""
+        refuse_unknown(params, self.attack_params, type(self).__name__)
+        with all_or_none(self):
+            super().set_params(**params)
 
     @abstractmethod
     def attack(self, batch: Batch) -> Tensor:
@@ -125,9 +142,14 @@ class RecognizerAttack(EvasionAttack):
         if indices is None:
             self.count += n
             return list(range(self.count - n, self.count))
-        if len(indices) != n or any(isinstance(i, bool) or int(i) != i or i < 0 for i in indices):
+        try:
+            given = [as_whole(i) for i in indices]
+        except TypeError:  # one number, for instance
+            given = []
+        numbers = [i for i in given if i is not None and i >= 0]
+        if not len(numbers) == len(given) == n:
             raise OptionError(f"expected {n} indices, whole numbers >= 0, one per utterance, got {quoted(indices)}")
-        return [int(i) for i in indices]
+        return numbers
 
     def _chunks(self, sizes: Sequence[int]) -> Iterator[list[int]]:
         """Utterances by length, in batches that hold at most ``batch_seconds``, padding and draws included."""

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
-from armory_mdnf.errors import AudioError, OptionError, choices, refuse_unknown
+from armory_mdnf.errors import AudioError, OptionError, choices, quoted, refuse_unknown
 
 FRAMINGS = ("centered", "melgan")
+# More than any spectrogram has. Recipes come from files, and filters are made of them before a weight is looked at.
+MAX_SIZE, MAX_FILTERS, MAX_RATE_HZ = 1 << 16, 1 << 22, 10**6
 # Under the square root of the magnitude: sqrt has an infinite slope at zero, and digital silence would give NaN.
 POWER_FLOOR = 1e-20
 
@@ -49,6 +51,16 @@ class MelRecipe:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise OptionError(f"mel recipe: expected {name} to be a whole number >= 1, got {value!r}")
+        if max(self.n_fft, self.n_mels) > MAX_SIZE or self.sample_rate_hz > MAX_RATE_HZ:
+            raise OptionError(
+                f"expected a mel recipe with an n_fft and mel bins of at most {MAX_SIZE} and at most {MAX_RATE_HZ} Hz, "
+                f"got {quoted(self.n_fft)}, {quoted(self.n_mels)} and {quoted(self.sample_rate_hz)}"
+            )
+        if (size := (self.n_fft // 2 + 1) * self.n_mels) > MAX_FILTERS:
+            raise OptionError(
+                f"mel recipe: expected filters of at most {MAX_FILTERS} numbers, got an n_fft of {self.n_fft} and "
+                f"{self.n_mels} mel bins, which make {size}"
+            )
         if self.framing not in FRAMINGS:
             raise OptionError(choices(self.framing, FRAMINGS, "framing of a mel recipe"))
         if self.win > self.n_fft or self.hop > self.win:

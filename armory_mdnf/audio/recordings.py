@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from armory_mdnf.audio.checks import MAX_ABSOLUTE
+from armory_mdnf.audio.files import decode
 from armory_mdnf.audio.resample import resample
 from armory_mdnf.errors import AudioError, OptionError, cause, choices
 from armory_mdnf.files.atomic import replacing
@@ -21,6 +22,9 @@ Samples = npt.NDArray[np.float32]
 
 # What each kind of file is written as. 24 bits hold a perturbation of any bound, and every player knows them.
 SUBTYPES = {".wav": "PCM_24", ".flac": "PCM_24", ".aiff": "PCM_24", ".ogg": "VORBIS", ".opus": "OPUS", ".mp3": None}
+UNREADABLE = (
+    "not audio that can be read (expected WAV, FLAC, Ogg, MP3 or another format of libsndfile; ffmpeg converts others)"
+)
 FRAME_S = 0.02
 SEARCH_S = 2.0  # how far around its place a cut looks for silence, both sides together
 
@@ -30,22 +34,13 @@ def read_recording(path: str | os.PathLike[str] | BinaryIO, rate_hz: int, name: 
 
     Every format that libsndfile reads. What decoders of lossy formats and resampling put beyond full scale is cut to
     it, as players do. ``name`` is that of an open file. Raises :class:`AudioError` naming the file if it is missing,
-    unreadable, empty, not finite, or of another scale.
+    unreadable, empty, not finite, of another scale, or an MP3 that was cut off.
     """
-    import soundfile
-
     if isinstance(path, (str, os.PathLike)):
         name, path = str(path), str(path)
         if not Path(path).is_file():
             raise AudioError(f"no audio file at {path}")
-    try:
-        x, found_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:  # of headerless files it asks for the rate
-        raise AudioError(
-            f"{name} is not audio that can be read: expected WAV, FLAC, Ogg, MP3 or another format of libsndfile; "
-            "ffmpeg converts others"
-        ) from error
-    return from_samples(x, int(found_hz), rate_hz, name)
+    return from_samples(*decode(path, name, UNREADABLE), rate_hz, name)
 
 
 def from_samples(x: Samples, from_hz: int, to_hz: int, name: str) -> Samples:

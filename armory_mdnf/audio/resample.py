@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from armory_mdnf.audio import ragged
-from armory_mdnf.errors import AudioError, OptionError
+from armory_mdnf.errors import AudioError, OptionError, quoted
+from armory_mdnf.options import as_whole
 
 LARGEST_PRODUCT = 1 << 24
 """A resampler's filters have about as many taps as the product of the two rates, each over their common divisor."""
@@ -22,13 +23,16 @@ LARGEST_PRODUCT = 1 << 24
 def _resampler(from_hz: int, to_hz: int, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
     from torchaudio.transforms import Resample
 
-    return Resample(from_hz, to_hz).to(device, dtype)
+    # Made in the first caller's inference mode, it would refuse gradients to all others.
+    with torch.inference_mode(False):
+        return Resample(from_hz, to_hz).to(device, dtype)
 
 
 def _check_rate(name: str, rate_hz: int) -> int:
-    if isinstance(rate_hz, bool) or int(rate_hz) != rate_hz or rate_hz < 1:
-        raise OptionError(f"expected {name} to be a whole number of Hz >= 1, got {rate_hz!r}")
-    return int(rate_hz)
+    found = as_whole(rate_hz)
+    if found is None or found < 1:
+        raise OptionError(f"expected {name} to be a whole number of Hz >= 1, got {quoted(rate_hz)}")
+    return found
 
 
 def _ratio(from_hz: int, to_hz: int) -> tuple[int, int]:

@@ -16,17 +16,18 @@ import torch
 from armory_mdnf import console
 from armory_mdnf.audit import report
 from armory_mdnf.audit.checks import CHECKS, Options, audit
-from armory_mdnf.audit.findings import FAIL, Finding, worst
+from armory_mdnf.audit.findings import FAIL, TOGETHER, Finding, worst
 from armory_mdnf.audit.names import FORMAT, NAMES
 from armory_mdnf.audit.trials import Plan, Trials
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.files.atomic import ensure_writable, storing, write_text
-from armory_mdnf.files.strict_json import dumps
+from armory_mdnf.files.strict_json import dumps, readable
 from armory_mdnf.options import check_option, count
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.command import batch_seconds
 from armory_mdnf.runner.config import Config, read_config, within
+from armory_mdnf.runner.evaluate import Evaluation, check_reference
 from armory_mdnf.runner.named import files_of
 from armory_mdnf.runner.overrides import Overrides, override, run_seed
 
@@ -68,11 +69,17 @@ def run(args: argparse.Namespace) -> int:
     with within("attack"):
         plan = Plan.of(attack, args.iterations)
     draws = default_draws(plan.draws) if given is None else given
+    audio = [read_samples(utterance) for _, utterance in chosen]
+    for _, utterance in chosen:
+        with within(utterance.id):
+            check_reference(estimator, utterance.transcript)
     findings: list[Finding] = []
     with _enough_memory(bound, findings, len(only)):
+        by_keys = components.draws_by_keys(estimator)
+        Evaluation(estimator, None, by_keys=by_keys).refuse_global_draws((*chosen[0], audio[0]))
         trials = Trials.of(
             estimator,
-            [read_samples(utterance) for _, utterance in chosen],
+            audio,
             [utterance.transcript for _, utterance in chosen],
             [index for index, _ in chosen],
             plan,
@@ -85,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     def tell(number: int, name: str) -> None:
         print(f"{time.monotonic() - start:.0f} s: check {number} of {len(CHECKS)}, {name}", file=sys.stderr, flush=True)
 
-    name = "standard input" if args.config == "-" else Path(args.config).name
+    name = "standard input" if args.config == "-" else readable(Path(args.config).name)
     about = {
         "format": FORMAT,
         "configuration": name,
@@ -96,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
             "iterations_asked": attack.max_iter,
             "draws": list(draws),
             "evaluation_draws": args.evaluation_draws,
+            "confidence": TOGETHER,
             "checks": only,
             "device": device,
         },

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from armory_mdnf.metrics.intervals import Interval
+from armory_mdnf.metrics.intervals import CONFIDENCE, Interval, difference_interval
+from armory_mdnf.metrics.wer import WordCounts
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
 VERDICTS = (SKIP, PASS, WARN, FAIL)
@@ -14,6 +15,11 @@ VERDICTS = (SKIP, PASS, WARN, FAIL)
 
 # Points of word error rate, as a fraction, from which a difference is worth a warning though it may be chance.
 NOTABLE = 0.05
+
+# Differences that a whole audit judges: 1 of published, 2 of convergence, 5 of budget, 3 of adaptive, 5 of steps. All
+# together are held to the usual confidence, whichever checks are made: no verdict hangs on which others are.
+COMPARISONS = 16
+TOGETHER = 1 - (1 - CONFIDENCE) / COMPARISONS
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,11 @@ class Finding:
 def worst(verdicts: Sequence[str]) -> str:
     """The worst of some verdicts; "skip" if there is none."""
     return max(verdicts, key=VERDICTS.index, default=SKIP)
+
+
+def gain_of(first: Sequence[WordCounts], second: Sequence[WordCounts]) -> Interval:
+    """Word error rate of ``first`` less that of ``second``, paired, at the confidence :data:`TOGETHER`."""
+    return difference_interval(first, second, TOGETHER)
 
 
 def judge_gain(gain: Interval) -> str:

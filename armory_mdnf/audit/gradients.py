@@ -17,9 +17,9 @@ from armory_mdnf.attacks.pgd import Batch
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.noise import normal, stream
-from armory_mdnf.audit.findings import FAIL, NOTABLE, PASS, SKIP, WARN, Finding, judge_gain, points, worst
+from armory_mdnf.audit.findings import FAIL, NOTABLE, PASS, SKIP, WARN, Finding, gain_of, judge_gain, points, worst
 from armory_mdnf.audit.trials import Trials
-from armory_mdnf.metrics.intervals import difference_interval
+from armory_mdnf.errors import AttackError
 
 # Finite differences: steps in parts of the radius, random directions per utterance, and what counts as agreement.
 # In parts of the radius. A GAN vocoder bends the loss within a thousandth of it: then shorter ones are tried too.
@@ -78,8 +78,8 @@ def check_gradient(trials: Trials) -> Finding:
 def check_draws(trials: Trials) -> Finding:
     """What draws of the noise have in common: cosines of their gradients, and the draws that a stable mean takes."""
     name = "draws"
-    if not trials.stochastic:
-        return Finding(name, SKIP, "Nothing in front of the recogniser draws noise.", {})
+    if (silent := _without_noise(trials, name, "Nothing in front of the recogniser draws noise.")) is not None:
+        return silent
     found = {where: _agreement(_draws(trials, where)) for where in PLACES}
     # Most of an attack's steps are taken where it ends up; clean audio is one step, at which the loss may be flat.
     cosine = found["attacked"]["cosine"]
@@ -104,13 +104,13 @@ def check_draws(trials: Trials) -> Finding:
 def check_published(trials: Trials) -> Finding:
     """The published gradient, of two draws, against the exact one: their cosine, and what each attack reaches."""
     name = "published"
-    if not trials.stochastic:
-        return Finding(name, SKIP, "Without noise the published gradient is the exact one.", {})
+    if (silent := _without_noise(trials, name, "Without noise the published gradient is the exact one.")) is not None:
+        return silent
     found = {where: _published_cosine(trials, where) for where in PLACES}
     plan, own = trials.plan, trials.own()
     other = trials.attack("exact" if plan.published else "published", replace(plan, published=not plan.published))
     exact, published = (other, own) if plan.published else (own, other)
-    gain = difference_interval(exact.counts, published.counts)
+    gain = gain_of(exact.counts, published.counts)
     evidence = {
         "cosine": found,
         "exact_wer": round(100 * exact.rate, 2),
@@ -125,13 +125,22 @@ def check_published(trials: Trials) -> Finding:
         verdict = worst([judge_gain(gain), PASS if min(found.values()) >= STABLE else WARN])
         advice = "This configuration attacks with the published gradient: report the exact one's result beside it."
         return Finding(name, verdict, statement, evidence, "" if verdict == PASS else advice)
-    verdict = judge_gain(difference_interval(published.counts, exact.counts))
+    verdict = judge_gain(gain_of(published.counts, exact.counts))
     if verdict != PASS:
         advice = "The published gradient attacks better than the exact one: try more draws and smaller steps."
         return Finding(name, verdict, statement, evidence, advice)
     weaker = min(found.values()) < STABLE or gain.value >= NOTABLE
     advice = "What withstands the published gradient may not withstand this one: compare no results across the two."
     return Finding(name, WARN if weaker else PASS, statement, evidence, advice if weaker else "")
+
+
+def _without_noise(trials: Trials, name: str, why: str) -> Finding | None:
+    """What a check of noise finds where there is none, or where a defence hides that it draws some; else None."""
+    if trials.undeclared is not None:
+        statement = f"{trials.undeclared} draws noise without saying so: set stochastic = True."
+        advice = "Until then an attack takes one draw, whatever eot_draws asks for, and one transcript judges it."
+        return Finding(name, FAIL, statement, {}, advice)
+    return None if trials.stochastic else Finding(name, SKIP, why, {})
 
 
 def draws_for(cosine: float, target: float = STABLE) -> int | None:
@@ -195,7 +204,8 @@ def _finite_differences(trials: Trials, gradient: Tensor, radius: Tensor) -> tup
 def _draws(trials: Trials, where: str, back: bool = False) -> Tensor:
     """Exact gradients at the clean or the attacked audio, at :data:`DRAWS` draws; with ``back`` the published ones.
 
-    Those take the loss at another draw, and pull it back through these. Shape: (K, N, T).
+    Those take the loss at another draw, and pull it back through these. Shape: (K, N, T). Raises :class:`AttackError`
+    for one that is not finite.
     """
     if (where, back) not in trials.gradients:
         found = []
@@ -204,7 +214,10 @@ def _draws(trials: Trials, where: str, back: bool = False) -> Tensor:
             keys = trials.keys(Purpose.ATTACK, draw)
             pair = (trials.keys(Purpose.BACKWARD, draw), keys) if back else (keys,)
             found.append(trials.gradient(x, *pair))
-        trials.gradients[where, back] = torch.stack(found)
+        stacked = torch.stack(found)
+        if not stacked.isfinite().all():
+            raise AttackError(f"the loss gradient is not finite at some draws of the noise, at the {where} audio")
+        trials.gradients[where, back] = stacked
     return trials.gradients[where, back]
 
 

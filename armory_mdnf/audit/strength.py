@@ -12,10 +12,10 @@ import torch
 
 from armory_mdnf.audio.noise import normal, stream
 from armory_mdnf.audit import views
-from armory_mdnf.audit.findings import FAIL, PASS, SKIP, WARN, Finding, judge_gain, points, worst
+from armory_mdnf.audit.findings import FAIL, PASS, SKIP, WARN, Finding, gain_of, judge_gain, points, worst
 from armory_mdnf.audit.trials import FRESH, OWN, Attempt, Plan, Trials
 from armory_mdnf.audit.views import View
-from armory_mdnf.metrics.intervals import Interval, difference_interval, wer_interval
+from armory_mdnf.metrics.intervals import Interval, wer_interval
 
 # Multiples of the bound and of the step. The largest bound has to bring the recogniser down, whatever defends it.
 BOUNDS = (0.5, 2.0, 10.0)
@@ -44,13 +44,14 @@ def check_convergence(trials: Trials, draws: Sequence[int], asked: int) -> Findi
     """
     plan = trials.plan
     own = trials.own()
-    curve = {steps: trials.judge(x) for steps, x in trials.snapshots.items()} | {plan.iterations: own}
+    # The first start alone: what restarts or the choice of an iterate gain, more iterations need not.
+    curve = {steps: own if torch.equal(x, own.audio) else trials.judge(x) for steps, x in trials.snapshots.items()}
     steps = sorted(curve)
     evidence: dict[str, Any] = {"iterations": {str(k): _row(curve[k]) for k in steps}, "iterations_asked": asked}
     verdicts, said, advice = [], [], []
     if len(steps) > 1:
         last, before = plan.iterations, plan.iterations // 2
-        gain = difference_interval(curve[last].counts, curve[before].counts)
+        gain = gain_of(curve[last].counts, curve[before].counts)
         evidence["gain_of_last_doubling"] = points(gain)
         verdict = judge_gain(gain)
         verdicts.append(_of_part(verdict, last, asked))
@@ -64,7 +65,7 @@ def check_convergence(trials: Trials, draws: Sequence[int], asked: int) -> Findi
         evidence["draws"] = {str(k): _row(tried[k]) for k in sorted(tried)}
     most = max(tried)
     if most > plan.draws:
-        gain = difference_interval(tried[most].counts, own.counts)
+        gain = gain_of(tried[most].counts, own.counts)
         evidence["gain_of_most_draws"] = points(gain)
         verdicts.append(judge_gain(gain))
         said.append(f"from {plan.draws} to {most} draws it changes by {100 * gain.value:+.1f} points")
@@ -77,8 +78,11 @@ def check_convergence(trials: Trials, draws: Sequence[int], asked: int) -> Findi
     return Finding("convergence", worst(verdicts), statement, evidence, _sentences(advice))
 
 
-def check_budget(trials: Trials) -> Finding:
-    """Word error rate against the bound, which rises to the ceiling; and white noise as large as the attack."""
+def check_budget(trials: Trials, asked: int) -> Finding:
+    """Word error rate against the bound, which rises to the ceiling; and white noise as large as the attack.
+
+    ``asked``: the configuration's iterations, of which the audit may take fewer.
+    """
     plan, own, benign = trials.plan, trials.own(), trials.benign()
     tried: dict[float, Attempt] = {0.0: benign, 1.0: own}
     for times in BOUNDS:
@@ -87,17 +91,20 @@ def check_budget(trials: Trials) -> Finding:
     ceiling = _ceiling(trials)
     order = sorted(tried)
     falls = {
-        f"{low:g} to {high:g}": difference_interval(tried[low].counts, tried[high].counts)
+        f"{low:g} to {high:g}": gain_of(tried[low].counts, tried[high].counts)
         for low, high in itertools.pairwise(order)
     }
+    by_noise = gain_of(noise.counts, own.counts)
     evidence: dict[str, Any] = {
         "bound": {f"{times:g}": _row(tried[times]) for times in order},
         "falls": {name: points(fall) for name, fall in falls.items() if fall.value > 0},
         "noise_wer": _percent(noise.rate),
+        "noise_less_own": points(by_noise),
         "ceiling_wer": _percent(ceiling),
     }
     top = tried[order[-1]].rate
-    effect, by_noise = own.rate - benign.rate, noise.rate - benign.rate
+    effect = own.rate - benign.rate
+    hardly = effect <= 0 or noise.rate - benign.rate > FAR_LESS * effect
     verdicts = [worst([judge_gain(fall) for fall in falls.values()])]
     advice = []
     if verdicts[0] != PASS:
@@ -108,14 +115,17 @@ def check_budget(trials: Trials) -> Finding:
             f"at {order[-1]:g} times the bound the recogniser still understands: take more iterations, and if they do "
             "not bring it down its gradient is masked"
         )
-    verdicts.append(FAIL if effect <= max(by_noise, 0) else WARN if by_noise > FAR_LESS * effect else PASS)
+    verdicts.append(worst([judge_gain(by_noise), WARN if hardly else PASS]))
     if verdicts[-1] != PASS:
         advice.append("white noise of this size does nearly as much: what was measured is robustness to noise")
+    verdict = _of_part(worst(verdicts), plan.iterations, asked)
+    if verdict != PASS and plan.iterations < asked:
+        advice.append("first take all iterations (--iterations)")
     statement = (
         f"The word error rate is {100 * benign.rate:.1f} % without an attack, {100 * noise.rate:.1f} under white "
         f"noise, {100 * own.rate:.1f} under the attack, {100 * top:.1f} at {order[-1]:g} times its bound."
     )
-    return Finding("budget", worst(verdicts), statement, evidence, _sentences(advice))
+    return Finding("budget", verdict, statement, evidence, _sentences(advice))
 
 
 def check_adaptive(trials: Trials) -> Finding:
@@ -139,7 +149,7 @@ def check_adaptive(trials: Trials) -> Finding:
             evidence[way] = None
             continue
         attempt = trials.attack(way, plan, view)
-        gains[way] = difference_interval(attempt.counts, own.counts)
+        gains[way] = gain_of(attempt.counts, own.counts)
         # The loss is what an attack climbs, and tells more than the words of a few utterances.
         higher = bool((attempt.losses > HIGHER * own.losses).all())
         evidence[way] = _row(attempt) | {"gain": points(gains[way]), "loss_higher_in_every_utterance": higher}
@@ -174,7 +184,7 @@ def check_steps(trials: Trials, asked: int) -> Finding:
     rates = [attempt.rate for attempt in rows.values()]
     width = None if interval.low is None or interval.high is None else interval.high - interval.low
     best = max(rows, key=lambda name: rows[name].rate)
-    gain = difference_interval(rows[best].counts, own.counts)
+    gain = gain_of(rows[best].counts, own.counts)
     evidence = {
         "tried": {name: _row(attempt) for name, attempt in rows.items()},
         "spread": _percent(max(rates) - min(rates)),
@@ -201,6 +211,9 @@ def check_headline(trials: Trials) -> Finding:
     """
     own = trials.own()
     within = {name: attempt for name, attempt in trials.attempts.items() if attempt.within}
+    if within.keys() == {OWN}:
+        more = "Make other checks before it, steps at least (--only steps,headline)."
+        return Finding("headline", SKIP, "No other attack was tried.", {}, more)
     chosen = [
         max(within, key=lambda name: (within[name].counts[i].errors, name == OWN)) for i in range(len(own.counts))
     ]
@@ -211,7 +224,7 @@ def check_headline(trials: Trials) -> Finding:
     evidence = {
         "worst_case": points(worst_case),
         "own": points(reached),
-        "gain": points(difference_interval(found.counts, alone.counts)),
+        "gain": points(gain_of(found.counts, alone.counts)),
         "attempts": len(within),
         "by_utterance": {str(index): name for index, name in zip(trials.batch.indices, chosen, strict=True)},
     }

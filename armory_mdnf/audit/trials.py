@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from armory_mdnf.asr.preprocessing import Chain, Defense
 from armory_mdnf.attacks import PGD, RandomNoise
 from armory_mdnf.attacks.evasion import make_geometry
 from armory_mdnf.attacks.geometry import Geometry
@@ -172,8 +174,7 @@ class Trials:
     def __post_init__(self) -> None:
         self.white_box = View(self.estimator, seed=self.seed)
         if not self.white_box.keyed:
-            pair = [self.white_box.heard(self.batch.x, self.batch.lengths, self.keys(EVALUATION, k)) for k in (0, 1)]
-            self.white_box.stochastic |= not torch.equal(*pair)
+            self.white_box.stochastic |= self._draws_noise(self.white_box)
 
     @classmethod
     def of(
@@ -205,6 +206,15 @@ class Trials:
         """Whether two evaluations of the defended recogniser differ."""
         return self.white_box.stochastic
 
+    @cached_property
+    def undeclared(self) -> str | None:
+        """Class of a defence that draws noise and says that it draws none, which attacks and evaluations believe."""
+        for operation in self.white_box.chain.operations:
+            silent = isinstance(operation, Defense) and not operation.stochastic
+            if silent and self._draws_noise(View(self.estimator, Chain([operation]), self.seed)):
+                return type(operation).__name__
+        return None
+
     @property
     def defended(self) -> bool:
         """Whether there is anything in front of the recogniser."""
@@ -220,12 +230,15 @@ class Trials:
         return [(index, purpose, draw) for index in self.batch.indices]
 
     def own(self) -> Attempt:
-        """The configuration's attack; :attr:`snapshots` then has its audio after 1, 2, 4, ... and half of its steps."""
+        """The configuration's attack.
+
+        :attr:`snapshots` then has its first start's audio after 1, 2, 4, ..., half and all of its steps.
+        """
         if OWN not in self.attempts:
             steps = self.plan.iterations
             powers = {1 << k for k in range(steps.bit_length()) if 1 << k < steps}
-            self.snapshots = self.run(self.plan, at=sorted(powers | {steps // 2} - {0}))
-            self.attempts[OWN] = self.judge(self.snapshots.pop(steps))
+            chosen, self.snapshots = self.run(self.plan, at=sorted(powers | {steps // 2, steps} - {0}))
+            self.attempts[OWN] = self.judge(chosen)
         return self.attempts[OWN]
 
     def benign(self) -> Attempt:
@@ -234,7 +247,7 @@ class Trials:
 
     def attack(self, name: str, plan: Plan, view: View | None = None) -> Attempt:
         """Audio of an attack on what ``view`` shows, by default all, as the whole hears it."""
-        return self.add(name, lambda: self.run(plan, view)[plan.iterations], within=plan.bound_times <= 1)
+        return self.add(name, lambda: self.run(plan, view)[0], within=plan.bound_times <= 1)
 
     def add(self, name: str, make: Callable[[], Tensor], within: bool = True) -> Attempt:
         """An attempt by name, made if it is not there yet."""
@@ -242,13 +255,11 @@ class Trials:
             self.attempts[name] = self.judge(make(), within)
         return self.attempts[name]
 
-    def run(self, plan: Plan, view: View | None = None, at: Sequence[int] = ()) -> dict[int, Tensor]:
-        """Audio (N, T) of an attack by the number of its steps: at the end, and after those of ``at``.
-
-        What counts at the end is the attack's choice; before, it is the iterate of the first start.
-        """
+    def run(self, plan: Plan, view: View | None = None, at: Sequence[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+        """Audio (N, T) that an attack chooses in the end, and its first start's after the numbers of steps ``at``."""
         view = self.white_box if view is None else view
-        found = {steps: torch.zeros_like(self.batch.x) for steps in (*at, plan.iterations)}
+        chosen = torch.zeros_like(self.batch.x)
+        found = {steps: torch.zeros_like(self.batch.x) for steps in at}
         for rows in self._chunks(plan.draws if view.stochastic else 1):
             part = self.batch.rows(rows)
             width = part.x.shape[1]
@@ -257,8 +268,8 @@ class Trials:
                 if restart == 0 and steps in found:
                     found[steps][rows, :width] = x_adv
 
-            found[plan.iterations][rows, :width] = plan.descent(watch)(view, part)
-        return found
+            chosen[rows, :width] = plan.descent(watch)(view, part)
+        return chosen, found
 
     def noise(self) -> Tensor:
         """White noise as large as the attack may be. Shape: (N, T)."""
@@ -311,6 +322,22 @@ class Trials:
                 losses = self.white_box.losses(rows, lengths, [self.batch.targets[i]] * k, [key] * k)
             found.append(losses[: len(part)] - losses[len(part) :])
         return torch.cat(found)
+
+    def _draws_noise(self, view: View) -> bool:
+        """Whether what the recogniser hears of clean audio differs between two draws by more than rounding does.
+
+        A GPU may add in another order each time: that takes fewer than half of a float's digits.
+        """
+        for rows in self._chunks(1):
+            part = self.batch.rows(rows)
+            one, other = (
+                view.heard(part.x, part.lengths, [(index, EVALUATION, draw) for index in part.indices])
+                for draw in (0, 1)
+            )
+            rounding = torch.finfo(one.dtype).eps ** 0.5 * float(one.abs().max())
+            if not torch.allclose(one, other, rtol=0, atol=rounding):
+                return True
+        return False
 
     def _losses(self, audio: Tensor, purpose: int) -> Tensor:
         draws = self.evaluation_draws

@@ -105,7 +105,8 @@ def read_variables(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if kind not in DTYPES:
             raise BundleError(f"{path}: {quoted(name)} has type {kind}, expected one of {', '.join(map(str, DTYPES))}")
         dtype = DTYPES[kind]
-        if size != math.prod(shape) * dtype.itemsize:
+        # An empty variable may not have sizes beside its zero that no memory could hold either.
+        if size != math.prod(shape) * dtype.itemsize or math.prod(n or 1 for n in shape) > len(reader.data):
             raise BundleError(f"{path}: {quoted(name)} of shape {tuple(shape)}, type {dtype}, has {size} bytes")
         values = np.frombuffer(reader.take(size, f"the values of {name}"), dtype).reshape(shape)
         if name in variables:

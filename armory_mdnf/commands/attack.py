@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--reference", metavar="TEXT", help="what is said, to count errors in (default: what is understood of IN)"
     )
-    options.add_model(parser)
+    options.add_model(parser, seeds="the attack and the defence's noise, but for that of a FILE.json")
     options.add_attack(parser)
     options.add_piece_seconds(parser)
     console.add_json(parser)
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from armory_mdnf.audio import recordings
     from armory_mdnf.commands import listener
     from armory_mdnf.files.atomic import ensure_writable
+    from armory_mdnf.runner.config import within
+    from armory_mdnf.runner.evaluate import check_reference
 
     longest_s = listener.check_piece_seconds(args.piece_seconds)
     target = None if args.target is None else _words("--target", args.target)
@@ -53,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
     ensure_writable(args.out, unlike=[args.file])
     model = model_for(args.model, args.defense)
     estimator = listener.load(model, defense_block(args.defense, args.seed), args.device)
+    if reference is not None:
+        with within("--reference"):
+            check_reference(estimator, reference)
     audio = recordings.read_recording(args.file, estimator.sample_rate)
     parts = _parts(estimator, audio, longest_s, args.file)
     if target is not None and len(parts) > 1:

@@ -33,6 +33,7 @@ PACKAGES = {
     "soundfile": ("recordings", "pip install soundfile"),
     "art": ("attacks", "pip install 'adversarial-robustness-toolbox==1.20.*'"),
     "parallel_wavegan": ("the vocoders MelGAN and Parallel WaveGAN", PARALLEL_WAVEGAN),
+    "safetensors": ("weights", "pip install 'safetensors>=0.5'"),
     "jinja2": ("`report`", "pip install jinja2"),
     "jiwer": ("word error rates", "pip install jiwer"),
 }
@@ -100,7 +101,7 @@ def examine() -> Iterator[Finding]:
     for look in (torch_and_device, packages, weights, data, armory, docker, extras, tools, disk):
         try:
             yield from look()
-        except (ArmoryMdnfError, OSError) as error:
+        except (ArmoryMdnfError, ImportError, OSError) as error:
             yield Finding(look.__name__, BROKEN, cause(error))
 
 
@@ -158,8 +159,8 @@ def weights() -> Iterator[Finding]:
             kind = bundles.kind_of(path)
             load: Callable[[str], Any] = load_bundle if kind in KINDS else load_vocoder
             load(name)
-        except (ArmoryMdnfError, OSError) as error:
-            yield Finding(name, BROKEN, cause(error), again)
+        except (ArmoryMdnfError, ImportError, OSError) as error:
+            yield Finding(name, BROKEN, cause(error), "" if isinstance(error, ImportError) else again)
             continue
         found, expected = sha256_of(path), _recorded_sha256(path)
         if expected not in (None, found):

@@ -34,7 +34,7 @@ def add_command(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
             "armory-mdnf evaluate --defense rs --data my_recordings/ --attack none",
         ),
     )
-    options.add_model(parser)
+    options.add_model(parser, seeds="the run, the attack and the defence's noise, but for that of a FILE.json")
     options.add_attack(parser, NO_ATTACK)
     add = parser.add_argument
     add("--targeted", action="store_true", help="towards transcripts of the same length; always so with cw")

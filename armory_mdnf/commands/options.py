@@ -11,8 +11,10 @@ from armory_mdnf.commands.blocks import ATTACKS, DEFAULT_MODEL, DEFENSES, Block,
 PROGRESS_AFTER_S = 5.0
 
 
-def add_model(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
-    """``--model``, ``--defense``, ``--device``, ``--seed``."""
+def add_model(
+    parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL, seeds: str = "the defence's noise"
+) -> None:
+    """``--model``, ``--defense``, ``--device``, ``--seed``, which is of ``seeds``."""
     add = parser.add_argument
     add(
         "--model",
@@ -22,7 +24,7 @@ def add_model(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> 
     )
     add_defense(parser, "none")
     add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
-    add("--seed", type=int, default=0, metavar="S", help="of the defence's noise (default 0)")
+    add("--seed", type=int, default=0, metavar="S", help=f"of {seeds} (default 0)")
 
 
 def add_defense(parser: argparse.ArgumentParser, default: str) -> None:

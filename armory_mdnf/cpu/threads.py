@@ -10,7 +10,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -22,13 +22,25 @@ Result = TypeVar("Result")
 def side_by_side(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
     """``function`` of every part, each on its share of the threads that torch has; more parts than threads queue.
 
-    A part's error is raised here.
+    A part's error is raised here, the first one's of several. Behind it, or a ``KeyboardInterrupt``, no part runs on:
+    what has begun is waited for, and what has not does not begin.
     """
     if len(parts) == 1:
         return [function(parts[0])]
     total = torch.get_num_threads()
     workers = min(total, len(parts))
-    return list(_pool(workers, total // workers).map(function, parts))
+    pool = _pool(workers, total // workers)
+    futures: list[Future[Result]] = []
+    try:
+        for part in parts:
+            futures.append(pool.submit(function, part))
+        wait(futures, return_when=FIRST_EXCEPTION)
+    finally:
+        # The caller changes back what all parts use, the recogniser's modes for instance.
+        for future in futures:
+            future.cancel()
+        wait(futures)
+    return [future.result() for future in futures]
 
 
 def even_parts(lengths: Sequence[int], count: int) -> list[list[int]]:

@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def read_chapter(folder: Path, transcribed: bool = True) -> tuple[list[Utterance
         words, refused, strays = read_transcripts(listing, stem)
     sound: list[Utterance] = []
     damaged: list[Utterance] = []
-    audio = {path.stem: path for suffix in SUFFIXES for path in sorted(folder.glob(f"*{suffix}"))}
+    audio = {path.stem: path for path in recordings(folder.iterdir())}
     for name in sorted(audio.keys() | words.keys() | refused.keys()):
         path = audio.get(name, folder / f"{name}{SUFFIXES[0]}")
         problem, duration_s = refused.get(name, ""), 0.0
@@ -170,6 +171,13 @@ def read_chapter(folder: Path, transcribed: bool = True) -> tuple[list[Utterance
         found = Utterance(name, path, words.get(name, ""), speaker, duration_s, problem)
         (damaged if problem else sound).append(found)
     return sound, damaged, strays
+
+
+def recordings(paths: Iterable[Path]) -> list[Path]:
+    """Those of the paths that end as recordings do, sorted; of one that is there as FLAC and as Opus the FLAC alone."""
+    there = list(paths)
+    found = {path.with_suffix(""): path for end in reversed(SUFFIXES) for path in there if path.suffix == end}
+    return sorted(found.values())
 
 
 def read_transcripts(path: Path, stem: str) -> tuple[dict[str, str], dict[str, str], list[str]]:
@@ -245,7 +253,7 @@ def _samples(path: Path) -> int:
 
     try:
         info = soundfile.info(str(path))
-    except (OSError, soundfile.SoundFileError) as error:
+    except (OSError, UnicodeError, soundfile.SoundFileError) as error:
         raise AudioError(f"{path} is not a readable audio file (truncated or corrupt?): {error}") from error
     if (info.samplerate, info.channels) != (SAMPLE_RATE_HZ, 1) or info.frames < 1:
         raise AudioError(

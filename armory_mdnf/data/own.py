@@ -24,10 +24,10 @@ from typing import Any
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import SPLITS, chapters, read_chapter
 from armory_mdnf.data.paths import LISTS
-from armory_mdnf.data.saved import SavedUtterance, audio_of, duration_s, is_saved, open_saved
+from armory_mdnf.data.saved import UNREADABLE, SavedUtterance, audio_of, duration_s, is_saved, open_saved
 from armory_mdnf.data.text import normalise
 from armory_mdnf.errors import AudioError, BundleError, TranscriptError, cause, quoted, shown
-from armory_mdnf.files.strict_json import loads
+from armory_mdnf.files.strict_json import loads, readable
 
 AUDIO = ("audio", "file", "path", "wav", "audio_filepath", "filename", "file_name")
 TEXT = ("text", "transcript", "transcription", "sentence", "words", "normalized_text")
@@ -109,7 +109,7 @@ def _utterance(name: str, path: Path, text: str, speaker: str = "") -> Utterance
             info = soundfile.info(str(path))
             duration_s = info.frames / info.samplerate
             problem = problem or ("" if info.frames else f"{path} is empty: expected samples")
-        except (OSError, RuntimeError, TypeError) as error:  # of headerless files it asks for the rate
+        except UNREADABLE as error:
             problem = f"{path} is not audio that can be read: {cause(error)}"
     return Utterance(name, path, transcript, speaker, float(duration_s), problem, converted=True)
 
@@ -122,24 +122,38 @@ def _beside(folder: Path) -> Iterable[Utterance]:
             f"({', '.join(LISTS)}), Kaldi's text and wav.scp, or a split of LibriSpeech, found none of these"
         )
     for path in sounds:
-        name = str(path.relative_to(folder).with_suffix(""))
+        name = readable(str(path.relative_to(folder).with_suffix("")))
         text = next((found for end in TEXT_FILES if (found := path.with_suffix(end)).is_file()), None)
         if text is None:
             wanted = " or ".join(path.with_suffix(end).name for end in TEXT_FILES)
             yield Utterance(name, path, "", "", 0.0, f"{path}: expected its transcript in {wanted}, found none", True)
+            continue
+        try:
+            words = _lines(text, MAX_TEXT_BYTES)
+        except BundleError as error:
+            yield Utterance(name, path, "", "", 0.0, str(error), True)
         else:
-            yield _utterance(name, path, _lines(text, MAX_TEXT_BYTES))
+            yield _utterance(name, path, words)
 
 
 def _list(path: Path) -> Iterable[Utterance]:
-    rows = _json_lines(path) if path.suffix == ".jsonl" else _table(path)
+    rows = list(_json_lines(path) if path.suffix == ".jsonl" else _table(path))
+    columns = list(dict.fromkeys(key for _, row in rows for key in row))
+    for known in (AUDIO, TEXT) if rows else ():
+        _column(columns, known, str(path))
     for number, row in rows:
-        where = f"{path}, line {number}"
-        audio = _value(row, AUDIO, where)
-        text = _value(row, TEXT, where)
-        name = next((str(row[key]) for key in NAMES if row.get(key)), _stem(audio))
+        where, audio = f"{path}, line {number}", ""
+        try:
+            audio = _value(row, AUDIO, where)
+            text, problem = _value(row, TEXT, where), ""
+        except BundleError as error:
+            text, problem = "", str(error)
+        name = next((str(row[key]) for key in NAMES if row.get(key)), _stem(audio) or f"line {number}")
         speaker = next((str(row[key]) for key in SPEAKERS if row.get(key)), "")
-        yield _utterance(name, path.parent / audio, text, speaker)
+        if problem:
+            yield Utterance(name, path.parent / audio if audio else path, "", speaker, 0.0, problem, True)
+        else:
+            yield _utterance(name, path.parent / audio, text, speaker)
 
 
 def _stem(audio: str) -> str:
@@ -150,7 +164,7 @@ def _stem(audio: str) -> str:
 def _value(row: Mapping[str, Any], known: tuple[str, ...], where: str) -> str:
     key = next((key for key in known if row.get(key) is not None), None)
     if key is None:
-        raise BundleError(f"{where}: expected one of {', '.join(known)}, found {quoted(', '.join(map(str, row)))}")
+        raise BundleError(f"{where}: expected a value for one of {', '.join(known)}, found none")
     if not isinstance(row[key], str):
         raise BundleError(f"{where}: expected {key} as text, found {quoted(row[key])}")
     return str(row[key])
@@ -172,9 +186,23 @@ def _table(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
     reader = csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     try:
         for row in reader:
-            yield reader.line_num, {str(key).strip(): value for key, value in row.items() if key is not None}
+            where = f"{path}, line {reader.line_num}"
+            if any(row.pop(None, ())):
+                raise BundleError(f"{where}: more fields than the header: quote a text that has the delimiter")
+            if path.suffix == ".tsv":
+                _check_fields(row.values(), where)
+            yield reader.line_num, {key.strip(): value for key, value in row.items()}
     except csv.Error as error:
         raise BundleError(f"{path}, line {reader.reader.line_num}: {cause(error)}") from error
+
+
+def _check_fields(fields: Iterable[str | None], where: str) -> None:
+    """Refuse a field of several lines or with a tab: most TSVs quote nothing, and a quote there joins two rows."""
+    joined = next((field for field in fields if field and set("\t\r\n") & set(field)), None)
+    if joined is not None:
+        raise BundleError(
+            f"{where}: expected fields of one line without tabs, found {quoted(joined)}: leave out its quotes"
+        )
 
 
 def _saved(folder: Path) -> Iterable[Utterance]:
@@ -195,7 +223,7 @@ def _saved(folder: Path) -> Iterable[Utterance]:
             problem = "" if transcript else f"{folder}, row {number}: expected a transcript with words"
         except AudioError as error:
             problem = str(error)
-        except (TranscriptError, OSError, RuntimeError) as error:
+        except (TranscriptError, *UNREADABLE) as error:
             problem = f"{folder}, row {number}: {cause(error)}"
         speaker = "" if speaker_column is None else str(row[speaker_column])
         yield SavedUtterance(name, folder, transcript, speaker, seconds, problem, True, number, audio_column)

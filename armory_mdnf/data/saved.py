@@ -24,6 +24,8 @@ from armory_mdnf.errors import AudioError, BundleError, OptionError, cause, quot
 OF_A_SPLIT = ("dataset_info.json", "state.json")
 OF_SPLITS = "dataset_dict.json"
 BYTES, PATH, ARRAY, RATE = "bytes", "path", "array", "sampling_rate"
+# What soundfile raises for what it does not read: of headerless files it asks for the rate, and names are to be UTF-8.
+UNREADABLE = (OSError, RuntimeError, TypeError, UnicodeError)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def audio_of(value: Any, folder: Path, row: int) -> Path | bytes | tuple[Samples
 def duration_s(audio: Path | bytes | tuple[Samples, int]) -> float:
     """Length of what :func:`audio_of` gives; of encoded audio only the header is read.
 
-    Raises ``OSError`` or ``RuntimeError`` for what libsndfile does not read.
+    Raises one of :data:`UNREADABLE` for what libsndfile does not read.
     """
     import soundfile
 

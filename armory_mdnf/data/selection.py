@@ -91,21 +91,25 @@ def split_size(name: str) -> int:
 
 
 def fingerprint(utterance: Utterance) -> str:
-    """A checksum of a recording and of its words, for what depends on both; also of a recording that is damaged.
+    """A checksum of a recording and of its words, for what depends on both; also of a recording that is damaged."""
+    if isinstance(utterance, HeldUtterance):
+        return of_values([of_array(utterance.samples), utterance.transcript])[:16]
+    try:
+        audio = audio_checksum(utterance)
+    except (AudioError, OSError) as error:
+        audio = str(error)
+    return of_values([audio, utterance.transcript])[:16]
+
+
+def audio_checksum(utterance: Utterance) -> str:
+    """A checksum of a recording on disk. Raises :class:`AudioError` or ``OSError`` if it cannot be read.
 
     Of one that is to be converted the whole file counts: its rate and channels decide too, which FLAC's MD5 leaves out,
     and nothing holds its audio to that MD5 when it is read.
     """
-    if isinstance(utterance, HeldUtterance):
-        return of_values([of_array(utterance.samples), utterance.transcript])[:16]
-    try:
-        if isinstance(utterance, SavedUtterance):
-            audio = utterance.checksum()
-        else:
-            audio = sha256_of(utterance.path) if utterance.converted else openslr.audio_checksum(utterance.path)
-    except (AudioError, OSError) as error:
-        audio = str(error)
-    return of_values([audio, utterance.transcript])[:16]
+    if isinstance(utterance, SavedUtterance):
+        return utterance.checksum()
+    return sha256_of(utterance.path) if utterance.converted else openslr.audio_checksum(utterance.path)
 
 
 def positions(index: Index, size: int) -> list[int]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key, NoiseSource
-from armory_mdnf.errors import AudioError, OptionError, refuse_unknown
+from armory_mdnf.errors import AudioError, OptionError, quoted, refuse_unknown
 from armory_mdnf.options import FLAG, check_option, one_of
 
 DEVICE_TYPE = one_of(("cpu", "gpu"))
@@ -102,6 +102,11 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
             raise OptionError(f"expected {x.shape[0]} noise streams, one per utterance, got {len(streams)}")
         defended = self.defend(x.to(self.device, self.compute_dtype(x)), lengths.to(self.device), streams)
         return ragged.zero_beyond(defended.to(x), lengths)
+
+    def set_params(self, **params: Any) -> None:
+        """Refuse: a defence's options are fixed when it is made. ART's would take any, and change nothing by them."""
+        for name in params:
+            raise OptionError(f"{type(self).__name__}: {quoted(name)} is fixed when a defence is made: make another")
 
     def file_checksums(self) -> dict[str, str]:
         """SHA-256 of the files that the defence computes with, by the names that its options give them: none here."""

@@ -22,6 +22,7 @@ from armory_mdnf.evaluation.records import (
     with_origin,
 )
 from armory_mdnf.files.run_folder import ABOUT, NATIVE, PARTIAL
+from armory_mdnf.files.strict_json import readable
 
 TRANSCRIPTS = "transcripts"
 # Armory's prefixes of task metrics, and the comparison that each stands for.
@@ -38,7 +39,7 @@ def _is_native(path: str | os.PathLike[str]) -> bool:
 
 def name_of(path: str | os.PathLike[str]) -> str:
     """What results are called: a native run, whose file is called as every other's, by its folder."""
-    return Path(path).resolve().parent.name if _is_native(path) else Path(path).stem
+    return readable(Path(path).resolve().parent.name if _is_native(path) else Path(path).stem)
 
 
 def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
@@ -53,7 +54,7 @@ def read_armory_results(path: str | os.PathLike[str]) -> RunRecord:
         check_run(run)
     except ResultsError:
         raise
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: what it says of the run is damaged: {error!r}") from error
     return run
 

@@ -18,6 +18,7 @@ from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.identity import identity, identity_of
 from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.files.provenance import leaves
+from armory_mdnf.files.strict_json import readable
 
 # What a run may have other than its cell: where and how it is computed, and the split, which every table names.
 INCIDENTAL = (
@@ -96,6 +97,8 @@ def departures(run: RunRecord, cell: Cell | None) -> list[str]:
 
 def _changes(run: RunRecord) -> Iterator[str]:
     for key, (before, after) in sorted(run.changed.items()):
+        if key.startswith(INCIDENTAL):
+            continue
         yield f"{_words(key)} {_shown(after)} instead of {_shown(before)}"
 
 
@@ -170,6 +173,7 @@ def as_recorded(run: RunRecord, name: str, partial: bool = False) -> RunRecord:
     Raises :class:`ResultsError` for a run that is not the whole of what the name, or its own configuration, says,
     unless ``partial``.
     """
+    name = readable(name)
     found = departures(run, cell_named(run, name))
     if found and not partial:
         raise ResultsError(

@@ -86,6 +86,7 @@ def _baseline(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.gate_files import read_cell
     from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files.atomic import ensure_writable
+    from armory_mdnf.files.strict_json import readable
 
     given = results_files(args.results)
     ensure_writable(args.file, unlike=given)
@@ -94,6 +95,8 @@ def _baseline(args: argparse.Namespace) -> int:
     files: dict[str, Path] = {}
     for path in given:
         cell = read_cell(path)
+        if not cell.values:
+            raise ResultsError(f"{path}: no reference has a word")
         same = [n for n, other in cells.items() if other.identity == cell.identity]
         for name in {cell.name, *same} & files.keys():
             raise ResultsError(f"{path} and {files[name]} are of the same configuration: expected one of them")
@@ -104,7 +107,7 @@ def _baseline(args: argparse.Namespace) -> int:
             raise ResultsError(f"{path}: {other} another configuration as {cell.name}: expected a name of its own")
         cells[cell.name], files[cell.name] = cell, path
     source = args.source or " ".join(str(path) for path in args.results)
-    after = Baseline(args.file.stem, source, cells)
+    after = Baseline(readable(args.file.stem), readable(source), cells)
     write_baseline(args.file, after)
     for line in changes(before, read_baseline(args.file)):
         console.say(line)

@@ -14,6 +14,9 @@ from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.evaluation.gate import Refusal
 from armory_mdnf.evaluation.identity import identity
 from armory_mdnf.evaluation.records import read_json, results_files
+from armory_mdnf.files.strict_json import readable
+
+MOST = 2**53  # up to which a float tells every whole number from the next
 
 
 def find_files(paths: Iterable[Path]) -> tuple[list[Path], list[Refusal]]:
@@ -24,7 +27,7 @@ def find_files(paths: Iterable[Path]) -> tuple[list[Path], list[Refusal]]:
         try:
             files += results_files([path])
         except ResultsError as error:
-            absent.append(Refusal(str(path), str(error).removeprefix(f"{path}: ")))
+            absent.append(_refusal(path, error))
     return list(dict.fromkeys(files)), absent
 
 
@@ -34,10 +37,14 @@ def read_cells(paths: Iterable[Path]) -> tuple[dict[str, BaselineCell], list[Ref
     unread: list[Refusal] = []
     for path in paths:
         try:
-            cells[str(path)] = read_cell(path)
+            cells[readable(str(path))] = read_cell(path)
         except (ResultsError, TranscriptError) as error:
-            unread.append(Refusal(str(path), str(error).removeprefix(f"{path}: ")))
+            unread.append(_refusal(path, error))
     return cells, unread
+
+
+def _refusal(path: Path, error: Exception) -> Refusal:
+    return Refusal(readable(str(path)), readable(str(error).removeprefix(f"{path}: ")))
 
 
 def read_cell(path: Path) -> BaselineCell:
@@ -62,8 +69,8 @@ def _counted(content: Mapping[str, Any], results: Mapping[str, Any], path: Path)
             continue
         try:
             counts[comparison] = tuple((_whole(pair[0]), _whole(pair[1])) for batch in batches for pair in batch)
-        except (IndexError, TypeError, ValueError) as error:
-            raise ResultsError(f"{path}: {prefix}_word_error_rate is damaged: {error}") from error
+        except (LookupError, TypeError, ValueError) as error:
+            raise ResultsError(f"{path}: {prefix}_word_error_rate is damaged: {error!r}") from error
     config = content.get("config")
     if not counts or not isinstance(config, dict):
         raise ResultsError(
@@ -75,6 +82,6 @@ def _counted(content: Mapping[str, Any], results: Mapping[str, Any], path: Path)
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or value != int(value) or value < 0:
-        raise ValueError(f"expected a whole number >= 0, found {quoted(value)}")
+    if isinstance(value, bool) or not 0 <= value <= MOST or value != int(value):
+        raise ValueError(f"expected a whole number from 0 to {MOST}, found {quoted(value)}")
     return int(value)

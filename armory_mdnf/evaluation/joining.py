@@ -75,7 +75,7 @@ def _nature(run: RunRecord) -> dict[str, Any]:
 
 
 def _positions(name: str, run: RunRecord) -> Sequence[int]:
-    index = run.config["dataset"].get("index")
+    index = (run.config.get("dataset") or {}).get("index")
     if not isinstance(index, list) or not all(isinstance(position, int) for position in index):
         raise ResultsError(
             f"{name}: {INDEX}: expected a list of positions, as a part of a split has, found {quoted(index)}"

@@ -120,17 +120,19 @@ def _metrics(args: argparse.Namespace) -> int:
     files = results_files(args.results)
     if args.json:
         ensure_writable(args.json, unlike=files)
-    runs = {str(path): read_run(path) for path in files}
+    runs = {strict_json.readable(str(path)): read_run(path) for path in files}
     rows = {path: measures(run) for path, run in runs.items()}
-    groups: list[list[RunRecord]] = []
-    for run in runs.values():
+    groups: list[dict[str, RunRecord]] = []
+    for path, run in runs.items():
         if run.counts("adversarial") is not None:
-            same = next((group for group in groups if _attack_the_same(group[0], run)), None)
-            groups.append([run]) if same is None else same.append(run)
+            same = (group for group in groups if _attack_the_same(next(iter(group.values())), run))
+            group = next(same, None)
+            groups.append({path: run}) if group is None else group.update({path: run})
     for group in groups:
         if len(group) > 1:
-            of = f"{group[0].recognizer}, {row_label(group[0])}"
-            rows[f"worst of {', '.join(run.name for run in group)} ({group[0].split}; {of})"] = worst_over(group)
+            first = next(iter(group.values()))
+            of = f"{first.recognizer}, {row_label(first)}"
+            rows[f"worst of {', '.join(group)} ({first.split}; {of})"] = worst_over(list(group.values()))
     if args.json:
         write_text(args.json, strict_json.dumps({"format": FORMAT, "metrics": rows}, indent=1) + "\n")
     cells = [[name, *(_shown(key, values.get(key)) for key in COLUMNS)] for name, values in rows.items()]

@@ -255,7 +255,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         stated = content["wer"]
         check_run(run)
         found = {name: run.rate(name) for name in COMPARISONS}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: not a complete record: {error!r}") from error
     if stated != found:
         raise ResultsError(f"{path}: states word error rates {stated}, but its transcripts give {found}")
@@ -279,8 +279,8 @@ def check_run(run: RunRecord) -> None:
         for inner in ("kwargs", "model_kwargs", "wrapper_kwargs"):
             value = block.get(inner) if isinstance(block, dict) else None
             kinds.append((f"config.{key}.{inner}", value, (dict, type(None))))
-    seconds = run.seconds if isinstance(run.seconds, dict) else {}
-    kinds += [(f"seconds.{key}", value, (int, float)) for key, value in seconds.items()]
+    for where, found, kind in (("seconds", run.seconds, (int, float)), ("versions", run.versions, (str,))):
+        kinds += [(f"{where}.{key}", value, kind) for key, value in found.items()] if isinstance(found, dict) else []
     for outcome in run.outcomes:
         kinds.append(("reference", outcome.reference, (str,)))
         texts = ("id", "benign", "adversarial", "target")
@@ -293,6 +293,8 @@ def check_run(run: RunRecord) -> None:
             raise TypeError(f"{name} is {quoted(value)}")
     if run.timestamp is not None and not 0 <= run.timestamp < LAST_TIME:
         raise TypeError(f"timestamp is {quoted(run.timestamp)}")
+    if any(not isinstance(pair, list) or len(pair) != 2 for pair in run.changed.values()):
+        raise TypeError(f"changed is {quoted(run.changed)}")
 
 
 def as_number(value: object) -> float | None:
@@ -314,8 +316,6 @@ def with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
     for key in ("chosen", "split_size"):
         if content[key] is not None and type(content[key]) is not int:
             raise TypeError(f"{key} is {quoted(content[key])}")
-    if any(not isinstance(pair, list) or len(pair) != 2 for pair in content["changed"].values()):
-        raise TypeError(f"changed is {quoted(content['changed'])}")
     return replace(
         run,
         left_out=tuple(
@@ -353,6 +353,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ResultsError(f"{path} is a folder: expected a file in it, of results or a record") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not readable JSON (a run cut short?): {error}") from error
+    strict_json.check_bounds(content, f"{path}", ResultsError)
     if not isinstance(content, dict):
         raise ResultsError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content

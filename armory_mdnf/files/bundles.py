@@ -27,6 +27,7 @@ from armory_mdnf.locations import saved_model
 
 FORMAT = "armory_mdnf/1"
 MAX_CONFIG = 1 << 20  # characters; most have some hundred
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What checkpoints of other projects are called, which have to be converted.
 FOREIGN_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl", ".tar", ".bin")
 
@@ -169,9 +170,7 @@ def check_fit(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) ->
         if not isinstance(found := tensors[key], Tensor) or found.shape != value.shape:
             what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise BundleError(f"{origin}: expected weight {quoted(key)} of shape {shape}, found {what}")
-        if found.is_floating_point() != value.is_floating_point() or found.is_complex() or found.is_quantized:
-            kind = "floating point" if value.is_floating_point() else "whole"
-            raise BundleError(f"{origin}: expected {kind} numbers in weight {quoted(key)}, found {found.dtype}")
+        check_kind(key, found, value.is_floating_point(), origin)
         if not bool(torch.isfinite(found).all()):
             raise BundleError(f"{origin}: expected finite numbers in weight {quoted(key)}, found NaN or infinity")
     for key in tensors:
@@ -179,12 +178,26 @@ def check_fit(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) ->
             raise BundleError(f"{origin}: found weight {quoted(key)}, which this network does not have")
 
 
+def check_kind(key: str, found: Tensor, floating: bool, origin: str) -> None:
+    """Raise :class:`BundleError` for a weight that is not of floating point numbers, or of whole ones, as it should be.
+
+    Numbers of 8 bits and less stand for others by a scale that no file here has.
+    """
+    whole = not (found.is_floating_point() or found.is_complex() or found.is_quantized)
+    if not (found.dtype in FLOATS if floating else whole):
+        kind = f"floating point numbers in weight {quoted(key)} (of 16, 32 or 64 bits)"
+        expected = kind if floating else f"whole numbers in weight {quoted(key)}"
+        raise BundleError(f"{origin}: expected {expected}, found {found.dtype}")
+
+
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load ``tensors`` into ``network``; they replace what a network on the meta device only describes.
+    """Load ``tensors`` into ``network`` in its precision; they replace what one on the meta device only describes.
 
     Raises :class:`BundleError` naming ``origin`` for the first weight that is missing, too many, of another shape or
     not finite.
     """
     check_fit(network, tensors, origin)
-    described_only = any(value.is_meta for value in network.state_dict().values())
-    network.load_state_dict(dict(tensors), strict=False, assign=described_only)
+    expected = network.state_dict()
+    described_only = any(value.is_meta for value in expected.values())
+    weights = {key: value.to(expected[key].dtype) for key, value in tensors.items()}
+    network.load_state_dict(weights, strict=False, assign=described_only)

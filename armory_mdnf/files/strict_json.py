@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from armory_mdnf.errors import ArmoryMdnfError, BundleError, quoted
@@ -87,13 +87,30 @@ def dumps(
 ) -> str:
     """Write a JSON text that :func:`loads` reads back.
 
-    Raises ``error`` with the dotted key for a number that is not finite and for a key that is no string.
+    Raises ``error`` with the dotted key for what that refuses: a number that is not finite or too large, an unpaired
+    surrogate, nesting of more than :data:`MAX_DEPTH` levels; and for a key that is no string.
     """
     try:
-        _check(value, "", 0)
+        _check(value, "", 0, _writable)
     except _PlaceError as found:
         raise error(f"cannot be written as JSON: {found}") from None
     return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def check_bounds(value: Any, where: str, error: type[ArmoryMdnfError] = BundleError) -> None:
+    """Raise ``error`` naming ``where`` and the place for what others' JSON may hold and nothing here could go through.
+
+    That is nesting of more than :data:`MAX_DEPTH` levels and an unpaired surrogate; NaN and Infinity pass.
+    """
+    try:
+        _check(value, "", 0, _text)
+    except _PlaceError as found:
+        raise error(f"{where} is not JSON as it is meant: {found}") from None
+
+
+def readable(name: str) -> str:
+    """A file's name as JSON can hold it: bytes of it that are no UTF-8, surrogates in Python, are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _PlaceError(ValueError):
@@ -108,10 +125,8 @@ def _plain(raw: Any, at: str, depth: int) -> Any:
     """The value without its markers; an object that has each key once."""
     if isinstance(raw, _Refused):
         raise _PlaceError(at, raw.why)
-    if isinstance(raw, str):
-        return _text(raw, at)
     if not isinstance(raw, list):
-        return raw
+        return _text(raw, at)
     if depth == MAX_DEPTH:
         raise _PlaceError(at, f"more than {MAX_DEPTH} levels of nesting")
     if not isinstance(raw, _Pairs):
@@ -125,27 +140,36 @@ def _plain(raw: Any, at: str, depth: int) -> Any:
     return found
 
 
-def _check(value: Any, at: str, depth: int) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _PlaceError(at, f"{value} is no number of JSON")
+def _check(value: Any, at: str, depth: int, check_leaf: Callable[[Any, str], object]) -> None:
+    check_leaf(value, at)
     if isinstance(value, (Mapping, list, tuple)) and depth == MAX_DEPTH:
         raise _PlaceError(at, f"more than {MAX_DEPTH} levels of nesting")
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise _PlaceError(at, f"expected keys that are strings, found {quoted(key)}")
-            _check(inner, _below(at, key), depth + 1)
+            check_leaf(key, at)
+            _check(inner, _below(at, key), depth + 1, check_leaf)
     elif isinstance(value, (list, tuple)):
         for i, inner in enumerate(value):
-            _check(inner, f"{at}[{i}]", depth + 1)
+            _check(inner, f"{at}[{i}]", depth + 1, check_leaf)
 
 
-def _text(text: str, at: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise _PlaceError(at, f"an unpaired surrogate in {quoted(text)}") from None
-    return text
+def _writable(value: Any, at: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _PlaceError(at, f"{value} is no number of JSON")
+    if isinstance(value, int) and math.isinf(_as_float(value)):
+        raise _PlaceError(at, f"{quoted(value)} is too large a number")
+    _text(value, at)
+
+
+def _text(value: Any, at: str) -> Any:
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise _PlaceError(at, f"an unpaired surrogate in {quoted(value)}") from None
+    return value
 
 
 def _below(at: str, key: str) -> str:

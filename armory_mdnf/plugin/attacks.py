@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from armory_mdnf.audio import checks
 from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError, quoted, refuse_unknown
-from armory_mdnf.options import check_option, count
+from armory_mdnf.options import all_or_none, check_option, count
 
 
 class _Adapter:
@@ -33,16 +34,29 @@ class _Adapter:
 
     def _adapt(self, art: Any, estimator: Any, targeted: object, options: Mapping[str, Any], **fixed: Any) -> None:
         """Construct ART's attack. Raises :class:`OptionError` for options that it does not take."""
-        name = type(self).__name__
         if targeted is not True:
+            name = type(self).__name__
             raise OptionError(f"expected targeted true, got {quoted(targeted)}: {name} has no untargeted form")
         known = [key for key in inspect.signature(art.__init__).parameters if key not in ("self", "estimator", *fixed)]
+        with self._checked(options, known):
+            art.__init__(self, estimator, **fixed, **options)
+
+    def set_params(self, **params: Any) -> None:
+        """Change options by name: all, or none and :class:`OptionError` where one is unknown or refused."""
+        attack: Any = super()
+        with self._checked(params, attack.attack_params), all_or_none(self):
+            attack.set_params(**params)
+
+    @contextmanager
+    def _checked(self, options: Mapping[str, Any], known: Iterable[str]) -> Iterator[None]:
+        """Raise :class:`OptionError` for options that are unknown or not finite, or that ART refuses in the block."""
+        name = type(self).__name__
         refuse_unknown(options, known, name)
         for key, value in options.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise OptionError(f"{name}: expected {key} to be finite, got {value}")
         try:
-            art.__init__(self, estimator, **fixed, **options)
+            yield
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             given = quoted(dict(options), 200)
             raise OptionError(f"{name} does not take {given}: {quoted(str(error), 200)}") from error
@@ -156,6 +170,9 @@ class ImperceptibleASRPyTorch(_Imperceptible, evasion.ImperceptibleASRPyTorch):
     ) -> None:
         options = {"global_max_length": global_max_length, "batch_size": batch_size, **options}
         self._adapt(evasion.ImperceptibleASRPyTorch, estimator, targeted, options)
+
+    def _check_params(self) -> None:
+        super()._check_params()
         self.window, self.hop = self.n_fft, self.hop_length
 
     def _psd_transform(self, delta: Tensor, original_max_psd: NDArray[Any]) -> Tensor:

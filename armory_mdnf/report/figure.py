@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf.console import printable
 from armory_mdnf.errors import OptionError, choices
 from armory_mdnf.evaluation.findings import headline, headline_rows
 from armory_mdnf.evaluation.noise_sensitivity import COSINES, Sensitivity, sensitivity_table, trained
@@ -97,10 +98,10 @@ def draw_curves(path: str | os.PathLike[str], charts: Sequence[Chart], title: st
             for line, (colour, marker) in zip(chart.lines, looks, strict=False):
                 xs = [point.value for point in line.points]
                 bounds = [[getattr(point, end) for point in line.points] for end in ("low", "high")]
-                label = f"{line.label}, n = {line.utterances}"
+                label = _in_legend(f"{line.label}, n = {line.utterances}")
                 axis.plot(xs, [point.rate for point in line.points], color=colour, marker=marker, label=label)
                 axis.fill_between(xs, *bounds, color=colour, alpha=0.15, linewidth=0)
-            axis.set_title(chart.title, loc="left", fontsize="small")
+            axis.set_title(printable(chart.title), loc="left", fontsize="small")
             axis.set_xlabel(chart.axis)
             axis.set_ylabel(AXIS)
             axis.set_ylim(bottom=0)
@@ -149,7 +150,8 @@ def _figure(path: str | os.PathLike[str], width: float, height: float, words: st
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "armory-mdnf", "svg.fonttype": "none"}):
+    # Names come from files: a dollar in them begins no formula.
+    with matplotlib.rc_context({"svg.hashsalt": "armory-mdnf", "svg.fonttype": "none", "text.parse_math": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
@@ -172,6 +174,14 @@ def _bars(rates: Sequence[Interval]) -> list[list[float]]:
     return [below, above]
 
 
+def _in_legend(label: str) -> str:
+    """A label that a legend shows and an SVG may hold.
+
+    matplotlib leaves out one that begins with "_": a space of no width goes before it.
+    """
+    return printable(f"\u200b{label}" if label.startswith("_") else label, keep="\u200b")
+
+
 def _panel(axis: Any, placed: Sequence[Placed], rows: Sequence[tuple[str, str]], split: str) -> None:
     columns = columns_of(placed)
     for place in range(1, len(columns), 2):  # which points belong to which threat
@@ -188,15 +198,15 @@ def _panel(axis: Any, placed: Sequence[Placed], rows: Sequence[tuple[str, str]],
         values = [100 * rate.value for _, rate, _ in points]
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         xs = [x for x, _, _ in points]
-        label = f"{row[0]} ({row[1]})"
+        label = _in_legend(f"{row[0]} ({row[1]})")
         bars = _bars([rate for _, rate, _ in points])
         axis.errorbar(xs, values, bars, fmt=marker, color=colour, capsize=2, markersize=5, label=label)
         published = [(x, paper) for x, _, paper in points if paper is not None]
         if published:
             axis.scatter(*zip(*published, strict=True), marker="_", s=60, color="#666666", zorder=3, label=PAPER)
-    axis.set_xticks(range(len(columns)), [column.replace(", ", ",\n") for column in columns])
+    axis.set_xticks(range(len(columns)), [printable(column).replace(", ", ",\n") for column in columns])
     axis.set_xlim(-0.5, len(columns) - 0.5)
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", linewidth=0.5, alpha=0.5)
     axis.set_ylabel(AXIS)
-    axis.set_title(split, loc="left", fontsize="medium")
+    axis.set_title(printable(split), loc="left", fontsize="medium")

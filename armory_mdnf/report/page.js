@@ -43,7 +43,7 @@
   }
 
   const open = () => {
-    const target = location.hash.startsWith("#run-") ? byId(location.hash.slice(1)) : null;
+    const target = /^#(run|audit)-/.test(location.hash) ? byId(location.hash.slice(1)) : null;
     if (target !== null) target.open = true;
   };
   window.addEventListener("hashchange", open);

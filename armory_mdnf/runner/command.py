@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from armory_mdnf.evaluation.summary import numbers, summarise
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.provenance import leaves
 from armory_mdnf.files.run_folder import NATIVE
+from armory_mdnf.files.strict_json import dumps, readable
 from armory_mdnf.metrics import intelligibility
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, check_config, component, read_config
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         raise ResultsError(nothing(journal))
     path = journal.folder / NATIVE
     found = record_of(journal, prepared, changed)
-    content = json.dumps(results.armory_json(found, prepared.config), indent=4, sort_keys=True, allow_nan=False)
+    content = dumps(results.armory_json(found, prepared.config), indent=4, sort_keys=True, error=ResultsError)
     with storing(lambda: f"all utterances are safe; make room and go on with {_again(journal)}"):
         write_text(path, content + "\n")
     try:
@@ -109,10 +109,11 @@ def run(args: argparse.Namespace) -> int:
 def _begin(args: argparse.Namespace, given: Overrides) -> tuple[Journal, Prepared, dict[str, Any]]:
     original = read_config(args.config)
     config = override(original, given)
-    name = config["sysconfig"].get("output_filename") or ("stdin" if args.config == "-" else Path(args.config).stem)
+    stem = "stdin" if args.config == "-" else readable(Path(args.config).stem)
+    name = config["sysconfig"].get("output_filename") or stem
     if Path(name).name != name:
         raise OptionError(f"sysconfig.output_filename: expected a plain name, found {name!r}")
-    parent = Path(config["sysconfig"].get("output_dir") or OUTPUTS)
+    parent = Path(given.output_dir or config["sysconfig"].get("output_dir") or OUTPUTS)
     prepared, changed = prepare(config), changes(original, config)
     ensure_writable_folder(parent)  # a configuration that is refused leaves no folder
     return Journal.create(parent, name, {**prepared.identity, "changed": changed}), prepared, changed

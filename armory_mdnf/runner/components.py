@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,9 +67,11 @@ def load_dataset(block: Config, strict: bool = True) -> Chosen:
 
 
 def split_size(block: Config) -> int | None:
-    """How many utterances the block's split has when it is complete; None if its dataset does not tell."""
+    """How many utterances the block's split has when it is complete; None if its dataset does not tell, or is gone."""
     size = getattr(find(block, "dataset"), "size", None)
-    return size(block.get("eval_split", DEFAULT_SPLIT)) if callable(size) else None
+    with contextlib.suppress(ArmoryMdnfError, OSError):  # recordings that have moved since a run of them
+        return size(block.get("eval_split", DEFAULT_SPLIT)) if callable(size) else None
+    return None
 
 
 def _held(generator: Any, name: str, index: Any) -> Chosen:
@@ -142,7 +145,10 @@ def make_estimator(config: Config, device: str) -> Any:
         estimator.set_params(preprocessing_defences=[*before, make_defense(config["defense"], device)])
     rate = getattr(estimator, "sample_rate", SAMPLE_RATE_HZ)
     if rate != SAMPLE_RATE_HZ:
-        raise OptionError(f"the recogniser hears {rate} Hz, the data are {SAMPLE_RATE_HZ}")
+        raise OptionError(
+            f"the recogniser hears {rate} Hz, the data are {SAMPLE_RATE_HZ}: put it into a recogniser of your own that "
+            f"resamples (docs/own.md), as all data are brought to {SAMPLE_RATE_HZ} Hz"
+        )
     return estimator
 
 
@@ -172,8 +178,10 @@ def make_defense(block: Config, device: str) -> Preprocessor:
     name, made = component(block), find(block, "defense")
     if not inspect.isclass(made) or not issubclass(made, Preprocessor) or inspect.isabstract(made):
         raise OptionError(f"defense.module, defense.name: expected a preprocessor, found {quoted(name)}")
-    # As Armory's loader does: JSON has no tuples.
-    kwargs = {k: tuple(v) if k == "clip_values" and isinstance(v, list) else v for k, v in block["kwargs"].items()}
+    # JSON has no tuples, as Armory's loader knows, and no arrays.
+    arrays = {key for key, parameter in parameters(made).items() if "ndarray" in str(parameter.annotation)}
+    kwargs = {k: np.array(v) if k in arrays and isinstance(v, list) else v for k, v in block["kwargs"].items()}
+    kwargs |= {k: tuple(v) for k, v in block["kwargs"].items() if k == "clip_values" and isinstance(v, list)}
     _check_device_type(kwargs, "defense.kwargs")
     with within("defense.kwargs"):
         if "device_type" in parameters(made) and (device == "cpu" or "device_type" not in kwargs):

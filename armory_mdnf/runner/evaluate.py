@@ -15,11 +15,11 @@ from armory_mdnf.asr.preprocessing import Defense
 from armory_mdnf.audio import ragged
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import read_samples
-from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, TranscriptError, cause, quoted
+from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, OptionError, TranscriptError, cause, quoted
 from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.metrics import perturbation
 from armory_mdnf.runner.components import Chosen, Targeter
-from armory_mdnf.runner.generators import seeded
+from armory_mdnf.runner.generators import seeded, states
 from armory_mdnf.runner.lines import failed, finite
 from armory_mdnf.runner.metrics import measured
 
@@ -77,8 +77,9 @@ class Evaluation:
         done: list[Outcome | LeftOut] = []
         for index, utterance in batch:
             try:
+                check_reference(self.estimator, utterance.transcript)
                 heard.append((index, utterance, self._read(utterance)))
-            except AudioError as error:
+            except (AudioError, TranscriptError) as error:
                 done.append(failed(index, utterance, error))
         return done + self._attempt(heard)
 
@@ -93,8 +94,12 @@ class Evaluation:
         """Evaluate utterances together; one by one if that fails, to find those that it fails for."""
         if not heard:
             return []
+        before = states()
         try:
-            return self._evaluate(heard)
+            found = self._evaluate(heard)
+            if self.theirs and states() != before:
+                self.refuse_global_draws(heard[0])
+            return found
         except (AudioError, TranscriptError, AttackError) as error:
             problem: object = error
         except (ArmoryMdnfError, OSError, MemoryError, torch.OutOfMemoryError):
@@ -123,9 +128,9 @@ class Evaluation:
             behind = self._defended(audio, indices)
             columns["stoi"] = [self.intelligibility(x, y) for x, y in zip(audio, behind, strict=True)]
         if self.attack is not None:
-            labels: Sequence[str] | None = references if self.use_label else None
-            if self.targeter is not None:
-                labels = columns["target"] = self.targeter.generate_at(indices, references)
+            labels = self._labels(indices, references)
+            if self.targeter is not None and labels is not None:
+                columns["target"] = labels
                 self._check_case("target", labels)
             changed, seconds["attack"] = self._timed(lambda: self.generate(audio, labels, indices))
             wrong = {i: why for i in range(n) if (why := _difference(audio[i], changed[i]))}
@@ -150,6 +155,37 @@ class Evaluation:
     ) -> Outcome:
         own = {name: round(share * value, 6) for name, value in seconds.items()}
         return Outcome(utterance.transcript, id=utterance.id, index=index, seed=self.seed, seconds=own, **values)
+
+    def _labels(self, indices: Sequence[int], references: Sequence[str]) -> Sequence[str] | None:
+        """What the attack goes by: the targets, the references, or nothing."""
+        if self.targeter is not None:
+            return self.targeter.generate_at(indices, references)
+        return references if self.use_label else None
+
+    def refuse_global_draws(self, one: Heard) -> None:
+        """Raise :class:`OptionError` for a component that draws from a global generator although it is given keys.
+
+        Nothing fixes such draws, so that a result would hang on its batch. Each component is asked about one utterance:
+        whatever was built when it was first used, and drew its weights, draws no more.
+        """
+        index, utterance, audio = one
+        parts: dict[str, Callable[[], Any]] = {}
+        if callable(getattr(self.estimator, "defended", None)):
+            parts["the defence"] = lambda: self._defended([audio], [index])
+        if not getattr(getattr(self.estimator, "model", None), "draws_idly", False):
+            parts["the recogniser"] = lambda: self._predict([audio], [index], BENIGN)
+            if self.attack is not None:
+                parts[f"attack {type(self.attack).__name__}"] = lambda: self.generate(
+                    [audio], self._labels([index], [utterance.transcript]), [index]
+                )
+        for name, part in parts.items():
+            before = states()
+            part()
+            if drawn := [whose for whose, state in states().items() if state != before[whose]]:
+                raise OptionError(
+                    f"{name} draws from {drawn[0]} global generator, which nothing fixes in a batch: draw from the "
+                    "streams or keys that it is given, as docs/extend.md says"
+                )
 
     def _predict(self, audio: list[np.ndarray], indices: Sequence[int], purpose: int) -> list[str]:
         with self._seeded(indices, purpose):
@@ -182,7 +218,7 @@ class Evaluation:
         assert self.attack is not None
         with self._seeded(indices, 0):
             if self.in_batches:
-                changed = self.attack.generate(audio, y=labels, indices=indices)
+                changed = self.attack.generate([x.copy() for x in audio], y=labels, indices=indices)
             else:
                 changed = self._theirs(np.stack(audio), None if labels is None else np.array(labels), indices)
         if len(changed) != len(audio):
@@ -224,6 +260,29 @@ def case_of(references: Iterable[str]) -> str:
     """ "upper" or "lower" where all references are of that case, else an empty string."""
     joined = " ".join(references)
     return "upper" if joined.isupper() else "lower" if joined.islower() else ""
+
+
+def check_reference(estimator: Any, reference: str) -> None:
+    """Raise :class:`TranscriptError` for a reference that the recogniser cannot write: each word would be its error.
+
+    In any case of its letters, which :class:`Evaluation` looks at by itself. An estimator without ``encode`` and
+    ``is_heard``, or whose own fail, does not tell.
+    """
+    encode, is_heard = (getattr(estimator, name, None) for name in ("encode", "is_heard"))
+    if not (callable(encode) and callable(is_heard)):
+        return
+    text, why = " ".join(reference.split()), ""
+    for written in dict.fromkeys((text, text.upper(), text.lower())):
+        if len(written) != len(text):  # another letter, such as SS for the sharp s
+            continue
+        try:
+            if is_heard(written, encode([written], 1)[0]):
+                return
+        except TranscriptError as error:
+            why = why or f": {cause(error)}"
+        except Exception:  # of a recogniser of others that knows no targets
+            return
+    raise TranscriptError(f"the recogniser cannot write its reference {quoted(reference)}{why}")
 
 
 def _in_case(case: str, text: str) -> str:

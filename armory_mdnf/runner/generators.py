@@ -11,6 +11,17 @@ import numpy as np
 import torch
 
 
+def states() -> dict[str, object]:
+    """What a draw from any of them changes, to be compared; that of a GPU's where one is in use."""
+    _, words, *place = np.random.get_state()  # noqa: NPY002
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {
+        "Python's": random.getstate(),
+        "NumPy's": (np.asarray(words).tobytes(), *place),
+        "torch's": [state.numpy().tobytes() for state in (torch.random.get_rng_state(), *on_gpus)],
+    }
+
+
 @contextmanager
 def seeded(*key: object) -> Iterator[int]:
     """Within the block all three are seeded by the key, with the number that it gets; afterwards they are as before."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from armory_mdnf.errors import OptionError, ResultsError, quoted
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, ResultsError, quoted
 from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.files import provenance, strict_json
 from armory_mdnf.files.atomic import write_text
@@ -80,9 +79,10 @@ class Journal:
         try:
             journal = cls(folder, started)
             content = {"format": FORMAT, "started": started, **identity}
-            write_text(folder / ABOUT, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+            text = strict_json.dumps(content, indent=1, sort_keys=True, error=OptionError)
+            write_text(folder / ABOUT, text + "\n")
             journal._open()
-        except OSError:
+        except (ArmoryMdnfError, OSError):
             with contextlib.suppress(OSError):
                 folder.rmdir()
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.records import FURTHER, LeftOut, Outcome, all_words
+from armory_mdnf.files.strict_json import dumps, readable
 
 _LINE = (
     *("index", "id", "reference", "benign", "adversarial", "target", "snr_db", "l2", "linf", "seed", "seconds"),
@@ -22,19 +22,20 @@ OPTIONAL = ("measures", *FURTHER)
 def to_line(found: Outcome | LeftOut) -> str:
     """A line of strict JSON, with the counts that follow from the transcripts."""
     if isinstance(found, LeftOut):
-        return json.dumps({"index": found.index, **found.recorded()}, allow_nan=False)
+        return dumps({"index": found.index, **found.recorded()}, error=ResultsError)
     content = {name: getattr(found, name) for name in _LINE} | {"words": all_words(found)}
     for key in OPTIONAL:
         if not content[key] and content[key] != 0:
             del content[key]
-    return json.dumps(content, allow_nan=False)
+    return dumps(content, error=ResultsError)
 
 
 def failed(index: int, utterance: Utterance, why: object) -> LeftOut:
     """An utterance that is left out, with the reason free of the file's path and of its place in a batch."""
     text = str(why) or type(why).__name__
     text = text.removeprefix(f"{utterance.path}: ").replace(str(utterance.path), utterance.path.name)
-    return LeftOut(utterance.id, str(utterance.path), _PLACE.sub("", text), index)
+    file, reason = readable(str(utterance.path)), readable(_PLACE.sub("", text))
+    return LeftOut(utterance.id, file, reason, index)
 
 
 # What messages of one utterance call it, by its place among those that they were given.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from armory_mdnf.errors import OptionError, choices, quoted
+from armory_mdnf.files.strict_json import readable
 from armory_mdnf.options import POSITIVE
 from armory_mdnf.runner.config import Config
 
@@ -41,7 +42,7 @@ def parse_index(text: str) -> str | list[int]:
     """``--index`` in Armory's notation: ``0,5``, or a slice ``[2:9]`` as in ``dataset.index``. Raises OptionError."""
     if ":" in text:
         return text
-    if not re.fullmatch(r"\s*\[?\s*\d+(\s*,\s*\d+)*\s*\]?\s*", text, re.ASCII):
+    if not re.fullmatch(r"\s*\[?\s*\d{1,18}(\s*,\s*\d{1,18})*\s*\]?\s*", text, re.ASCII):
         raise OptionError(f"--index: expected positions such as 0,5 or a slice such as [2:9], got {quoted(text)}")
     return sorted({int(token) for token in re.findall(r"\d+", text, re.ASCII)})
 
@@ -54,7 +55,9 @@ def override(config: Config, given: Overrides) -> Config:
     """
     config = copy.deepcopy(config)
     sysconfig = config["sysconfig"]
-    options = vars(given).copy()
+    options: dict[str, Any] = {
+        name: readable(value) if isinstance(value, str) else value for name, value in vars(given).items()
+    }
     seed = options.pop("seed")
     sysconfig |= {name: value for name, value in options.items() if value is not None and value is not False}
     _check_options(sysconfig)

@@ -10,6 +10,7 @@ from armory_mdnf.cpu.switch import way
 from armory_mdnf.evaluation.armory_results import PREFIXES, flags_of
 from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, LeftOut, Outcome, RunRecord, compare, kept_blocks
 from armory_mdnf.files.provenance import computing_versions
+from armory_mdnf.files.strict_json import readable
 from armory_mdnf.metrics.wer import pool
 from armory_mdnf.runner.config import PERTURBATIONS, Config, as_list
 from armory_mdnf.runner.lines import finite
@@ -36,7 +37,7 @@ def record(
 ) -> RunRecord:
     """What a run of a configuration found, as its results file says it; ``about`` are further fields of the record."""
     return RunRecord(
-        name,
+        readable(name),
         tuple(lines),
         kept_blocks(config),
         seconds={key: round(sum(values), 3) for key, values in _seconds(lines).items()},

@@ -9,7 +9,7 @@ from typing import Any
 
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.joining import INDEX
-from armory_mdnf.evaluation.records import RunRecord, with_origin
+from armory_mdnf.evaluation.records import RunRecord, check_run, with_origin
 from armory_mdnf.files.run_folder import ABOUT
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import check_config
@@ -27,9 +27,11 @@ def read_stopped(folder: Path) -> RunRecord:
         raise ResultsError(f"{folder}: none of its utterances is done")
     check_config(about["config"])
     try:
-        return with_origin(_done(journal, about), about)
+        run = with_origin(_done(journal, about), about)
+        check_run(run)
     except (KeyError, TypeError, ValueError) as error:
         raise ResultsError(f"{folder / ABOUT}: what it says of the run is damaged: {error}") from error
+    return run
 
 
 def _done(journal: Journal, about: Mapping[str, Any]) -> RunRecord:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from armory_mdnf import console
 from armory_mdnf.errors import OptionError, ResultsError, StorageError
 from armory_mdnf.evaluation.records import read_json
@@ -55,6 +57,11 @@ def sweep(args: argparse.Namespace) -> int:
     place = place_of(args)
     try:
         return _sweep(args, place, folders, budget, start)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OptionError(
+            "not enough memory: fewer --processes take less, and so does a smaller --batch-seconds X, on which "
+            "the last bits hang: it needs another --output-dir, or --resume --set-aside"
+        ) from error
     finally:
         place.close()
 

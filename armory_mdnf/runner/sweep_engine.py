@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import multiprocessing
 import multiprocessing.queues
 import os
+import platform
 import re
 import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -24,25 +26,29 @@ import torch
 
 from armory_mdnf.errors import OptionError, ResultsError, quoted
 from armory_mdnf.evaluation.records import LeftOut, Outcome
-from armory_mdnf.runner import components
-from armory_mdnf.runner.command import first_batches, make_evaluation
-from armory_mdnf.runner.config import Config
+from armory_mdnf.files.provenance import check_same
+from armory_mdnf.runner.command import prepare
 from armory_mdnf.runner.evaluate import Evaluation
 from armory_mdnf.runner.machine import KIB
 
 KEPT = 8  # evaluations, with their networks, that a process keeps for the cells that come round again
 RETRIES = 2  # for a batch whose process was killed
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+SAME = "every node needs the same files and versions, from the plan to the end"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A batch of a cell: its configuration as text, positions of utterances in its split, and torch's threads."""
+    """A batch of a cell: its configuration as text, positions of utterances in its split, and torch's threads.
+
+    ``identity``, as text, is what the plan made of the configuration; None where it is only timed.
+    """
 
     cell: int
     config: str
     indices: tuple[int, ...]
     threads: int
+    identity: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,17 @@ class Done:
     memory: int
 
 
-def text_of(config: Config) -> str:
-    """A configuration as a task has it."""
+def text_of(config: Mapping[str, Any]) -> str:
+    """A configuration, or an identity, as a task has it."""
     return json.dumps(config, sort_keys=True)
 
 
 def perform(task: Task) -> Done:
-    """Evaluate a batch in this process."""
-    evaluation, chosen = _evaluation(task.config)
+    """Evaluate a batch in this process.
+
+    Raises :class:`ResultsError` where it makes something else of the configuration than the plan did.
+    """
+    evaluation, chosen = _evaluation(task.config, task.identity)
     torch.set_num_threads(task.threads)  # whatever was made since set them to something else
     start = time.perf_counter()
     lines = evaluation([(index, chosen[index]) for index in task.indices])
@@ -71,11 +80,13 @@ def perform(task: Task) -> Done:
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _evaluation(text: str) -> tuple[Evaluation, dict[int, Any]]:
-    config = json.loads(text)
-    device, _ = components.choose_device(config)
-    chosen = first_batches(components.load_dataset(config["dataset"], strict=False), config)
-    return make_evaluation(config, device, chosen), dict(chosen)
+def _evaluation(config: str, identity: str | None) -> tuple[Evaluation, dict[int, Any]]:
+    with contextlib.redirect_stderr(io.StringIO()):  # the plan has told the notes
+        made = prepare(json.loads(config))
+    if identity is not None:
+        where = f"the plan, compared on node {platform.node()},"
+        check_same(json.loads(identity), made.identity, where, SAME, error=ResultsError)
+    return made.evaluation, dict(made.chosen)
 
 
 class Engine(Protocol):
@@ -179,7 +190,7 @@ def visible(device: str, inherited: str | None) -> str:
 
     Raises :class:`OptionError` for what is no such device.
     """
-    found = re.fullmatch(r"cuda:(\d+)", device, re.ASCII)
+    found = re.fullmatch(r"cuda:(\d{1,4})", device, re.ASCII)
     if not found:
         raise OptionError(f"--devices: expected devices such as cuda:0,cuda:1, got {quoted(device)}")
     seen = [name.strip() for name in inherited.split(",")] if inherited else None

@@ -8,10 +8,12 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from armory_mdnf.errors import OptionError, quoted
+from armory_mdnf.files.strict_json import readable
 from armory_mdnf.runner.command import Prepared, batch_seconds, changes, prepare
 from armory_mdnf.runner.components import Chosen
 from armory_mdnf.runner.config import Config, read_config
@@ -54,11 +56,16 @@ class Cell:
         plain = attack and attack | {"kwargs": {k: v for k, v in attack["kwargs"].items() if k not in STRENGTHS}}
         return text_of({"model": self.config["model"], "defense": self.config["defense"], "attack": plain})
 
+    @cached_property
+    def _planned(self) -> str:
+        return text_of({key: value for key, value in self.identity.items() if key != SWEEP})
+
     def tasks(self, turn: int, done: set[int], cell: int) -> Iterator[Task]:
         """The batches of a turn of which not all utterances are done, whole."""
         for batch in self.turns[turn] if turn < len(self.turns) else ():
             if not {index for index, _ in batch} <= done:
-                yield Task(cell, text_of(self.config), tuple(index for index, _ in batch), self.threads)
+                indices = tuple(index for index, _ in batch)
+                yield Task(cell, text_of(self.config), indices, self.threads, self._planned)
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ def names(paths: Sequence[str]) -> list[str]:
     for name in found:
         if found.count(name) > 1:
             raise OptionError(f"{quoted(name)} is there twice: a sweep has a folder per configuration")
-    return found
+    return [readable(name) for name in found]
 
 
 def parse_budget(text: str) -> float:

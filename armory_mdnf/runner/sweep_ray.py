@@ -11,9 +11,8 @@ import importlib
 import io
 import json
 import os
-import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,21 +20,17 @@ import torch
 from armory_mdnf.errors import OptionError, ResultsError, cause
 from armory_mdnf.files import provenance
 from armory_mdnf.runner import machine
-from armory_mdnf.runner.command import prepare
 from armory_mdnf.runner.components import choose_device
 from armory_mdnf.runner.config import Config
 from armory_mdnf.runner.named import OURS, own_code
-from armory_mdnf.runner.sweep_engine import RETRIES, Done, Task, perform, text_of
+from armory_mdnf.runner.sweep_engine import RETRIES, SAME, Done, Task, perform
 from armory_mdnf.runner.sweep_plan import Plan, plan
 
 LOCAL = "local"  # as an address: Ray is started here, for this sweep alone
 ADDRESS = "RAY_ADDRESS"
 NEEDS = "--engine ray needs Ray: pip install 'armory-mdnf[ray]', on every node of the cluster"
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
-SAME = "every node needs the same files and versions"
 PATIENCE_S = 30.0  # between looks at whether there still are nodes for what waits
-
-_compared: set[str] = set()  # in a worker: configurations that it makes the same of as the plan
 
 
 class Cluster:
@@ -52,7 +47,6 @@ class Cluster:
         except ImportError as error:
             raise OptionError(NEEDS) from error
         self.processes, self.threads = processes, threads
-        self._identities: dict[str, Any] = {}  # by the text of a planned configuration
         self._kinds: set[str] = set()
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         # Ray leaves a worker's NumPy as many threads as it has cores, which the last bits of a norm hang on.
@@ -80,7 +74,6 @@ class Cluster:
         print(notes, end="", file=sys.stderr)
         own, made = ({"code": {OURS: code}} for code in (own_code(), found.identity["code"][OURS]))
         provenance.check_same(own, made, "the command, compared with a worker's plan,", SAME, error=ResultsError)
-        self._identities[text_of(config)] = self._ray.put(found.identity)
         return found
 
     def perform(self, task: Task) -> Done:
@@ -111,8 +104,7 @@ class Cluster:
                     break
                 config = json.loads(task.config)
                 gpu = gpu or self._device(config) == "cuda"
-                identity = self._identities.get(task.config)
-                pending[self._submit(performed, config, task, identity, os.getcwd())] = task
+                pending[self._submit(performed, config, task, os.getcwd())] = task
             if not pending:
                 return
             finished, _ = self._ray.wait(list(pending), timeout=PATIENCE_S)
@@ -196,18 +188,9 @@ def planned(config: Config, folder: str) -> tuple[Plan, str]:
         return plan(config), notes.getvalue()
 
 
-def performed(task: Task, identity: Mapping[str, Any] | None, folder: str) -> tuple[Done, str]:
-    """In a worker: what becomes of a task, and by what kind of processor.
-
-    Raises :class:`ResultsError` where this node makes something else of the configuration than ``identity`` says.
-    """
+def performed(task: Task, folder: str) -> tuple[Done, str]:
+    """In a worker: what becomes of a task, as :func:`perform` says, and by what kind of processor."""
     _go_to(folder)
-    if identity is not None and task.config not in _compared:
-        with contextlib.redirect_stderr(io.StringIO()):
-            own = prepare(json.loads(task.config)).identity
-        where = f"the plan, compared on node {platform.node()},"
-        provenance.check_same(identity, own, where, SAME, error=ResultsError)
-        _compared.add(task.config)
     return perform(task), _kind(json.loads(task.config))
 
 

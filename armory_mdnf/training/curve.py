@@ -26,7 +26,7 @@ from armory_mdnf.asr.checkpoints import load_recognizer, recognizer_checksum
 from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD
 from armory_mdnf.audio.resample import resample
-from armory_mdnf.data.librispeech import FOLDER, SPLITS, load_split
+from armory_mdnf.data.librispeech import SPLITS, load_split
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import AttackError, OptionError, choices
 from armory_mdnf.files.atomic import ensure_all_writable, replacing, storing, write_text
@@ -35,7 +35,7 @@ from armory_mdnf.files.strict_json import dumps, read_json
 from armory_mdnf.options import SEED, Kind, listed, number, whole
 from armory_mdnf.training.held_out import is_training_split
 from armory_mdnf.training.options import Parser, program, typed
-from armory_mdnf.training.sources import SAMPLE_RATE_HZ, read_recordings
+from armory_mdnf.training.sources import SAMPLE_RATE_HZ, librispeech_in, read_recordings
 from armory_mdnf.training.state import MADE_OF, Progress, is_finished
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 
@@ -105,8 +105,7 @@ def choose(
     if not is_training_split(corpus):
         raise OptionError(choices(corpus, ("human", *(s for s in SPLITS if s.startswith("train"))), "corpus"))
     longest = max_duration_s or 17.0
-    local = data_dir / FOLDER
-    utterances = load_split(corpus, local if local.is_dir() else None, transcribed=False)
+    utterances = load_split(corpus, librispeech_in(data_dir), transcribed=False)
     utterances = [u for u in utterances if 1.5 <= u.duration_s <= longest]
     _some(utterances, corpus, longest)
     chosen = [read_samples(utterances[i]) for i in rng.permutation(len(utterances))[:pairs]]

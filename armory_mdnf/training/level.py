@@ -28,10 +28,9 @@ from armory_mdnf.asr.checkpoints import load_recognizer, recognizer_checksum
 from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks import PGD
 from armory_mdnf.attacks.evasion import BATCH_SECONDS
-from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.data.librispeech import audio_checksum, split_name
-from armory_mdnf.data.selection import any_split
+from armory_mdnf.data.librispeech import split_name
+from armory_mdnf.data.selection import any_split, audio_checksum, read_samples
 from armory_mdnf.defenses import MDNF
 from armory_mdnf.defenses.mdnf import NORMALIZATION
 from armory_mdnf.errors import OptionError, quoted
@@ -144,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         curve={curve: curve_checksum(curve) for curve in args.curve},
         normalize=args.normalize,
         levels=args.levels,
-        utterances=of_values([u.id, u.transcript, audio_checksum(u.path)] for u in chosen),
+        utterances=of_values([u.id, u.transcript, audio_checksum(u)] for u in chosen),
         eps=args.eps,
         iterations=args.iterations,
         eot_draws=args.eot_draws,
@@ -163,7 +162,7 @@ def _make(args: argparse.Namespace, chosen: list[Utterance], provenance: Mapping
     noises = grid(args.curve, args.levels)
     if done:
         print(f"going on after {len(done)} of {len(noises)} levels", file=sys.stderr)
-    utterances = [(read_audio(u.path)[0], u.transcript) for u in chosen]
+    utterances = [(read_samples(u), u.transcript) for u in chosen]
     defense = {"vocoder": args.vocoder, "normalize": args.normalize, "seed": args.seed}
     attack = {"eps": args.eps, "max_iter": args.iterations}
     attack |= {"eot_draws": args.eot_draws, "batch_seconds": args.batch_seconds}

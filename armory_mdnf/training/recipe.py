@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from armory_mdnf.asr.checkpoints import KINDS
-from armory_mdnf.data.librispeech import FOLDER
 from armory_mdnf.errors import BundleError, OptionError, quoted
 from armory_mdnf.options import FILE_NAME, OBJECT, SEED, TEXT, Kind, listed, number, one_of, or_null, pair, whole
 from armory_mdnf.training.augmentation import Augmentation
@@ -26,6 +25,7 @@ from armory_mdnf.training.sources import (
     Shards,
     Source,
     Spliced,
+    librispeech_in,
     read_recordings,
 )
 
@@ -112,7 +112,8 @@ FIELDS = {
         "Longest utterance of shards (else 9 s) and of LibriSpeech (else 17 s) that is drawn.",
     ),
     "dev": Field(
-        listed(TEXT, "a list of splits"), "Splits that are watched, by the names that dataset.eval_split takes."
+        listed(TEXT, "a list of splits"),
+        "Splits that are watched, by the names that dataset.eval_split takes; LibriSpeech from where sources have it.",
     ),
     "dev_utterances": Field(or_null(whole(1)), "How many of each are watched; all if not given."),
     "held_out_speakers": Field(
@@ -205,8 +206,7 @@ def build_sources(
         elif name == "spliced":
             sources[name] = Spliced(recordings, refused)
         elif is_training_split(name, held_out_speakers):
-            local = data_dir / FOLDER
-            folder = local if local.is_dir() else None
+            folder = librispeech_in(data_dir)
             sources[name] = LibriSpeech(name, folder, held_out_speakers=held_out_speakers, **bound)
         else:
             FILE_NAME.check(name, "source")

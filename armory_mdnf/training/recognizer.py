@@ -14,9 +14,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,10 @@ from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.asr.ctc import ctc_loss, frames_needed
 from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.audio import ragged
-from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.data.librispeech import split_name
-from armory_mdnf.data.selection import any_split
-from armory_mdnf.errors import OptionError, quoted
+from armory_mdnf.data.librispeech import load_split, split_name
+from armory_mdnf.data.selection import any_split, read_samples
+from armory_mdnf.errors import AudioError, OptionError, quoted
 from armory_mdnf.files import bundles
 from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values
@@ -45,8 +44,8 @@ from armory_mdnf.training.held_out import check_speakers
 from armory_mdnf.training.loading import ahead
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.parallel import Workers
-from armory_mdnf.training.recipe import DEV_SPLITS, PRECISIONS, Recipe, build_sources, recipe_help
-from armory_mdnf.training.sources import SAMPLE_RATE_HZ
+from armory_mdnf.training.recipe import PRECISIONS, Recipe, build_sources, recipe_help
+from armory_mdnf.training.sources import SAMPLE_RATE_HZ, librispeech_in
 from armory_mdnf.training.start import init_checksum, starting_recognizer
 from armory_mdnf.training.state import MADE_OF, after_failure, cut_log, fill_optimizer, load_state, save_state
 
@@ -170,17 +169,21 @@ def disagreement(logits: Tensor, frames: Tensor) -> Tensor:
 
 
 def watched(
-    splits: Sequence[str], limit: int | None = None, held_out_speakers: Sequence[str] = ()
+    splits: Sequence[str],
+    limit: int | None = None,
+    held_out_speakers: Sequence[str] = (),
+    librispeech: Path | None = None,
 ) -> dict[str, list[Utterance]]:
     """The first ``limit`` utterances of each split, of LibriSpeech only ``held_out_speakers``, where there are some.
 
+    ``librispeech`` is its folder, as for :func:`~armory_mdnf.data.librispeech.find_root`.
     Raises :class:`OptionError` for a split or a speaker that is not known, or of which nothing is left.
     """
     chosen = {}
     for split in splits:
-        found = any_split(split)
+        found = load_split(split, librispeech) if split_name(split) else any_split(split)
         if held_out_speakers and split_name(split):
-            check_speakers(held_out_speakers)
+            check_speakers(held_out_speakers, librispeech)
             found = [u for u in found if u.voice in set(held_out_speakers)]
         if not found:
             raise OptionError(f"dev: no utterance of {split} is of {', '.join(held_out_speakers)}")
@@ -188,23 +191,29 @@ def watched(
     return chosen
 
 
+def check_heard(recognizer: BundledRecognizer, utterances: Iterable[Utterance]) -> None:
+    """Raise :class:`AudioError` naming the first that cannot be read, or is too short or too long for a recogniser."""
+    for utterance in utterances:
+        samples = len(read_samples(utterance))
+        try:
+            recognizer.check_lengths(torch.tensor([samples]))
+        except AudioError as error:
+            raise AudioError(f"dev: {utterance.path}, {quoted(utterance.id)}: {error}") from error
+
+
 @torch.no_grad()
 def evaluate(
-    recognizer: BundledRecognizer,
-    splits: Sequence[str] = DEV_SPLITS,
-    limit: int | None = None,
-    held_out_speakers: Sequence[str] = (),
-    batch_size: int = 12,
+    recognizer: BundledRecognizer, chosen: Mapping[str, Sequence[Utterance]], batch_size: int = 12
 ) -> dict[str, float]:
-    """Benign WER in percent on what :func:`watched` chooses of each split."""
+    """Benign WER in percent on the utterances of each split, which :func:`watched` gives."""
     recognizer.eval()
     device = next(recognizer.parameters()).device
     result = {}
-    for split, found in watched(splits, limit, held_out_speakers).items():
+    for split, found in chosen.items():
         utterances = sorted(found, key=lambda u: u.duration_s)
         hypotheses: list[str] = []
         for start in range(0, len(utterances), batch_size):
-            audio = [torch.from_numpy(read_audio(u.path)[0]) for u in utterances[start : start + batch_size]]
+            audio = [torch.from_numpy(read_samples(u)) for u in utterances[start : start + batch_size]]
             x, lengths = ragged.pad(audio)
             logits, frames = recognizer(x.to(device), lengths.to(device))
             hypotheses += greedy_decode(logits, frames, recognizer.alphabet)
@@ -238,7 +247,9 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
         recognizer.set_dropout(recipe.dropout)
     batches = Batches(recipe, recognizer, data_dir, workers)
     provenance = _provenance(recipe, data_dir, batches)
-    watched(recipe.dev, recipe.dev_utterances, recipe.held_out_speakers)  # refused now, not after the first steps
+    chosen = watched(recipe.dev, recipe.dev_utterances, recipe.held_out_speakers, librispeech_in(data_dir))
+    if workers.first:  # which evaluates; what it cannot hear is refused now, not after the first steps
+        check_heard(recognizer, chain(*chosen.values()))
     checkpoint, step, state = run_dir / "checkpoint.pt", 0, None
     if checkpoint.exists():
         state = load_state(checkpoint, {"network": dict, "optimizer": dict, "step": int}, provenance)
@@ -282,7 +293,7 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
             if workers.first and (step % every == 0 or step == recipe.steps):
                 line = {"step": step, "loss": round(running / (step - since), 4)}
                 line |= {"audio_h": round(seconds / 3600, 3), "elapsed_s": round(time.monotonic() - began, 1)}
-                line |= evaluate(recognizer, recipe.dev, recipe.dev_utterances, recipe.held_out_speakers)
+                line |= evaluate(recognizer, chosen)
                 log.write(json.dumps(line) + "\n")
                 bar.set_postfix(line)
                 running, since = 0.0, step

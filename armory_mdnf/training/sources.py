@@ -12,7 +12,7 @@ import numpy as np
 
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.data.librispeech import audio_checksum, load_split
+from armory_mdnf.data.librispeech import FOLDER, audio_checksum, load_split
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import BundleError, quoted
 from armory_mdnf.files.json_lines import objects
@@ -107,6 +107,12 @@ class Recordings:
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         r = self.recordings[rng.integers(len(self.recordings))]
         return r.audio, r.transcript
+
+
+def librispeech_in(data_dir: Path) -> Path | None:
+    """LibriSpeech in a data directory; None where there is none, and :mod:`armory_mdnf.data.librispeech` looks."""
+    folder = data_dir / FOLDER
+    return folder if folder.is_dir() else None
 
 
 @dataclass(frozen=True)

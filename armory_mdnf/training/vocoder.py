@@ -326,7 +326,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--evaluate", action="append", default=[], metavar="FOLDER_OR_MANIFEST", help=text)
     add("--evaluate-stride", type=count, default=4, metavar="N", help="every N-th recording of each (default: 4)")
     add("--evaluate-limit", type=count, default=10, metavar="N", help="of those the first N (default: 10)")
-    add("--evaluate-every", type=count, default=400, metavar="STEPS", help="how often, in steps (default: 400)")
+    add(
+        "--evaluate-every",
+        type=count,
+        default=400,
+        metavar="STEPS",
+        help="how often; whole lines of the log (default: 400)",
+    )
     text = "recogniser in whose gradients the noise sensitivity is logged, a name or a file (default: none)"
     add("--sensitivity", metavar="RECOGNISER", help=text)
     add("--log-every", type=count, default=50, metavar="STEPS", help="line in the log and checkpoint (default: 50)")

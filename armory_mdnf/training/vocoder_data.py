@@ -15,7 +15,7 @@ from torch import Tensor
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.mel import LogMel, MelRecipe
 from armory_mdnf.data.bundled import CORPORA, PARTS
-from armory_mdnf.data.librispeech import SUFFIXES
+from armory_mdnf.data.librispeech import recordings
 from armory_mdnf.errors import AudioError, BundleError, OptionError
 from armory_mdnf.options import TEXT
 from armory_mdnf.training.augmentation import under_white_noise
@@ -33,7 +33,7 @@ def find_recordings(source: Path, held_out_speakers: Sequence[str] = ()) -> list
 
 def _listed(source: Path) -> list[Path]:
     if source.is_dir():
-        return sorted(path for suffix in SUFFIXES for path in source.rglob(f"*{suffix}"))
+        return recordings(source.rglob("*"))
     if source.is_file():
         return [source.parent / line["file"] for line in read_lines(source, {"file": TEXT})]
     raise BundleError(f"expected a folder of FLAC or Opus files or a manifest, found nothing at {source}")

@@ -40,7 +40,10 @@ def stoi_scores(kind: str, generator: nn.Module, front_end: LogMel, utterances: 
 
 @dataclass(frozen=True)
 class Watching:
-    """What a run reports while it goes on; it does not change what is learned."""
+    """What a run reports while it goes on; it does not change what is learned.
+
+    Raises :class:`OptionError` if it would be evaluated between the lines of the log.
+    """
 
     evaluate: Sequence[str] = ()
     evaluate_stride: int = 4
@@ -48,6 +51,11 @@ class Watching:
     evaluate_every: int = 400
     log_every: int = 50
     sensitivity: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.evaluate or self.sensitivity) and self.evaluate_every % self.log_every:
+            found = f"--evaluate-every {self.evaluate_every}"
+            raise OptionError(f"{found}: expected a multiple of --log-every {self.log_every}, whose lines tell of it")
 
     def read(self) -> dict[str, list[Tensor]]:
         """The utterances that are evaluated, by the names of their folders or manifests.

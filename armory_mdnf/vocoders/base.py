@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.mel import LogMel, MelRecipe
 from armory_mdnf.cpu.switch import fast
-from armory_mdnf.errors import AudioError
+from armory_mdnf.errors import AudioError, OptionError
+
+# Residual blocks of a generator; published ones have some tens. Each takes about a millisecond to be described.
+MAX_BLOCKS = 1024
+
+
+def check_blocks(found: int) -> None:
+    """Raise :class:`OptionError` for a generator of more residual blocks than any has: it may come from any file."""
+    if found > MAX_BLOCKS:
+        raise OptionError(f"expected a generator of at most {MAX_BLOCKS} residual blocks, got one of {found}")
 
 
 class Vocoder(nn.Module):

@@ -16,7 +16,7 @@ from armory_mdnf.cpu.channels import channels_last, convolve
 from armory_mdnf.cpu.switch import fast
 from armory_mdnf.errors import refuse_unknown
 from armory_mdnf.vocoders._parallel_wavegan import HiFiGANGenerator
-from armory_mdnf.vocoders.base import Vocoder
+from armory_mdnf.vocoders.base import Vocoder, check_blocks
 
 # Arguments of the generator that a bundle may set, with parallel-wavegan's own defaults: HiFi-GAN V1.
 HIFIGAN_DEFAULTS: dict[str, Any] = {
@@ -46,6 +46,7 @@ class HiFiGAN(Vocoder):
     def layout(config: Mapping[str, Any]) -> tuple[int, int]:
         refuse_unknown(config, HIFIGAN_DEFAULTS, "a HiFi-GAN generator")
         full = HIFIGAN_DEFAULTS | dict(config)
+        check_blocks(len(full["upsample_scales"]) * sum(map(len, full["resblock_dilations"])))
         return full["in_channels"], math.prod(full["upsample_scales"])
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from armory_mdnf.audio import ragged
 from armory_mdnf.errors import OptionError, refuse_unknown
-from armory_mdnf.vocoders.base import Vocoder
+from armory_mdnf.vocoders.base import Vocoder, check_blocks
 from armory_mdnf.vocoders.melgan_generator import MelGANLayers, walk_melgan
 
 # Arguments of the generator that a bundle may set, with parallel-wavegan's own defaults.
@@ -57,6 +57,7 @@ class MelGAN(Vocoder):
                 f"expected between 1 and {MAX_TAPS} taps and 2 and {MAX_BANDS} out_channels, got {filters['taps']!r} "
                 f"and {bands!r}"
             )
+        check_blocks(len(full["upsample_scales"]) * full["stacks"])
         return full["in_channels"], math.prod(full["upsample_scales"]) * bands
 
     @property

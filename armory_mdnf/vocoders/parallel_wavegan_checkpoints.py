@@ -121,7 +121,7 @@ def read_statistics(path: Path, n_mels: int) -> tuple[Tensor, Tensor]:
     """Mean and scale of each mel bin. Shape: (n_mels,) each. Raises :class:`BundleError` naming the file."""
     if path.suffix == ".npy":
         values = read_numbers(path)
-        found = dict(zip(("mean", "scale"), values, strict=True)) if len(values) == 2 else {}
+        found = dict(zip(("mean", "scale"), values, strict=True)) if values.shape[:1] == (2,) else {}
     else:
         found = _read_hdf5(path, n_mels)
     tensors = []
@@ -169,6 +169,10 @@ def _recipe(config: Mapping[str, Any]) -> MelRecipe:
     for key, only in (("window", "hann"), ("sampling_rate_for_feats", rate_hz)):
         if config.get(key, only) != only:
             raise OptionError(f"expected {key} {only!r}, found {quoted(config[key])}")
+    # What parallel-wavegan multiplies the audio by after its mel: a vocoder of another level than what it hears.
+    gain = config.get("global_gain_scale", 1.0)
+    if not isinstance(gain, (int, float)) or (gain > 0 and gain != 1):
+        raise OptionError(f"expected global_gain_scale 1.0, or none at 0.0, found {quoted(gain)}")
     win, low, high = (config.get(key) for key in ("win_length", "fmin", "fmax"))
     return MelRecipe(
         sample_rate_hz=rate_hz,

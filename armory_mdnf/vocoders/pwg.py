@@ -16,7 +16,7 @@ from armory_mdnf.cpu.frozen_wavenet import frozen_wavenet
 from armory_mdnf.cpu.switch import fast, frozen
 from armory_mdnf.errors import OptionError, choices, refuse_unknown
 from armory_mdnf.vocoders._parallel_wavegan import ParallelWaveGANGenerator
-from armory_mdnf.vocoders.base import Vocoder
+from armory_mdnf.vocoders.base import Vocoder, check_blocks
 from armory_mdnf.vocoders.melgan import MELGAN_DEFAULTS, melgan_min_frames
 from armory_mdnf.vocoders.melgan_generator import walk_melgan
 
@@ -118,6 +118,7 @@ def _conditioning(full: Mapping[str, Any]) -> tuple[int, list[int]]:
             f"{full['aux_context_window']!r}, {options.get('out_channels', 1)!r} and {full['aux_channels']!r}"
         )
     options = MELGAN_DEFAULTS | options
+    check_blocks(len(options["upsample_scales"]) * options["stacks"])
     return options["in_channels"], options["upsample_scales"]
 
 

@@ -49,11 +49,14 @@ def load_vocoder(name_or_path: str | os.PathLike[str], device: str | torch.devic
     kind = _kind_of(path)
     config, tensors = bundles.load(path, kind)
     statistics = [tensors.pop(key, None) for key in STATISTICS]
+    for key, value in zip(STATISTICS, statistics, strict=True):
+        if value is not None:
+            bundles.check_kind(key, value, True, str(path))
     weights = {}
     for key, value in tensors.items():
         if not key.startswith("generator."):
             raise BundleError(f"{path}: expected weights named generator.*, found {key!r}")
-        weights[key.removeprefix("generator.")] = value.float()
+        weights[key.removeprefix("generator.")] = value
     try:
         mel, generator = _section(config, "mel"), _section(config, "generator")
         vocoder = make_vocoder(kind, MelRecipe.from_dict(mel), generator, *statistics, described_only=True)

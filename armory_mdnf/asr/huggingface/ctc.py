@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from armory_mdnf.asr.contract import CTCRecognizer
-from armory_mdnf.asr.huggingface.folders import check_safetensors, read_object
+from armory_mdnf.asr.huggingface.folders import check_safetensors, feature_extractor
 from armory_mdnf.asr.huggingface.quiet import quiet
 from armory_mdnf.asr.huggingface.vocabulary import TokenVocabulary
 from armory_mdnf.audio import ragged
@@ -39,6 +39,8 @@ class HuggingFaceCTC(CTCRecognizer):
     the architecture allows it: group norm over time in the first convolution does not, nor do the convolutional
     positions of Data2VecAudio or SEW's pooling; such models are given utterances one by one.
     """
+
+    draws_idly = True  # transformers draws whether to leave out a layer, and asks only then whether it trains
 
     def __init__(
         self, model: Any, alphabet: TokenVocabulary, normalise: bool = True, sample_rate_hz: int = 16000
@@ -87,6 +89,7 @@ def load_ctc(folder: Path) -> HuggingFaceCTC:
     from transformers import AutoModelForCTC, AutoTokenizer
 
     check_safetensors(folder)
+    extractor, settings = feature_extractor(folder)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet():
@@ -98,8 +101,6 @@ def load_ctc(folder: Path) -> HuggingFaceCTC:
         raise BundleError(f"{folder} does not hold a CTC model that transformers can read: {error!s:.300}") from error
     if missing := [key for key in report["missing_keys"] if "masked_spec_embed" not in key]:
         raise BundleError(f"{folder}: weight {sorted(missing)[0]!r} is missing (and {len(missing) - 1} more)")
-    extractor = folder / "preprocessor_config.json"
-    settings = read_object(extractor) if extractor.is_file() else {}
     special = {str(token) for token in tokenizer.all_special_tokens} - {tokenizer.word_delimiter_token}
     alphabet = TokenVocabulary(
         dict(tokenizer.get_vocab()), model.config.pad_token_id, tokenizer.word_delimiter_token, frozenset(special)

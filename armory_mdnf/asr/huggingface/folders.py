@@ -77,6 +77,27 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def feature_extractor(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Settings of a model's feature extractor, and the file that has them.
+
+    As transformers reads them: from ``processor_config.json``, where version 5 writes those of all of a processor, else
+    from ``preprocessor_config.json``. Raises :class:`BundleError` where neither has them: a model hears other audio
+    than it was trained on by any settings but its own.
+    """
+    processor, alone = folder / "processor_config.json", folder / "preprocessor_config.json"
+    if processor.is_file() and "feature_extractor" in (content := read_object(processor)):
+        settings = content["feature_extractor"]
+        if not isinstance(settings, dict):
+            raise BundleError(f"{processor}: feature_extractor: expected an object, found {quoted(settings)}")
+        return processor, settings
+    if not alone.is_file():
+        raise BundleError(
+            f"{folder}: expected {processor.name} with a feature_extractor, or {alone.name}, found neither: save the "
+            "model's processor into the folder too (save_pretrained)"
+        )
+    return alone, read_object(alone)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that decide what a model computes, for a fingerprint: weights, configuration, vocabulary."""
     return sorted(path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file())

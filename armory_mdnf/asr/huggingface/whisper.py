@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,12 +15,7 @@ from armory_mdnf.asr.huggingface.folders import check_safetensors
 from armory_mdnf.asr.huggingface.quiet import quiet
 from armory_mdnf.asr.whisper.features import HOP, SAMPLE_RATE_HZ, WhisperLogMel
 from armory_mdnf.errors import BundleError, TranscriptError, quoted
-from armory_mdnf.spoken import number_words, read_numbers, read_signs
-
-# What Whisper abbreviates and LibriSpeech's transcripts spell out.
-SPOKEN = {"MR": "MISTER", "MRS": "MISSUS", "DR": "DOCTOR", "ST": "SAINT"}
-
-THOUSANDS = re.compile(r"\b[0-9]{1,3}(?:,[0-9]{3}){1,3}\b")
+from armory_mdnf.spoken import ABBREVIATIONS, plain, read_numbers, read_signs
 
 
 class Whisper(SpeechRecognizer):
@@ -90,12 +84,10 @@ class Whisper(SpeechRecognizer):
 
 def words(text: str) -> str:
     """Written English as spoken words: upper case letters and apostrophes; titles, numbers and signs spelt out."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    plain = THOUSANDS.sub(lambda match: number_words(int(match.group().replace(",", ""))), read_signs(plain))
-    plain = read_numbers(plain).upper()
-    bare = re.sub(r"[^A-Z' ]|'{2,}", " ", plain)
+    spoken = read_numbers(read_signs(plain(text))).upper()
+    bare = re.sub(r"[^A-Z' ]|'{2,}", " ", spoken)
     unquoted = (re.sub(r"^'(.*)'$", r"\1", word) for word in bare.split())
-    return " ".join(SPOKEN.get(word, word) for word in unquoted if word.strip("'"))
+    return " ".join(ABBREVIATIONS.get(word, word) for word in unquoted if word.strip("'"))
 
 
 def load_whisper(folder: Path) -> Whisper:

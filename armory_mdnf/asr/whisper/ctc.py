@@ -12,7 +12,7 @@ from armory_mdnf.asr.alphabet import ENGLISH, Alphabet
 from armory_mdnf.asr.bundled import BundledConfig, BundledRecognizer
 from armory_mdnf.asr.whisper.encoder import Encoder, EncoderSizes
 from armory_mdnf.asr.whisper.features import SAMPLE_RATE_HZ, WhisperLogMel
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.files import bundles
 
 MAX_SAMPLES = 30 * SAMPLE_RATE_HZ
@@ -88,10 +88,15 @@ def start_from_whisper(config: WhisperCTCConfig, weights: dict[str, Tensor], ori
 
     Raises :class:`BundleError` for a weight that does not fit.
     """
-    recognizer = WhisperCTC(config)
     prefix = "model.encoder."
     encoder = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     encoder.pop("embed_positions.weight", None)
+    if config.layers > len(encoder):
+        raise BundleError(f"{origin}: expected a weight per layer at least, found {len(encoder)} for {config.layers}")
+    with torch.device("meta"):  # shapes only: what the sizes claim is not allocated before the weights have it
+        described = Encoder(config)
+    bundles.check_fit(described, encoder, origin)
+    recognizer = WhisperCTC(config)
     bundles.fill(recognizer.network.encoder, encoder, origin)
     torch.nn.init.normal_(recognizer.network.head.weight, std=0.02)
     torch.nn.init.zeros_(recognizer.network.head.bias)
