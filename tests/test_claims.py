@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from armory_mdnf.evaluation.claims import (
     verdict_of,
     without_run,
 )
-from armory_mdnf.evaluation.claims_command import judge_all, page
+from armory_mdnf.evaluation.claims_command import judge_all, numbers, page, titles_of
 from armory_mdnf.evaluation.paper import paper, threat_of
 from armory_mdnf.evaluation.records import Outcome, RunRecord
 from armory_mdnf.metrics.intervals import Interval
@@ -36,7 +37,7 @@ from armory_mdnf.report.runs import place
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "scenario_configs"
-WORDS = 200
+WORDS = 400
 # Files of the bundled benchmark, by the defence and attack of a claim.
 SYSTEMS = {
     "none": "none", "RS": "rs", "MG": "mg", "MG-MDNF": "mg_mdnf", "MG-MDNF flat": "mg_mdnf_flat", "WG": "wg",
@@ -71,14 +72,24 @@ def run(system: str, threat: str, rates: list[float], **known: Any) -> RunRecord
     return RunRecord("name", outcomes, **{"config": config(system, threat)} | known)
 
 
+def ten(rate: float, number: int) -> list[float]:
+    """Ten rates, some of the first five a word above the others, by the bits of a number.
+
+    Of two numbers the utterances do not move alike, which would leave the interval of their difference no width.
+    """
+    return [rate + 100 / WORDS * (number >> i & 1) for i in range(10)]
+
+
 def papers_runs(**changes: float) -> list[RunRecord]:
-    """A run per cell of the claims, every utterance at the paper's rate."""
+    """A run per cell of the claims, every utterance at the paper's rate but for a word."""
     rates: dict[tuple[str, str], float] = {}
     for claim in CLAIMS:
         for part in claim.parts:
             rates |= dict(zip((part.first, part.second), part.paper or (54.0, 52.4), strict=True))
     rates |= {("MG-MDNF", "l2 1.5"): 52.4}
-    return [run(*cell, [changes.get(" ".join(cell).replace(" ", "_"), rate)] * 10) for cell, rate in rates.items()]
+    assert len(rates) <= 2**5
+    found = {cell: changes.get(" ".join(cell).replace(" ", "_"), rate) for cell, rate in rates.items()}
+    return [run(*cell, ten(rate, number)) for number, (cell, rate) in enumerate(found.items())]
 
 
 def verdicts(runs: list[RunRecord], gradient: str = EXACT) -> dict[int, str]:
@@ -136,12 +147,21 @@ def test_the_rule_of_a_part(bounds: dict[str, Any], interval: tuple[float, float
     low, high = (None, None) if interval is None else (interval[0] / 100, interval[1] / 100)
     part = Part(("a", "x"), ("b", "x"), None, **bounds)
     assert verdict_of(part, Interval(0.0, low, high, 10)) == verdict
+    assert verdict_of(part, Interval(0.0, low, high, 9)) == UNDECIDED
 
 
-def test_few_utterances_decide_nothing() -> None:
+@pytest.mark.parametrize("utterances", [1, 2, 9])
+def test_few_utterances_decide_nothing(utterances: int) -> None:
     runs = [r for r in papers_runs() if role_of(r) is not None]
-    few = [replace(r, outcomes=r.outcomes[:1]) for r in runs]
+    few = [replace(r, outcomes=r.outcomes[:utterances]) for r in runs]
     assert set(verdicts(few).values()) == {UNDECIDED}
+
+
+def test_utterances_that_all_move_alike_decide_nothing() -> None:
+    """Ten on which nothing moves are no sign that a cost of 7 points is not there."""
+    for rate in (10.0, 12.0, 40.0):
+        runs = [run("none", "benign", [10.0] * 10), run("MG-MDNF", "benign", [rate] * 10)]
+        assert verdicts(runs)[6] == UNDECIDED
 
 
 def test_a_missing_run_is_named_and_one_that_fails_decides_all_the_same() -> None:
@@ -183,7 +203,7 @@ def test_the_published_gradient_is_judged_by_its_own_runs() -> None:
         "use_label": False,
         "kwargs": {"norm": "l2", "eps": 1.5, "eps_step": 0.3, "max_iter": 100, "seed": 0, "gradient": "published"},
     }
-    runs.append(run("MG-MDNF", "l2 1.5", [80.0] * 10, config=block))
+    runs.append(run("MG-MDNF", "l2 1.5", ten(80.0, 31), config=block))
     (table,) = tables(runs).values()
     assert has_published(table)
     assert verdicts(runs) == dict.fromkeys(range(1, 16), HOLDS)
@@ -262,7 +282,7 @@ def test_grounds_keep_recognisers_splits_and_vocoders_apart() -> None:
 
     runs = [
         moved("none", "ds2_base"),
-        moved("MG", "librispeech/ds2_mg.safetensors"),
+        moved("MG", "ds2_mg"),
         moved("none", "whisper_ctc"),
         moved("MG", "whisper_ctc_mg", "melgan_gan"),
         moved("MG", "whisper_ctc", "melgan"),
@@ -286,6 +306,81 @@ def test_grounds_keep_recognisers_splits_and_vocoders_apart() -> None:
     longer = replace(plain, outcomes=plain.outcomes * 2)
     (table,) = tables([longer, tuned]).values()
     assert table["MG", "l2 1.5", EXACT] is tuned
+
+
+def moved_to(weights: str, system: str = "none", **known: Any) -> RunRecord:
+    block = config(system, "l2 1.5")
+    block["model"]["model_kwargs"]["weights"] = weights
+    block["dataset"] |= known.pop("dataset", {})
+    if "vocoder" in known:
+        block["defense"]["kwargs"]["vocoder"] = known.pop("vocoder")
+    return run(system, "l2 1.5", [50.0] * 10, config=block)
+
+
+def test_recognisers_of_one_file_name_are_not_one() -> None:
+    names = ["hf:openai/whisper-tiny", "hf:openai/whisper-tiny.en", "hf:other/whisper-tiny"]
+    assert [g.recogniser for g in tables(map(moved_to, names))] == names
+    files = ["/a/b/model.safetensors", "/a/c/model.safetensors", "mine/model.safetensors", "/d/other.safetensors"]
+    grounds = tables(map(moved_to, files))
+    assert [g.recogniser for g in grounds] == ["/a/b/model", "/a/c/model", "/d/other", "mine/model"]
+    # On a page, which others read, no path of this machine is whole.
+    titles = titles_of(grounds)
+    names = ["b/model", "c/model", "other", "mine/model"]
+    assert list(titles.values()) == [f"human, recogniser {name}" for name in names]
+    text = page(judge_all(grounds), {ground: without_run(table) for ground, table in grounds.items()})
+    assert not re.search(r"[ (]/(a|d)/", text)
+    pair = [moved_to(f"/a/ds2_{tuning}.safetensors", system) for tuning, system in (("base", "none"), ("mg", "MG"))]
+    assert [(g.recogniser, len(table)) for g, table in tables(pair).items()] == [("/a/ds2", 2)]
+    own = [moved_to("ds2_base", dataset={"name": "recordings", "eval_split": f"/home/{name}"}) for name in "ab"]
+    assert list(titles_of(tables(own)).values()) == ["a, recogniser ds2", "b, recogniser ds2"]
+
+
+def test_vocoders_of_one_file_name_are_not_one() -> None:
+    files = ["/a/melgan.safetensors", "/b/melgan.safetensors", "melgan"]
+    grounds = tables(moved_to("ds2_mg", "MG", vocoder=name) for name in files)
+    assert [(g.vocoders, len(table)) for g, table in grounds.items()] == [("", 1), ("/a/melgan", 1), ("/b/melgan", 1)]
+    (paired,) = tables([moved_to("ds2_mg", "MG", vocoder="x/melgan"), moved_to("ds2_wg", "WG", vocoder="x/pwg")])
+    assert paired.vocoders == "x/melgan, x/pwg"
+
+
+def test_of_two_curves_that_of_the_projects_configurations_counts() -> None:
+    usual = run("MG-MDNF", "l2 1.5", [50.0] * 10)
+    block = config("MG-MDNF", "l2 1.5")
+    block["defense"]["kwargs"]["curve"] = "whisper_l2"
+    longer = run("MG-MDNF", "l2 1.5", [50.0] * 20, config=block)
+    (table,) = tables([longer, usual]).values()
+    assert table["MG-MDNF", "l2 1.5", EXACT] is usual
+    (table,) = tables([longer]).values()
+    assert table["MG-MDNF", "l2 1.5", EXACT] is longer
+
+
+def untuned(system: str, threat: str, rates: list[float]) -> RunRecord:
+    block = config(system, threat)
+    block["model"]["model_kwargs"]["weights"] = "ds2_base"
+    return run(system, threat, rates, config=block)
+
+
+def test_what_a_defence_costs_is_that_of_the_recogniser_fine_tuned_for_it() -> None:
+    none = run("none", "benign", ten(10.0, 1) + ten(10.0, 2))
+    tuned = run("MG-MDNF", "benign", ten(12.0, 3))
+    attacked = untuned("MG-MDNF", "l2 1.5", [80.0] * 20)
+    longer = replace(attacked, outcomes=tuple(
+        replace(o, benign=text) for o, (_, text) in zip(attacked.outcomes, map(heard, ten(30.0, 4) * 2), strict=True)
+    ))  # fmt: skip
+    assert verdicts([none, tuned, longer])[6] == HOLDS
+    assert verdicts([none, longer])[6] == FAILS
+
+
+def test_a_side_that_was_not_fine_tuned_is_named() -> None:
+    none, mg = run("none", "l2 1.5", ten(90.0, 1)), untuned("MG", "l2 1.5", ten(50.0, 2))
+    flooded = untuned("MG-MDNF", "l2 1.5", ten(60.0, 3))
+    (table,) = tables([none, mg, flooded]).values()
+    first, second = (judge(table)[i].parts[0] for i in (0, 1))
+    assert (first.untuned, second.untuned) == (("MG",), ("MG", "MG-MDNF"))
+    assert numbers(first).endswith(" 10 utterances; MG before a recogniser not fine-tuned for it")
+    assert numbers(second).endswith("; MG and MG-MDNF before a recogniser not fine-tuned for them")
+    (table,) = tables([none, run("MG", "l2 1.5", ten(50.0, 2))]).values()
+    assert numbers(judge(table)[0].parts[0]).endswith(" 10 utterances")
 
 
 def test_differences_are_of_the_utterances_that_both_have() -> None:
@@ -332,12 +427,12 @@ def test_a_page_shows_both_gradients_where_there_are_both() -> None:
     runs = papers_runs()
     block = config("MG-MDNF", "l2 1.5")
     block["model"]["wrapper_kwargs"] = {"gradient": "published"}  # ART's own attack on such an estimator
-    runs.append(run("MG-MDNF", "l2 1.5", [80.0] * 10, config=block))
+    runs.append(run("MG-MDNF", "l2 1.5", ten(80.0, 31), config=block))
     grounds = tables(runs)
     text = page(judge_all(grounds), {ground: without_run(table) for ground, table in grounds.items()})
     assert "By the exact gradient: 15 holds." in text
     assert "By the published gradient: " in text
-    assert "MG, l2 1.5 less MG-MDNF, l2 1.5: 84.0 - 80.0 = 4.0 [4.0, 4.0], 10 utterances" in text
+    assert re.search(r"MG, l2 1.5 less MG-MDNF, l2 1.5: 84.\d - 80.\d = 4.\d \[\S+, \S+\], 10 utterances", text)
 
 
 def test_the_cells_are_those_of_the_papers_tables() -> None:

@@ -23,6 +23,7 @@ from armory_mdnf import cli
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation import comparison
 from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.evaluation.names import defence_label
 from armory_mdnf.evaluation.records import write_record
 from armory_mdnf.metrics.wer import count_words
 
@@ -207,12 +208,12 @@ def test_the_marks_are_where_the_words_differ() -> None:
     ],
 )
 def test_defences_have_the_papers_names(stem: str, label: str) -> None:
-    assert comparison.defence_label(json.loads((CONFIGS / f"{stem}.json").read_text())) == label
+    assert defence_label(json.loads((CONFIGS / f"{stem}.json").read_text())) == label
 
 
 def test_a_vocoder_from_a_file_leaves_the_class_name() -> None:
     block = {"name": "MDNF", "kwargs": {"vocoder": "my.safetensors"}}
-    assert comparison.defence_label({"defense": block}) == "MDNF"
+    assert defence_label({"defense": block}) == "MDNF"
 
 
 @pytest.fixture
@@ -256,6 +257,7 @@ def test_an_interval_is_told_of_enough_utterances_only(runs) -> None:
     assert "95 %" not in comparison.side_by_side(*runs)
     several = [replace(run, outcomes=run.outcomes * 5) for run in runs]
     assert "NO DEFENCE less MDNF is expected from" in comparison.side_by_side(*several)
+    assert "95 %" not in comparison.side_by_side(several[0], several[0])  # no utterance tells how others would differ
 
 
 def test_what_a_terminal_would_obey_is_not_printed(runs) -> None:

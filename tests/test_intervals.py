@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from armory_mdnf.errors import TranscriptError
+from armory_mdnf.evaluation.findings import verdict
 from armory_mdnf.metrics.intervals import (
     Interval,
     difference_interval,
@@ -48,6 +49,17 @@ def test_a_paired_difference_is_narrower_than_its_parts() -> None:
     assert single.high is not None
     assert single.low is not None
     assert single.high - single.low > 0.1
+
+
+def test_an_interval_of_few_utterances_or_of_no_width_decides_nothing() -> None:
+    assert Interval(0.1, 0.0, 0.2, 10).decides
+    assert not Interval(0.1, 0.0, 0.2, 9).decides
+    assert not Interval(0.1, None, None, 1).decides
+    assert [verdict(Interval(0.1, 0.05, 0.2, n)) for n in (9, 10)] == ["open", "higher"]
+    # A word more in each: what rounding leaves of the width is none.
+    first, second = counts([k + 1 for k in range(20)], [30] * 20), counts(list(range(20)), [30] * 20)
+    assert not difference_interval(first, second).decides
+    assert difference_interval(counts([2, *range(2, 21)], [30] * 20), second).decides
 
 
 def test_four_of_ten_utterances_a_word_apart_are_no_difference_at_the_confidence_of_many() -> None:

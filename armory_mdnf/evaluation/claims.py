@@ -1,9 +1,10 @@
 """The paper's fifteen claims, each as a rule on paired differences of word error rates.
 
 A part of a claim is a difference of two cells that must be at least, more than, at most or within a number of points.
-It holds if the whole 95 % interval of the difference does, fails if none of it does, and is undecided otherwise; a
-claim holds if all its parts do, and fails if one does. Where the paper says "little", "strong" or "parity" without a
-number, the bound comes from its own tables: 3.7 and 46.4 points, and 1.8 to 4.3.
+It holds if the whole 95 % interval of the difference does, fails if none of it does, and is undecided otherwise, as it
+is where the interval says nothing: of fewer than ten utterances, and of no width because all moved alike. A claim
+holds if all its parts do, and fails if one does. Where the paper says "little", "strong" or "parity" without a number,
+the bound comes from its own tables: 3.7 and 46.4 points, and 1.8 to 4.3.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 
-from armory_mdnf.evaluation.claim_runs import BENIGN, CW, EXACT, PUBLISHED, STOCHASTIC, Table
+from armory_mdnf.evaluation.claim_runs import BENIGN, CW, EXACT, PUBLISHED, STOCHASTIC, Table, is_untuned
 from armory_mdnf.evaluation.paper import number
 from armory_mdnf.evaluation.rates import paired_counts
 from armory_mdnf.evaluation.records import RunRecord, common_outcomes
@@ -52,13 +53,17 @@ class Claim:
 
 @dataclass(frozen=True)
 class Found:
-    """What was found of a part: both rates (fractions) on the utterances of both, their difference, the verdict."""
+    """What was found of a part: both rates (fractions) on the utterances of both, their difference, the verdict.
+
+    ``untuned``: the defences of it that are before a recogniser which was not fine-tuned for them.
+    """
 
     part: Part
     verdict: str
     rates: tuple[float, float] | None = None
     difference: Interval | None = None
     why: str = ""
+    untuned: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -159,19 +164,22 @@ def _find(part: Part, table: Table, gradient: str) -> Found:
     for cell, runs in ((part.first, first), (part.second, second)):
         if not runs:
             return Found(part, MISSING, why=f"no run of {cell[0]}, {cell[1]}")
-    common = max((common_outcomes(a, b) for a in first for b in second), key=len)
+    pairs = [(common_outcomes(a, b), a, b) for a in first for b in second]
+    common, *both = max(pairs, key=lambda pair: len(pair[0]))
     first_side, second_side = (BENIGN if threat == BENIGN else "adversarial" for _, threat in (part.first, part.second))
     counts = paired_counts(common, (first_side, second_side))
     if not sum(c.reference_words for c in counts[0]):
         return Found(part, MISSING, why="the two have no utterances in common")
     difference = difference_interval(counts[0], counts[1])
     rates = [sum(c.errors for c in found) / sum(c.reference_words for c in found) for found in counts]
-    return Found(part, verdict_of(part, difference), (rates[0], rates[1]), difference)
+    systems = zip((part.first[0], part.second[0]), both, strict=True)
+    untuned = tuple(dict.fromkeys(system for system, run in systems if is_untuned(run)))
+    return Found(part, verdict_of(part, difference), (rates[0], rates[1]), difference, untuned=untuned)
 
 
 def verdict_of(part: Part, difference: Interval) -> str:
     """Whether a difference with its interval (fractions) is where a part says that it must be."""
-    if difference.low is None or difference.high is None:
+    if not difference.decides or difference.low is None or difference.high is None:
         return UNDECIDED
     low, high = 100 * difference.low, 100 * difference.high
     lowest = -float("inf") if part.low is None else part.low
@@ -184,10 +192,14 @@ def verdict_of(part: Part, difference: Interval) -> str:
 
 
 def _candidates(cell: Cell, table: Table, gradient: str) -> list[RunRecord]:
-    """The run of a cell; without an attack, every run of the defence that heard its utterances unattacked."""
+    """The run of a cell; without an attack, every run of the defence that heard its utterances unattacked.
+
+    Those before a recogniser that was not fine-tuned for it count where there are no others.
+    """
     system, threat = cell
     if threat == BENIGN:
-        return [r for (s, _, _), r in table.items() if s == system and r.counts(BENIGN) is not None]
+        found = [r for (s, _, _), r in table.items() if s == system and r.counts(BENIGN) is not None]
+        return [r for r in found if not is_untuned(r)] or found
     wanted = gradient if system in STOCHASTIC else EXACT
     run = table.get((system, threat, wanted))
     return [run] if run is not None else []

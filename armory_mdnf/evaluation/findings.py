@@ -246,6 +246,6 @@ def paired(first: RunRecord, second: RunRecord) -> Interval:
 
 def verdict(found: Interval) -> str:
     """Which way the difference goes, or that its interval leaves that open."""
-    if found.low is None or found.high is None or found.low <= 0 <= found.high:
+    if not found.decides or found.low is None or found.high is None or found.low <= 0 <= found.high:
         return "open"
     return "higher" if found.low > 0 else "lower"

@@ -15,12 +15,10 @@ from typing import Any
 from armory_mdnf.errors import ResultsError, TranscriptError, quoted
 from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, shown
 from armory_mdnf.evaluation.identity import defended, differing
-from armory_mdnf.metrics.intervals import CONFIDENCE, difference_interval, mean_interval
+from armory_mdnf.metrics.intervals import CONFIDENCE, FEWEST, ROUNDING, difference_interval, mean_interval
 from armory_mdnf.metrics.wer import WordCounts
 
-FEWEST = 10  # utterances: a bootstrap of fewer is too sure of itself
 SNR_TOLERANCE_DB = 0.5
-ROUNDING = 1e-9
 LABELS = {
     "benign": "benign WER %",
     "adversarial": "WER under attack %",

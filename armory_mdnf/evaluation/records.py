@@ -12,6 +12,7 @@ from typing import Any
 
 from armory_mdnf.console import printable
 from armory_mdnf.errors import ResultsError, quoted
+from armory_mdnf.evaluation.names import recognizer_in
 from armory_mdnf.files import strict_json
 from armory_mdnf.files.atomic import write_text
 from armory_mdnf.metrics.wer import WordCounts, check_case, count_words, pool, reached
@@ -156,7 +157,7 @@ class RunRecord:
 
     @property
     def recognizer(self) -> str:
-        """Name or path of the recogniser's weights."""
+        """What the recogniser is called: name or path of its weights, with its options."""
         return recognizer_in(self.config)
 
     @property
@@ -175,12 +176,6 @@ class RunRecord:
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
-
-
-def recognizer_in(config: Mapping[str, Any]) -> str:
-    """Name or path of the weights of a configuration's recogniser."""
-    model = config.get("model") or {}
-    return str((model.get("model_kwargs") or {}).get("weights") or model.get("weights_file"))
 
 
 def is_reached(outcome: Outcome) -> bool:

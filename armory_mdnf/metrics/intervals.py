@@ -19,6 +19,9 @@ from armory_mdnf.metrics.wer import WordCounts
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 SEED = 20230
+FEWEST = 10  # utterances: drawn again from fewer, the interval says too little of others
+ROUNDING = 1e-9
+"""Fractions that differ by less are equal: sums of whole numbers round far below it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,17 @@ class Interval:
     low: float | None
     high: float | None
     utterances: int
+
+    @property
+    def decides(self) -> bool:
+        """Whether the bounds say something of other utterances.
+
+        Those of fewer than :data:`FEWEST` are too sure of themselves. So are those of no width: no two utterances
+        moved differently, and how much others would cannot be told.
+        """
+        if self.low is None or self.high is None:
+            return False
+        return self.utterances >= FEWEST and self.high - self.low > ROUNDING
 
     def percent(self) -> str:
         """As text, in percent: ``52.4 [40.1, 63.9]``."""

@@ -11,8 +11,9 @@ from armory_mdnf.audit.findings import VERDICTS
 from armory_mdnf.audit.names import FORMAT
 from armory_mdnf.audit.report import evidence
 from armory_mdnf.errors import ResultsError, quoted
+from armory_mdnf.evaluation.names import recognizer_in
 from armory_mdnf.evaluation.paper import row_in, threat_in
-from armory_mdnf.evaluation.records import json_files, read_json, recognizer_in
+from armory_mdnf.evaluation.records import json_files, read_json
 from armory_mdnf.files import strict_json
 from armory_mdnf.report.runs import Placed, data_name
 

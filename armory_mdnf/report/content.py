@@ -14,7 +14,8 @@ from typing import Any
 from armory_mdnf import __version__
 from armory_mdnf.errors import ArmoryMdnfError, cause
 from armory_mdnf.evaluation.cells import cell_described, heading
-from armory_mdnf.evaluation.comparison import NO_DEFENCE
+from armory_mdnf.evaluation.claim_runs import fine_tuning_of
+from armory_mdnf.evaluation.names import NO_DEFENCE
 from armory_mdnf.evaluation.paper import BENIGN, paper, published
 from armory_mdnf.evaluation.rates import difference
 from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, is_reached
@@ -215,9 +216,9 @@ def _balances(placed: Sequence[Placed]) -> list[Balance]:
     for split in dict.fromkeys(p.run.split for p in placed):
         there = [p for p in placed if p.run.split == split]
         threat = _main_threat(there)
-        own = _plain(there)
-        undefended, plain = _longest(there, own, threat), _benign(there, own)
         for row in rows_of(there):
+            own = _plain(there, row[1])
+            undefended, plain = _longest(there, own, threat), _benign(there, own)
             p, benign = _longest(there, row, threat), _benign(there, row)
             if p is None or p.attacked is None or benign is None or benign.benign is None:
                 continue
@@ -248,10 +249,14 @@ def _main_threat(placed: Sequence[Placed]) -> str:
     return min(rows, key=lambda label: (-len(rows[label]), order[label]), default="")
 
 
-def _plain(placed: Sequence[Placed]) -> tuple[str, str]:
-    """The row of the recogniser without a defence: of several, the one that was put to most."""
-    rows = [p.row for p in placed if p.defence == NO_DEFENCE]
-    return max(rows, key=rows.count, default=("", ""))
+def _plain(placed: Sequence[Placed], recogniser: str) -> tuple[str, str]:
+    """The row without a defence that one of this recogniser is held against: what it was fine-tuned from, if there.
+
+    Another recogniser's would tell the two recognisers apart, not what the defence does.
+    """
+    family = fine_tuning_of(recogniser)[0]
+    rows = [p.row for p in placed if p.defence == NO_DEFENCE and fine_tuning_of(p.run.recognizer)[0] == family]
+    return max(rows, key=lambda row: (fine_tuning_of(row[1])[1] == "base", rows.count(row)), default=("", ""))
 
 
 def _benign(placed: Sequence[Placed], row: tuple[str, str]) -> Placed | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from armory_mdnf.errors import ArmoryMdnfError
+from armory_mdnf.evaluation.names import defence_label
 from armory_mdnf.report.charts import BOTTOM, DASHES, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, Point
 from armory_mdnf.report.runs import Placed
 
@@ -23,9 +24,10 @@ def noise_curves(placed: Sequence[Placed]) -> list[Chart]:
     for p in placed:
         kwargs = (p.run.config.get("defense") or {}).get("kwargs") or {}
         name = kwargs.get("curve") if isinstance(kwargs, Mapping) else None
-        if not isinstance(name, str) or not p.defence.endswith("MDNF"):
+        kind = defence_label(p.run.config)
+        if not isinstance(name, str) or not kind.endswith("MDNF"):
             continue
-        users.setdefault(name, set()).add(p.defence)
+        users.setdefault(name, set()).add(kind)
         if name not in found:
             try:
                 values = _curve(name)

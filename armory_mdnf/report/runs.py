@@ -11,7 +11,8 @@ from pathlib import Path
 from armory_mdnf.data.paths import is_path
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.cells import cell_described, departures
-from armory_mdnf.evaluation.comparison import NO_DEFENCE, read_run
+from armory_mdnf.evaluation.comparison import read_run
+from armory_mdnf.evaluation.names import NO_DEFENCE
 from armory_mdnf.evaluation.paper import FLAT, FRAME, Threat, published, row_label, threat_of
 from armory_mdnf.evaluation.rates import interval
 from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, results_files
@@ -94,8 +95,9 @@ def place(run: RunRecord, path: str) -> Placed:
 
 
 def defence_order(label: str) -> int:
-    """Place of a defence in the paper's tables; after them one that they do not have."""
-    return DEFENCES.index(label) if label in DEFENCES else len(DEFENCES)
+    """Place of a defence in the paper's tables, whatever its options; after them one that they do not have."""
+    kind = label.partition(",")[0]
+    return DEFENCES.index(kind) if kind in DEFENCES else len(DEFENCES)
 
 
 def names_of(run: RunRecord) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from armory_mdnf.evaluation.records import RunRecord, compare
-from armory_mdnf.metrics.intervals import Interval, wer_interval
+from armory_mdnf.metrics.intervals import FEWEST, Interval, wer_interval
 from armory_mdnf.metrics.wer import WordCounts
 from armory_mdnf.report.runs import Key, Placed, attacked_counts, have_ids
 
@@ -15,16 +15,22 @@ from armory_mdnf.report.runs import Key, Placed, attacked_counts, have_ids
 class Worst:
     """A recogniser behind a defence under the worst of the ``threats`` untargeted ones that it was put to.
 
-    ``rate`` is where each utterance meets the worst for it, ``alone`` the single threat with the highest rate.
+    ``rate`` is where each utterance meets the worst for it, ``alone`` the single threat with the highest rate: both on
+    the utterances that met every one of these threats, and both None where there is no such utterance.
     """
 
     split: str
     defence: str
     recogniser: str
-    rate: Interval
     threats: int
-    alone: str
-    alone_rate: Interval
+    rate: Interval | None
+    alone: str = ""
+    alone_rate: Interval | None = None
+
+    @property
+    def few(self) -> bool:
+        """Whether the utterances are too few for the intervals to say much of others."""
+        return self.rate is not None and self.rate.utterances < FEWEST
 
 
 def worst_cases(placed: Sequence[Placed], rows: Sequence[tuple[str, str]]) -> list[Worst]:
@@ -34,11 +40,7 @@ def worst_cases(placed: Sequence[Placed], rows: Sequence[tuple[str, str]]) -> li
         for row in rows:
             own = [p for p in placed if p.run.split == split and p.row == row and p.untargeted]
             if own:
-                single = max(own, key=lambda p: p.attacked.value if p.attacked else 0)
-                assert single.attacked is not None
-                threats = len({p.threat.label for p in own})
-                rate = wer_interval(list(_worst_counts(own).values()))
-                found.append(Worst(split, *row, rate, threats, single.threat.label, single.attacked))
+                found.append(_worst(split, row, _by_threat(own)))
     return found
 
 
@@ -49,12 +51,24 @@ def worst_places(run: RunRecord) -> list[int]:
     return sorted(errors, key=lambda place: -errors[place])
 
 
-def _worst_counts(placed: Sequence[Placed]) -> dict[Key, WordCounts]:
-    """Of every utterance that one of the runs attacked, the counts with the most errors."""
-    worst: dict[Key, WordCounts] = {}
+def _worst(split: str, row: tuple[str, str], threats: Mapping[str, Mapping[Key, WordCounts]]) -> Worst:
+    first = next(iter(threats.values()))
+    shared = [key for key in first if all(key in counts for counts in threats.values())]
+    if not any(first[key].reference_words for key in shared):
+        return Worst(split, *row, len(threats), None)
+    alone = max(threats, key=lambda label: sum(threats[label][key].errors for key in shared))
+    worst = [max((counts[key] for counts in threats.values()), key=lambda c: c.errors) for key in shared]
+    alone_rate = wer_interval([threats[alone][key] for key in shared])
+    return Worst(split, *row, len(threats), wer_interval(worst), alone, alone_rate)
+
+
+def _by_threat(placed: Sequence[Placed]) -> dict[str, dict[Key, WordCounts]]:
+    """Of every threat the utterances that one of its runs attacked: the counts with the most errors."""
+    threats: dict[str, dict[Key, WordCounts]] = {}
     by_id = have_ids(placed)
     for p in placed:
+        worst = threats.setdefault(p.threat.label, {})
         for key, counts in attacked_counts(p, by_id).items():
             if key not in worst or counts.errors > worst[key].errors:
                 worst[key] = counts
-    return worst
+    return threats
