@@ -17,7 +17,7 @@ from armory_mdnf.defenses import MDNF, RandomizedSmoothing
 from armory_mdnf.defenses.mdnf import PUBLISHED_LEVELS
 from armory_mdnf.evaluation import paper
 from armory_mdnf.evaluation.cells import cells_on
-from armory_mdnf.evaluation.identity import identity
+from armory_mdnf.evaluation.identity import differing, identity
 from armory_mdnf.evaluation.names import NO_DEFENCE, recognizer_in
 from armory_mdnf.evaluation.records import RunRecord, read_record
 from armory_mdnf.report import charts, content, runs
@@ -166,3 +166,12 @@ def test_a_page_keeps_two_strengths_apart() -> None:
     assert [b.defence for b in made.balances] == [NO_DEFENCE, *labels]
     (chart,) = [c for c in charts.sweeps(placed) if c.axis.startswith("eps")]
     assert [line.label for line in chart.lines] == [f"{label} (ds2_mg)" for label in labels]
+
+
+def test_flat_noise_is_not_the_default_curve() -> None:
+    kwargs = {"noise_level": 20, "clip_values": None}
+    flat, default = (
+        identity({"defense": {"name": "MDNF", "kwargs": kwargs | curve}}, False) for curve in ({"curve": None}, {})
+    )
+    assert differing(flat, default) == ["defense.kwargs.curve"]
+    assert "defense.kwargs.clip_values" not in flat

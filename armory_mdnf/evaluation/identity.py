@@ -17,6 +17,8 @@ INCIDENTAL = (
 )
 NOTHING: tuple[Any, ...] = (None, {}, [])
 """Values of a key that say as much as its absence."""
+SAID_BY_NULL = ("defense.kwargs.curve",)
+"""Keys whose null is a choice, and not the default: flat noise in place of a curve."""
 
 
 def identity(config: Mapping[str, Any], attacked: bool) -> dict[str, Any]:
@@ -26,7 +28,8 @@ def identity(config: Mapping[str, Any], attacked: bool) -> dict[str, Any]:
     """
     parts = ("dataset", "defense", "model", *(("attack",) if attacked else ()))
     found = leaves({part: config.get(part) for part in parts})
-    return {key: value for key, value in sorted(found) if value not in NOTHING and not _incidental(key)}
+    said = ((key, value) for key, value in sorted(found) if value not in NOTHING or key in SAID_BY_NULL)
+    return {key: value for key, value in said if not _incidental(key)}
 
 
 def _incidental(key: str) -> bool:
