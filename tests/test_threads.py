@@ -112,6 +112,13 @@ def test_an_error_in_a_part_is_the_caller_s(three_threads: None) -> None:
         side_by_side(lambda part: 1 // part, [1, 0, 2])
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands ignore them
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt() -> None:
     time.sleep(0.3)  # until the caller waits: a signal just before that is not heard before the wait is over
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -123,7 +130,7 @@ def fail() -> None:
 
 @pytest.mark.parametrize(("stop", "error"), [(fail, ZeroDivisionError), (interrupt, KeyboardInterrupt)])
 def test_no_part_runs_on_behind_what_ends_the_call(
-    three_threads: None, stop: Callable[[], None], error: type[BaseException]
+    three_threads: None, heeds_interrupts: None, stop: Callable[[], None], error: type[BaseException]
 ) -> None:
     """The caller gives the recogniser its modes back then, batch norm's for instance."""
     everyone = threading.Barrier(3, timeout=30)
