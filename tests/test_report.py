@@ -503,6 +503,14 @@ def test_an_audit_alone_or_damaged_is_refused(tmp_path: Path, capsys: pytest.Cap
     path = audited(tmp_path / "audit.json", run)
     assert cli.main(["report", str(path), "-o", str(tmp_path / "x.html")]) == 2
     assert "expected the runs that it is about too" in capsys.readouterr().err
+    write_record(tmp_path / "runs" / "a.json", run)
+    (tmp_path / "audits").mkdir()
+    audited(tmp_path / "audits" / "a.json", run)
+    assert cli.main(["report", str(tmp_path / "audits"), "-o", str(tmp_path / "x.html")]) == 2
+    assert "expected the runs that it is about too" in capsys.readouterr().err
+    both = [str(tmp_path / "runs"), str(tmp_path / "audits")]  # a folder with nothing but audits
+    assert cli.main(["report", *both, "-o", str(tmp_path / "x.html"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["audits"] == 1
     content = json.loads(path.read_text())
     write_record(tmp_path / "run.json", run)
     for broken in (content | {"verdict": "fine"}, {k: v for k, v in content.items() if k != "settings"}):

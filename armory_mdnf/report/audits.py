@@ -57,13 +57,19 @@ def is_audit(path: Path) -> bool:
 
 
 def split_paths(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """The files of audits among some files and folders, and the paths that are left, in their order."""
+    """The files of audits among some files and folders, and the paths that are left, in their order.
+
+    A folder with nothing but audits is not left.
+    """
     audits: dict[Path, None] = {}
     others = []
     for path in paths:
         if path.is_dir():
-            audits |= dict.fromkeys(inner for inner in json_files(path) if is_audit(inner))
-            others.append(path)
+            inside = json_files(path)
+            found = [inner for inner in inside if is_audit(inner)]
+            audits |= dict.fromkeys(found)
+            if not found or len(found) < len(inside):
+                others.append(path)
         elif is_audit(path):
             audits[path] = None
         else:
