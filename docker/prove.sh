@@ -133,7 +133,7 @@ as_caller "${python[@]}" -m armory configure --use-defaults >/dev/null
 run() { # NAME CONFIG
     as_caller touch "$home/started"
     as_caller "${python[@]}" -m armory run "$2" --num-eval-batches "$utterances" --log-level armory:METRIC
-    as_caller "${python[@]}" -m armory_mdnf.cli record --newer-than "$home/started" "$home/$1.json"
+    as_caller "${python[@]}" -m armory_mdnf.cli record --partial --newer-than "$home/started" "$home/$1.json"
 }
 "$bin/python" - "$config" "$image" >"$work/in_docker.json" <<'END'
 import json, sys
