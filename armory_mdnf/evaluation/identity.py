@@ -28,8 +28,11 @@ def identity(config: Mapping[str, Any], attacked: bool) -> dict[str, Any]:
     """
     parts = ("dataset", "defense", "model", *(("attack",) if attacked else ()))
     found = leaves({part: config.get(part) for part in parts})
-    said = ((key, value) for key, value in sorted(found) if value not in NOTHING or key in SAID_BY_NULL)
-    return {key: value for key, value in said if not _incidental(key)}
+    return {
+        key: value
+        for key, value in sorted(found)
+        if (value not in NOTHING or key in SAID_BY_NULL) and not _incidental(key)
+    }
 
 
 def _incidental(key: str) -> bool:

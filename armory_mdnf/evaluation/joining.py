@@ -8,6 +8,7 @@ from typing import Any
 
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.identity import differing, identity_of
+from armory_mdnf.evaluation.names import block_of
 from armory_mdnf.evaluation.records import Outcome, RunRecord
 from armory_mdnf.files.provenance import leaves
 
@@ -75,7 +76,7 @@ def _nature(run: RunRecord) -> dict[str, Any]:
 
 
 def _positions(name: str, run: RunRecord) -> Sequence[int]:
-    index = (run.config.get("dataset") or {}).get("index")
+    index = block_of(run.config, "dataset").get("index")
     if not isinstance(index, list) or not all(isinstance(position, int) for position in index):
         raise ResultsError(
             f"{name}: {INDEX}: expected a list of positions, as a part of a split has, found {quoted(index)}"

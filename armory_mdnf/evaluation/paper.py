@@ -151,7 +151,7 @@ def threat_in(config: Mapping[str, Any], name: str, targeted: bool) -> Threat:
 
 def gradient_of(config: Mapping[str, Any]) -> str:
     """The gradient that an attack followed where its configuration says so, and it is not the exact one."""
-    named = [block_of(config, "model").get("wrapper_kwargs") or {}, block_of(config, "attack").get("kwargs") or {}]
+    named = [block_of(block_of(config, "model"), "wrapper_kwargs"), block_of(block_of(config, "attack"), "kwargs")]
     found = next((str(block["gradient"]) for block in named if block.get("gradient")), "exact")
     return "" if found == "exact" else found
 

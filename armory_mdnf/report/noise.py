@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from armory_mdnf.errors import ArmoryMdnfError
-from armory_mdnf.evaluation.names import defence_label
+from armory_mdnf.evaluation.names import block_of, defence_label
 from armory_mdnf.report.charts import BOTTOM, DASHES, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, Point
 from armory_mdnf.report.runs import Placed
 
@@ -22,8 +22,7 @@ def noise_curves(placed: Sequence[Placed]) -> list[Chart]:
     found: dict[str, list[float]] = {}
     users: dict[str, set[str]] = {}
     for p in placed:
-        kwargs = (p.run.config.get("defense") or {}).get("kwargs") or {}
-        name = kwargs.get("curve") if isinstance(kwargs, Mapping) else None
+        name = block_of(block_of(p.run.config, "defense"), "kwargs").get("curve")
         kind = defence_label(p.run.config)
         if not isinstance(name, str) or not kind.endswith("MDNF"):
             continue

@@ -94,10 +94,10 @@ class Evaluation:
         """Evaluate utterances together; one by one if that fails, to find those that it fails for."""
         if not heard:
             return []
-        before = states()
+        before = states() if self.theirs else None
         try:
             found = self._evaluate(heard)
-            if self.theirs and states() != before:
+            if before is not None and states() != before:
                 self.refuse_global_draws(heard[0])
             return found
         except (AudioError, TranscriptError, AttackError) as error:
