@@ -20,6 +20,7 @@ from armory_mdnf import cli
 from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.asr.deepspeech2.model import DeepSpeech2Config, DeepSpeech2Recognizer
 from armory_mdnf.audio.mel import MelRecipe
+from armory_mdnf.report import content, page, runs
 from armory_mdnf.vocoders import Vocoder, make_vocoder
 
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
@@ -55,7 +56,8 @@ HIFIGAN = {
 # `make test-portable` repeats them.
 NUMERIC = {
     *("test_attacks", "test_benchmarks", "test_bundles", "test_checkpoint_command", "test_checks"),
-    *("test_commands", "test_cpu", "test_curves", "test_recordings", "test_report", "test_plot"),
+    *("test_commands", "test_cpu", "test_curves", "test_recordings", "test_plot"),
+    *("test_report", "test_report_charts", "test_report_rows", "test_report_sounds"),
     *("test_deepspeech_pytorch", "test_defenses", "test_estimator", "test_foreign_attacks"),
     *("test_extend", "test_training_gan", "test_attack_gradient", "test_audit", "test_audit_canaries"),
     *("test_audit_command", "test_audit_views", "test_own_components", "test_set_params"),
@@ -117,6 +119,22 @@ def tiny_recognizer(**changes: object) -> DeepSpeech2Recognizer:
                 module.running_mean.normal_(0, 0.05)
         recognizer.network.fc[0].module[1].weight.data *= 4
     return recognizer
+
+
+@pytest.fixture(scope="session")
+def placed() -> list[runs.Placed]:
+    """All recorded runs, where the page puts them."""
+    return runs.read_runs([Path(__file__).parents[1] / "results"])
+
+
+@pytest.fixture(scope="session")
+def made(placed: list[runs.Placed]) -> content.Page:
+    return content.build(placed, {})
+
+
+@pytest.fixture(scope="session")
+def html(placed: list[runs.Placed]) -> str:
+    return page.render(placed)
 
 
 @pytest.fixture
