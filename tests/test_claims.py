@@ -13,7 +13,7 @@ import pytest
 
 from armory_mdnf import cli
 from armory_mdnf.evaluation.baselines import read_baseline
-from armory_mdnf.evaluation.claim_runs import EXACT, PUBLISHED, Ground, role_of, tables
+from armory_mdnf.evaluation.claim_runs import Ground, role_of, tables
 from armory_mdnf.evaluation.claims import (
     CELLS,
     CLAIMS,
@@ -29,7 +29,7 @@ from armory_mdnf.evaluation.claims import (
     without_run,
 )
 from armory_mdnf.evaluation.claims_command import judge_all, numbers, page, titles_of
-from armory_mdnf.evaluation.paper import paper, threat_of
+from armory_mdnf.evaluation.paper import EXACT, PUBLISHED, paper, threat_of
 from armory_mdnf.evaluation.records import Outcome, RunRecord
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report import charts
@@ -482,3 +482,15 @@ def test_an_utterance_that_one_side_lacks_is_left_out_of_both() -> None:
     (part,) = judge(table)[0].parts
     assert part.difference is not None
     assert (part.difference.utterances, part.difference.value) == (2, 0.0)
+
+
+def test_the_gradient_is_the_attacks_own_or_that_of_the_estimator_it_asks() -> None:
+    """Ours never asks for the estimator's, ART's has none of its own: what else is written changes nothing."""
+    arts, ours = config("MG-MDNF", "l2 1.5"), json.loads((CONFIGS / "mg_mdnf_pgd_l2_ours.json").read_text())
+    for block, asks in ((arts, True), (ours, False)):
+        block["model"]["wrapper_kwargs"] = {"gradient": PUBLISHED}
+        found = run("MG-MDNF", "l2 1.5", [10.0], config=block)
+        placed = role_of(found)
+        assert placed is not None
+        assert placed[0].gradient == (PUBLISHED if asks else EXACT)
+        assert ("published gradient" in threat_of(found).label) is asks

@@ -45,9 +45,7 @@ def test_charts_are_over_the_utterances_that_all_points_have(placed: list[runs.P
 def test_another_gradient_is_another_curve(placed: list[runs.Placed]) -> None:
     run = next(p for p in placed if p.run.name == "whisper_mg_mdnf_pgd_l2_ours").run
     both = [runs.place(r, str(i)) for i, r in enumerate((run, changed(run, kwargs={"eps": 1.0})))]
-    published = dataclasses.replace(
-        both[0].run, config={**run.config, "model": run.config["model"] | {"wrapper_kwargs": {"gradient": "published"}}}
-    )
+    published = changed(run, kwargs={"gradient": "published"})
     (chart,) = charts.sweeps([*both, runs.place(published, "p")])
     assert (chart.title, len(chart.lines)) == ("WER under PGD l2 against eps, test_clean", 1)
 

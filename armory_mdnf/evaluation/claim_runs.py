@@ -9,15 +9,13 @@ from pathlib import PurePath
 from typing import Any
 
 from armory_mdnf.evaluation.names import block_of, is_ours
-from armory_mdnf.evaluation.paper import unlike_the_papers
+from armory_mdnf.evaluation.paper import BENIGN, EXACT, gradient_of, unlike_the_papers
 from armory_mdnf.evaluation.records import RunRecord, as_number
 
 FAMILIES = {"melgan": "MG", "pwg": "WG"}
 STOCHASTIC = ("RS", "MG-MDNF", "MG-MDNF flat", "WG", "WG-MDNF")
 """Defences that draw noise, for which the published gradient is another than the exact one."""
 UNVOCODED = ("none", "RS")
-EXACT, PUBLISHED = "exact", "published"
-BENIGN = "benign"
 ROLES = re.compile(r"(.+?)_(base|mg|wg|hg)")
 BUNDLE = ".safetensors"
 INCIDENTAL = ("batch_seconds", "batch_size", "num_random_init", "seed", "targeted", "verbose")
@@ -67,10 +65,8 @@ def role_of(run: RunRecord) -> tuple[Role, Ground] | None:
     if system in UNVOCODED and tuning != "base":
         return None  # the control: a recogniser that was fine-tuned for a vocoder, without it
     tuned = tuning == system[:2].lower()
-    gradient = block_of(block_of(run.config, "attack"), "kwargs").get("gradient")
-    gradient = gradient or block_of(block_of(run.config, "model"), "wrapper_kwargs").get("gradient") or EXACT
-    exact = threat == BENIGN or system not in STOCHASTIC
-    return Role(system, threat, EXACT if exact else str(gradient), tuned), Ground(run.split, recogniser, vocoders)
+    gradient = EXACT if threat == BENIGN or system not in STOCHASTIC else gradient_of(run.config)
+    return Role(system, threat, gradient, tuned), Ground(run.split, recogniser, vocoders)
 
 
 def fine_tuning_of(recogniser: str) -> tuple[str, str]:
@@ -165,7 +161,7 @@ def tables(runs: Iterable[RunRecord]) -> dict[Ground, Table]:
             if (other.split, other.recogniser) != (ground.split, ground.recogniser) or other.vocoders not in vocoders:
                 continue
             key = (role.system, role.threat, role.gradient)
-            ours = str(block_of(run.config, "attack").get("module", "")).startswith("armory_mdnf.")
+            ours = is_ours(block_of(run.config, "attack"))
             usual = "curve" not in unlike_the_papers(run.config)
             order = (role.tuned, usual, len(run.outcomes), ours)
             if key not in rank or order > rank[key]:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 
-from armory_mdnf.evaluation.claim_runs import BENIGN, CW, EXACT, PUBLISHED, STOCHASTIC, Table, is_untuned
-from armory_mdnf.evaluation.paper import number
+from armory_mdnf.evaluation.claim_runs import CW, STOCHASTIC, Table, is_untuned
+from armory_mdnf.evaluation.paper import BENIGN, EXACT, PUBLISHED, number
 from armory_mdnf.evaluation.rates import paired_counts
 from armory_mdnf.evaluation.records import RunRecord, common_outcomes
 from armory_mdnf.metrics.intervals import Interval, difference_interval

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from armory_mdnf import console
-from armory_mdnf.evaluation.claim_runs import EXACT, PUBLISHED, Ground, Table, tables
+from armory_mdnf.evaluation.claim_runs import Ground, Table, tables
 from armory_mdnf.evaluation.claims import (
     CELLS,
     FAILS,
@@ -25,6 +25,7 @@ from armory_mdnf.evaluation.claims import (
     judge,
     without_run,
 )
+from armory_mdnf.evaluation.paper import EXACT, PUBLISHED
 from armory_mdnf.evaluation.tables import markdown
 
 FORMAT = "armory_mdnf_claims/1"

@@ -28,6 +28,7 @@ from armory_mdnf.evaluation.records import RunRecord, as_number
 FLAT = " with flat noise"
 FRAME = " with noise over the frame"
 BENIGN = "benign"
+EXACT, PUBLISHED = "exact", "published"
 SMOOTHED = {"snr_db": 15.0, "passes": 5}
 FLOODED = {"normalize": "utterance", "curve_scales": "std"}
 ALWAYS = {"sample_rate_hz": 16000, "resample_rate_hz": None, "apply_fit": False, "apply_predict": True}
@@ -142,18 +143,21 @@ def threat_in(config: Mapping[str, Any], name: str, targeted: bool) -> Threat:
     draws = kwargs.get("eot_draws", 1)
     draws = draws if isinstance(draws, int) else 1
     label = ", ".join([f"EOT-{draws} at {size}" if draws > 1 else size, *extras])
-    gradient = gradient_of(config)
+    gradient = "" if gradient_of(config) == EXACT else f", {gradient_of(config)} gradient"
     rank = {"l2": 1, "linf": 2, "snr": 3, "cw": 4}.get(kind, 5)
     # The gradient comes last, so that two gradients of one threat are neighbours.
     order = (rank, draws, -strength(kwargs, kind), label, gradient)
-    return Threat(f"{label}, {gradient} gradient" if gradient else label, order, control=kind == "noise")
+    return Threat(label + gradient, order, control=kind == "noise")
 
 
 def gradient_of(config: Mapping[str, Any]) -> str:
-    """The gradient that an attack followed where its configuration says so, and it is not the exact one."""
-    named = [block_of(block_of(config, "model"), "wrapper_kwargs"), block_of(block_of(config, "attack"), "kwargs")]
-    found = next((str(block["gradient"]) for block in named if block.get("gradient")), "exact")
-    return "" if found == "exact" else found
+    """The gradient that a configuration's attack follows, "exact" where none is said.
+
+    This package's attacks have an option of their own and never ask for the estimator's gradient; all others do.
+    """
+    attack = block_of(config, "attack")
+    block = block_of(attack, "kwargs") if is_ours(attack) else block_of(block_of(config, "model"), "wrapper_kwargs")
+    return str(block.get("gradient") or EXACT)
 
 
 def _bound(name: str, kwargs: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from armory_mdnf.evaluation.paper import gradient_of
+from armory_mdnf.evaluation.paper import EXACT, gradient_of
 from armory_mdnf.evaluation.records import as_number
 from armory_mdnf.metrics.intervals import Interval, wer_interval
 from armory_mdnf.metrics.wer import WordCounts
@@ -154,4 +154,4 @@ def _without_value(p: Placed) -> str:
     norm = str((block.get("kwargs") or {}).get("norm", ""))
     kind = f"{block.get('name')} {({'2': 'l2', 'inf': 'linf'}).get(norm, norm)}".strip()
     gradient = gradient_of(p.run.config)
-    return f"{kind} ({gradient} gradient)" if gradient else kind
+    return kind if gradient == EXACT else f"{kind} ({gradient} gradient)"
