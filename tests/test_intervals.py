@@ -52,14 +52,14 @@ def test_a_paired_difference_is_narrower_than_its_parts() -> None:
 
 
 def test_an_interval_of_few_utterances_or_of_no_width_decides_nothing() -> None:
-    assert Interval(0.1, 0.0, 0.2, 10).decides
-    assert not Interval(0.1, 0.0, 0.2, 9).decides
-    assert not Interval(0.1, None, None, 1).decides
+    assert Interval(0.1, 0.0, 0.2, 10).deciding == (0.0, 0.2)
+    assert not Interval(0.1, 0.0, 0.2, 9).deciding
+    assert not Interval(0.1, None, None, 1).deciding
     assert [verdict(Interval(0.1, 0.05, 0.2, n)) for n in (9, 10)] == ["open", "higher"]
     # A word more in each: what rounding leaves of the width is none.
     first, second = counts([k + 1 for k in range(20)], [30] * 20), counts(list(range(20)), [30] * 20)
-    assert not difference_interval(first, second).decides
-    assert difference_interval(counts([2, *range(2, 21)], [30] * 20), second).decides
+    assert not difference_interval(first, second).deciding
+    assert difference_interval(counts([2, *range(2, 21)], [30] * 20), second).deciding
 
 
 def test_four_of_ten_utterances_a_word_apart_are_no_difference_at_the_confidence_of_many() -> None:

@@ -179,9 +179,9 @@ def _find(part: Part, table: Table, gradient: str) -> Found:
 
 def verdict_of(part: Part, difference: Interval) -> str:
     """Whether a difference with its interval (fractions) is where a part says that it must be."""
-    if not difference.decides or difference.low is None or difference.high is None:
+    if difference.deciding is None:
         return UNDECIDED
-    low, high = 100 * difference.low, 100 * difference.high
+    low, high = (100 * bound for bound in difference.deciding)
     lowest = -float("inf") if part.low is None else part.low
     highest = float("inf") if part.high is None else part.high
     if (low > lowest if part.above else low >= lowest) and high <= highest:

@@ -96,10 +96,11 @@ def meaning(first: RunRecord, second: RunRecord) -> list[str]:
         f"{100 / words:.1f} points: it shows what happens, and not how good a defence is."
     )
     interval = difference(first, second, "adversarial")
-    if interval and interval.decides and interval.low is not None and interval.high is not None:
+    if interval and interval.deciding:
+        low, high = interval.deciding
         lines.append(
-            f"Over more such utterances, {labels[0]} less {labels[1]} is expected from {100 * interval.low:.0f} to "
-            f"{100 * interval.high:.0f} points (95 % interval)."
+            f"Over more such utterances, {labels[0]} less {labels[1]} is expected from {100 * low:.0f} to "
+            f"{100 * high:.0f} points (95 % interval)."
         )
     return lines
 

@@ -246,6 +246,7 @@ def paired(first: RunRecord, second: RunRecord) -> Interval:
 
 def verdict(found: Interval) -> str:
     """Which way the difference goes, or that its interval leaves that open."""
-    if not found.decides or found.low is None or found.high is None or found.low <= 0 <= found.high:
+    low, high = found.deciding or (0.0, 0.0)
+    if low <= 0 <= high:
         return "open"
-    return "higher" if found.low > 0 else "lower"
+    return "higher" if low > 0 else "lower"

@@ -37,15 +37,15 @@ class Interval:
     utterances: int
 
     @property
-    def decides(self) -> bool:
-        """Whether the bounds say something of other utterances.
+    def deciding(self) -> tuple[float, float] | None:
+        """The bounds, where they say something of other utterances.
 
         Those of fewer than :data:`FEWEST` are too sure of themselves. So are those of no width: no two utterances
         moved differently, and how much others would cannot be told.
         """
-        if self.low is None or self.high is None:
-            return False
-        return self.utterances >= FEWEST and self.high - self.low > ROUNDING
+        if self.low is None or self.high is None or self.utterances < FEWEST or self.high - self.low <= ROUNDING:
+            return None
+        return self.low, self.high
 
     def percent(self) -> str:
         """As text, in percent: ``52.4 [40.1, 63.9]``."""
