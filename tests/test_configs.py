@@ -201,7 +201,8 @@ def test_the_name_and_the_description_say_the_numbers(name: str) -> None:
     scale, system, threat, place = CELLS[name]
     config = load(name)
     description, kwargs = config["_description"], config["attack"]["kwargs"]
-    rows = {"none_100": "none", "none_mg": "none-MG", "mg_mdnf_flat": "MG-MDNF with flat noise", "none": "none"}
+    rows = {"none_100": "none", "none": "none", "mg_mdnf_flat": "MG-MDNF with flat noise"}
+    rows |= {f"none_{name.lower()}": f"none-{name}" for name in ("MG", "WG", "HG")}
     rows |= {"mg_mdnf_frame": "MG-MDNF of the later files", "mg_mdnf_anew": "MG-MDNF of a curve anew"}
     plain = re.sub("(whisper_v2|whisper|tiny_en)_?", "", system) or "none"
     row = rows.get(plain, plain.upper().replace("_", "-"))

