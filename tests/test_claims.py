@@ -486,8 +486,12 @@ def test_an_utterance_that_one_side_lacks_is_left_out_of_both() -> None:
 
 def test_the_gradient_is_the_attacks_own_or_that_of_the_estimator_it_asks() -> None:
     """Ours never asks for the estimator's, ART's has none of its own: what else is written changes nothing."""
-    arts, ours = config("MG-MDNF", "l2 1.5"), json.loads((CONFIGS / "mg_mdnf_pgd_l2_ours.json").read_text())
-    for block, asks in ((arts, True), (ours, False)):
+    ours, arts_by_ours = ("mg_mdnf_pgd_l2_ours.json", "librispeech/mg_mdnf_cw_art.json")
+    for block, asks in (
+        (config("MG-MDNF", "l2 1.5"), True),
+        (json.loads((CONFIGS / ours).read_text()), False),
+        (json.loads((CONFIGS / arts_by_ours).read_text()), True),
+    ):
         block["model"]["wrapper_kwargs"] = {"gradient": PUBLISHED}
         found = run("MG-MDNF", "l2 1.5", [10.0], config=block)
         placed = role_of(found)

@@ -29,6 +29,7 @@ FLAT = " with flat noise"
 FRAME = " with noise over the frame"
 BENIGN = "benign"
 EXACT, PUBLISHED = "exact", "published"
+ATTACKS = "armory_mdnf.attacks"
 SMOOTHED = {"snr_db": 15.0, "passes": 5}
 FLOODED = {"normalize": "utterance", "curve_scales": "std"}
 ALWAYS = {"sample_rate_hz": 16000, "resample_rate_hz": None, "apply_fit": False, "apply_predict": True}
@@ -153,10 +154,12 @@ def threat_in(config: Mapping[str, Any], name: str, targeted: bool) -> Threat:
 def gradient_of(config: Mapping[str, Any]) -> str:
     """The gradient that a configuration's attack follows, "exact" where none is said.
 
-    This package's attacks have an option of their own and never ask for the estimator's gradient; all others do.
+    Those of :data:`ATTACKS` have an option of their own and never ask for the estimator's gradient; all others do,
+    those of ART's that `plugin.attacks` makes among them.
     """
     attack = block_of(config, "attack")
-    block = block_of(attack, "kwargs") if is_ours(attack) else block_of(block_of(config, "model"), "wrapper_kwargs")
+    own = f"{attack.get('module') or ATTACKS}.".startswith(f"{ATTACKS}.")
+    block = block_of(attack, "kwargs") if own else block_of(block_of(config, "model"), "wrapper_kwargs")
     return str(block.get("gradient") or EXACT)
 
 
