@@ -75,7 +75,7 @@ def test_gradients_of_one_threat_are_neighbours() -> None:
     published = read_record(RESULTS / "librispeech" / "whisper_mg_mdnf_pgd_l2_published.json")
     options = ({}, {"eps": 1.0}, {"eps": 0.5}, {"max_iter": 250}, {"eot_draws": 5}, {"norm": "inf", "eps": 0.01})
     placed = [runs.place(changed(run, kwargs=more), "x") for more in options for run in (published, exact)]
-    assert content.columns_of(placed) == [
+    assert runs.columns_of(placed) == [
         "benign",
         *(f"{label}{gradient}" for label in (
             "l2 1.5", "l2 1.5, 250 steps", "l2 1.0", "l2 0.5", "EOT-5 at l2 1.5", "linf 0.01",
