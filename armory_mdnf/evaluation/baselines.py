@@ -38,7 +38,7 @@ class BaselineCell:
     counts are known. ``targets``: likewise of the attacker's, empty in baselines of older versions too. ``ids`` are
     empty where the results name no utterances. ``weights``: SHA-256 of what was computed with, by name, where the
     results say it. ``note``: where a published number comes from. ``chosen``: the utterances that the run was to
-    evaluate, if it says so; not kept in a file.
+    evaluate, if it says so; ``left_out``: the ids of those that it could not; neither is kept in a file.
     """
 
     name: str
@@ -53,6 +53,7 @@ class BaselineCell:
     weights: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     chosen: int | None = None
+    left_out: tuple[str, ...] = ()
 
     def select(self, places: Sequence[int]) -> BaselineCell:
         """The same cell of the utterances at these places."""
@@ -116,6 +117,7 @@ def cell_of(run: RunRecord, name: str) -> BaselineCell:
         ids=tuple(ids) if len(ids) == len(run.outcomes) else (),
         weights=run.weights,
         chosen=run.chosen,
+        left_out=tuple(left.id for left in run.left_out),
     )
 
 
