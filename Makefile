@@ -104,4 +104,4 @@ clean:  ## remove what tests and builds leave behind
 	find armory_mdnf tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## also remove .venv
-	rm -rf $(VENV)
+	tools/remove_venv.sh $(VENV)

@@ -24,7 +24,7 @@ from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation import comparison
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.names import defence_label
-from armory_mdnf.evaluation.records import write_record
+from armory_mdnf.evaluation.records import read_record, write_record
 from armory_mdnf.metrics.wer import count_words
 
 ROOT = Path(__file__).parents[1]
@@ -278,6 +278,17 @@ def test_runs_that_cannot_be_compared_are_refused(runs) -> None:
     benign = tuple(replace(o, adversarial=None) for o in first.outcomes)
     with pytest.raises(ResultsError, match="found no attacked transcripts"):
         comparison.side_by_side(replace(first, outcomes=benign), second)
+
+
+def test_two_gradients_are_two_attacks() -> None:
+    """Others' attacks follow that of the estimator, which their own block does not say."""
+    exact = read_record(ROOT / "results" / "human" / "mg_mdnf_pgd_l2.json")
+    model = {**exact.config["model"], "wrapper_kwargs": {"gradient": "published"}}
+    published = replace(exact, name="p", config={**exact.config, "model": model})
+    for compared in (comparison.side_by_side, comparison.paired):
+        with pytest.raises(ResultsError, match="the gradient is 'exact' in mg_mdnf_pgd_l2 and 'published' in p"):
+            compared(exact, published)
+        assert compared(published, published)
 
 
 def test_the_command_takes_results_and_records(runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

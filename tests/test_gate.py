@@ -18,7 +18,7 @@ from armory_mdnf.errors import TranscriptError
 from armory_mdnf.evaluation import gate as gate_module
 from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, make_cell
 from armory_mdnf.evaluation.gate import Options, gate
-from armory_mdnf.evaluation.records import read_record, write_record
+from armory_mdnf.evaluation.records import LeftOut, read_record, write_record
 from armory_mdnf.metrics.intervals import difference_interval
 
 BETTER = [(max(e - 2, 0), w) for e, w in BEFORE]
@@ -120,6 +120,31 @@ def test_the_common_utterances_do_not_hide_lost_ones() -> None:
     lost = replace(cell(DEFENDED, {"benign": BEFORE}, ids=names).select(range(11)), chosen=12)
     for common in (False, True):
         assert judged(lost, expected, common=common)["utterances"] == "worse"
+
+
+def test_the_common_utterances_of_a_part_do_not_hide_lost_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = read_record(RESULTS / "human" / "hg_benign.json")
+    lost = tuple(LeftOut(str(o.id), "a.wav", "damaged") for o in run.outcomes[1:30:2])
+    strangers = tuple(LeftOut(name, "b.wav", "damaged") for name in ("not/in/the/baseline", str(run.outcomes[0].id)))
+    part = replace(run, outcomes=run.outcomes[:30:2], chosen=30)
+    for left_out, code in ((lost, 1), (strangers, 0), ((), 0)):
+        write_record(tmp_path / "r.json", replace(part, left_out=left_out))
+        assert cli.main(["gate", str(tmp_path / "r.json"), "--baseline", str(BUNDLED), "--common"]) == code
+        shown = re.findall(r"^human/hg_benign +utterances .*", capsys.readouterr().out, re.MULTILINE)
+        assert [re.split(r"  +", line)[1:4] for line in shown] == [["utterances", "30", "15"]] * code
+
+
+def test_lost_utterances_need_a_baseline_that_names_its_own() -> None:
+    names = tuple(f"r{i}" for i in range(12))
+    expected = cell(DEFENDED, {"benign": BEFORE}, references=names)
+    part = replace(expected.select(range(10)), left_out=("u11",), chosen=11)
+    words = "whether the baseline has the 1 that the run left out cannot be told: it has no ids"
+    assert words in refused(part, expected, common=True)
+    more = cell(DEFENDED, {"benign": [*BEFORE, (0, 8)]}, references=(*names, "more"))
+    whole = replace(more, left_out=("u14",), chosen=14)  # the baseline has none but these
+    assert judged(whole, expected, common=True) == {"benign": "same"}
 
 
 def test_what_cannot_be_compared_says_why() -> None:

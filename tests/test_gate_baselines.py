@@ -66,7 +66,10 @@ def test_a_baseline_survives_its_file_and_damage_is_named(tmp_path: Path) -> Non
         (lambda c: c.pop("source"), "expected the keys"),
         (lambda c: c["cells"]["split/name"]["values"].update(benign=0.5), "but its utterances give"),
         (lambda c: c["cells"]["split/name"]["counts"].update(benign=[[1, 2]]), "every measure of the same utterances"),
-        (lambda c: c["cells"]["split/name"]["counts"].update(benign=[[-1, 2]] * 12), "whole number >= 0, found -1"),
+        (
+            lambda c: c["cells"]["split/name"]["counts"].update(benign=[[-1, 2]] * 12),
+            "whole number from 0 to 9007199254740992, found -1",
+        ),
         (lambda c: c["cells"]["split/name"].update(targets=["t"]), "expected 12 utterances"),
         (lambda c: c["cells"]["p"].update(utterances=0), "utterances as a whole number >= 1"),
         (lambda c: c["cells"]["p"].update(more=1), "unknown key 'more'"),
@@ -75,6 +78,70 @@ def test_a_baseline_survives_its_file_and_damage_is_named(tmp_path: Path) -> Non
     ):
         with pytest.raises(ResultsError, match=message):
             read_baseline(damaged(change))
+
+
+@pytest.mark.parametrize("cell", ["human/mg_mdnf_snr40", "published"])
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("weights", {"ds2_mg": 5}, "expected weights with their checksums, found {'ds2_mg': 5}"),
+        ("weights", {"ds2_mg": None}, "expected weights with their checksums"),
+        ("weights", ["ds2_mg"], "expected weights with their checksums"),
+        ("note", 5, "expected note as a text, found 5"),
+        ("note", None, "expected note as a text"),
+        ("ids", [5] * 10, "expected ids as a list of texts, found 5 in it"),
+        ("ids", "abcdefghij", "expected ids as a list of texts, found 'abcdefghij'"),
+        ("references", [None] * 10, "expected references as a list of texts, found None in it"),
+        ("references", dict.fromkeys("abcdefghij"), "expected references as a list of texts"),
+        ("targets", [["a"]] * 10, "expected targets as a list of texts"),
+        ("snr_db", [True] * 10, "expected snr_db as a list of numbers, found True in it"),
+        ("snr_db", ["40"] * 10, "expected snr_db as a list of numbers"),
+        ("snr_db", dict.fromkeys("abcdefghij"), "expected snr_db as a list of numbers"),
+        ("counts", {"benign": [[1.0, 2]] * 10}, "expected a whole number from 0 to 9007199254740992, found 1.0"),
+        ("counts", {"benign": [[True, 2]] * 10}, "expected a whole number from 0"),
+        ("counts", {"benign": [[0, 10**300]] * 10}, "expected a whole number from 0"),
+        ("counts", {"benign": ["12"] * 10}, "expected a whole number from 0"),
+        ("counts", {"benign": 5}, "is damaged"),
+        ("counts", {"benign": [[1]] * 10}, "is damaged"),
+        ("counts", {"other": [[1, 2]] * 10}, "unknown comparison 'other'"),
+        ("counts", [], "expected counts as an object"),
+        ("utterances", "10", "expected utterances as a whole number >= 1"),
+        ("utterances", True, "expected utterances as a whole number >= 1"),
+        ("values", {}, "expected a number of one of benign, adversarial, target, snr_db, found none"),
+        ("values", {"benign": "0.1"}, "expected a number of one of"),
+        ("values", {"benign": -0.1}, "expected a number of one of"),
+        ("values", {"other": 0.1}, "expected a number of one of"),
+        ("identity", [], "expected identity as an object"),
+    ],
+)
+def test_a_damaged_cell_is_named_and_is_no_regression(
+    cell: str, key: str, value: Any, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(BUNDLED.read_text())
+    content["cells"]["published"] = {"identity": {"dataset.name": "d"}, "utterances": 10, "values": {"benign": 0.1}}
+    content["cells"][cell][key] = value
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    results = str(RESULTS / "human" / "mg_mdnf_snr40.json")
+    assert cli.main(["gate", results, "--baseline", str(tmp_path / "b.json")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"armory-mdnf: error: {tmp_path / 'b.json'}: cell '{cell}' is damaged: ")
+    assert words in line
+
+
+@pytest.mark.parametrize("key", ["references", "targets", "ids", "snr_db"])
+def test_a_cell_that_lost_its_counts_is_no_published_number(key: str, tmp_path: Path) -> None:
+    value = [20.0] * 10 if key == "snr_db" else ["a"] * 10
+    plain = {"identity": {}, "utterances": 10, "values": {"benign": 0.1}, key: value}
+    head = {"format": "armory_mdnf_baseline/1", "name": "n", "source": "s"}
+    (tmp_path / "b.json").write_text(json.dumps({**head, "cells": {"c": plain}}))
+    with pytest.raises(
+        ResultsError, match=f"'c' is damaged: expected counts of the utterances beside {key}, found none"
+    ):
+        read_baseline(tmp_path / "b.json")
+    for other in ("name", "source"):
+        (tmp_path / "b.json").write_text(json.dumps({**head, other: 5, "cells": {}}))
+        with pytest.raises(ResultsError, match=f"expected {other} as a text, found 5"):
+            read_baseline(tmp_path / "b.json")
 
 
 JSON = st.recursive(

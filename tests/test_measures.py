@@ -167,6 +167,11 @@ def test_the_worst_over_runs_and_what_does_not_go_together() -> None:
     assert found["adversarial_wer"] == 2 / 3
     assert found["target_success"] == 0.5
     assert worst_over([first, replace(second, outcomes=second.outcomes[::-1])]) == found  # joined in another order
+    model = {"name": "n", "wrapper_kwargs": {"gradient": "published"}}  # which others' attacks follow
+    both = [
+        replace(one, config={**one.config, "model": block}) for one, block in ((first, {"name": "n"}), (second, model))
+    ]
+    assert worst_over(both) == found
     with pytest.raises(ResultsError, match="the same recogniser"):
         worst_over([first, run(list(second.outcomes), model={"name": "m"})])
     alike = [Outcome("A", None, "A", index=0), Outcome("A", None, "B", index=1), Outcome("C", None, "C")]

@@ -122,24 +122,50 @@ def test_cost_and_gain_are_differences_of_rates(made: content.Page) -> None:
     none, rs = (record(f"{name}_pgd_l2_ours").rate("adversarial") for name in ("none", "rs"))
     benign = [record(f"{name}_benign").rate("benign") for name in ("rs", "none")]
     assert None not in (none, rs, *benign)
-    assert found.gain_value == pytest.approx(100 * (none - rs))  # type: ignore[operator]
-    assert found.cost_value == pytest.approx(100 * (benign[0] - benign[1]))  # type: ignore[operator]
+    assert found.gain.difference.value == pytest.approx(none - rs)  # type: ignore[operator]
+    assert found.cost.difference.value == pytest.approx(benign[0] - benign[1])  # type: ignore[operator]
 
 
-def test_a_defence_is_held_against_its_own_recogniser_alone(placed: list[runs.Placed], made: content.Page) -> None:
+def test_a_defence_is_held_against_its_own_recogniser(placed: list[runs.Placed], made: content.Page) -> None:
     """Or what tells two recognisers apart is called the gain of a defence."""
     rows = {(b.defence, b.recogniser): b for b in made.balances if b.threat == "l2 1.5, test_clean"}
-    tiny, plain = "hf:openai/whisper-tiny.en", "tiny_en_pgd_l2_ours"
+    tiny = "hf:openai/whisper-tiny.en"
     by_name = {p.run.name: p.run for p in placed if p.run.split == "test_clean"}
-    gain = difference(by_name[plain], by_name["tiny_en_hg_pgd_l2_ours"], "adversarial")
-    assert gain is not None
-    assert rows["HG", tiny].gain_value == pytest.approx(100 * gain.value)
-    gain = difference(by_name["whisper_pgd_l2_ours"], by_name["whisper_mg_pgd_l2_ours"], "adversarial")
-    assert gain is not None
-    assert rows["MG", "whisper_ctc_mg"].gain_value == pytest.approx(100 * gain.value)  # fine-tuned from whisper_ctc
-    assert [(rows["NO DEFENCE", r].cost, rows["NO DEFENCE", r].gain) for r in (tiny, "whisper_ctc")] == [("–", "–")] * 2
-    alone = [p for p in placed if p.run.name in ("whisper_pgd_l2_ours", "tiny_en_hg_pgd_l2_ours")]
-    assert {b.recogniser: b.gain for b in content.build(alone, {}).balances} == {"whisper_ctc": "–", tiny: "–"}
+    for row, undefended, defended in (
+        (("HG", tiny), "tiny_en_pgd_l2_ours", "tiny_en_hg_pgd_l2_ours"),
+        (("MG", "whisper_ctc_mg"), "none_whisper_mg_pgd_l2_ours", "whisper_mg_pgd_l2_ours"),
+    ):
+        cost, gain = rows[row].cost, rows[row].gain
+        assert cost is not None
+        assert gain is not None
+        assert gain.difference == difference(by_name[undefended], by_name[defended], "adversarial")
+        assert (cost.against, gain.against) == ("", "")
+    alone = [b for b in made.balances if b.defence == "NO DEFENCE"]
+    assert {b.recogniser for b in alone} > {tiny, "whisper_ctc", "whisper_ctc_mg"}
+    assert {(b.cost, b.gain) for b in alone} == {(None, None)}
+
+
+def test_without_its_own_recogniser_it_is_held_against_the_one_that_is_named(placed: list[runs.Placed]) -> None:
+    by_name = {p.run.name: p for p in placed if p.run.split == "test_clean"}
+    base, mg = by_name["whisper_pgd_l2_ours"], by_name["whisper_mg_pgd_l2_ours"]
+    (found,) = [b for b in content.build([base, mg], {}).balances if b.defence == "MG"]
+    assert found.gain is not None
+    assert (found.gain.difference, found.gain.against) == (difference(base.run, mg.run, "adversarial"), "whisper_ctc")
+    n = found.gain.difference.utterances
+    assert f'<span class="small">n {n}, against whisper_ctc</span>' in page.render([base, mg])
+    # Each column by itself: the recogniser of its own has no attacked run here.
+    own = by_name["none_whisper_mg_benign"]
+    (found,) = [b for b in content.build([base, mg, own], {}).balances if b.defence == "MG"]
+    assert found.cost is not None
+    assert found.gain is not None
+    assert (found.cost.difference, found.cost.against) == (difference(mg.run, own.run, "benign"), "")
+    assert found.gain.against == "whisper_ctc"
+    for others in (
+        ["whisper_pgd_l2_ours", "tiny_en_hg_pgd_l2_ours"],
+        ["none_whisper_mg_pgd_l2_ours", "whisper_rs_pgd_l2_ours"],
+    ):
+        held = content.build([by_name[name] for name in others], {}).balances
+        assert [(b.cost, b.gain) for b in held] == [(None, None)] * 2
 
 
 def test_utterances_have_their_errors(placed: list[runs.Placed], made: content.Page) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
-from report_runs import RESULTS, changed, record
+from report_runs import RESULTS, ROOT, changed, record
 
 from armory_mdnf.defenses.curves import load_curve
-from armory_mdnf.evaluation.records import compare, read_record
+from armory_mdnf.evaluation.records import compare, kept_blocks, read_record
 from armory_mdnf.report import charts, noise, runs
 
 
@@ -48,6 +49,31 @@ def test_another_gradient_is_another_curve(placed: list[runs.Placed]) -> None:
     published = changed(run, kwargs={"gradient": "published"})
     (chart,) = charts.sweeps([*both, runs.place(published, "p")])
     assert (chart.title, len(chart.lines)) == ("WER under PGD l2 against eps, test_clean", 1)
+
+
+def shipped(name: str) -> runs.Placed:
+    """The outcomes of another run as if they were those of a configuration of the paper's scale."""
+    content = json.loads((ROOT / "scenario_configs" / "librispeech" / f"{name}.json").read_text())
+    return runs.place(dataclasses.replace(record(), name=name, config=kept_blocks(content)), name)
+
+
+@pytest.mark.parametrize(
+    ("norm", "axis"),
+    [
+        ("snr", "eps, the power ratio of speech to perturbation"),
+        (None, "eps, the power ratio of speech to perturbation"),  # as Armory has it
+        ("snr_db", "eps, SNR of the attack, dB"),
+        ("x", "eps"),
+    ],
+)
+def test_the_axis_says_what_the_attack_takes(norm: str | None, axis: str) -> None:
+    files = [shipped(f"none_snr_linear{n}") for n in (20, 30, 40)]
+    own = [runs.place(changed(p.run, kwargs={"norm": norm}), p.path) for p in files]
+    for placed in (files, own) if norm == "snr" else (own,):
+        (chart,) = charts.sweeps(placed)
+        assert (chart.axis, [text for _, text in chart.x_ticks]) == (axis, ["20", "30", "40"])
+    (amplitude,) = charts.sweeps([runs.place(record(name), name) for name in ("none_pgd_linf", "none_pgd_linf_0.005")])
+    assert amplitude.axis == "eps, full scale being 1"
 
 
 def test_noise_curves_are_those_of_the_files(placed: list[runs.Placed]) -> None:

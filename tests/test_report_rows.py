@@ -54,13 +54,22 @@ def test_the_papers_numbers(defence: str, threat: str, number: float) -> None:
         ({"kwargs": {"max_iter": 250}}, "l2 1.5, 250 steps"),
         ({"kwargs": {"norm": "inf", "eps": 0.01}}, "linf 0.01"),
         ({"name": "PGD", "kwargs": {"norm": "l2", "eot_draws": 5}}, "EOT-5 at l2 1.5"),
-        ({"name": "PGD", "kwargs": {"norm": "l2", "gradient": "published"}}, "l2 1.5, published gradient"),
+        (
+            {"module": "armory_mdnf.attacks", "name": "PGD", "kwargs": {"norm": "l2", "gradient": "published"}},
+            "l2 1.5, published gradient",
+        ),
         ({"name": "PGD", "kwargs": {"norm": "snr", "snr_db": 20}}, "20 dB, untargeted"),
         ({"name": "SNR_PGD_Numpy", "kwargs": {"norm": "snr", "eps": 20}}, "power ratio 20 (13.0 dB), untargeted"),
         ({"name": "SNR_PGD_Numpy", "kwargs": {"norm": "snr_db", "eps": 20}}, "20 dB, untargeted"),
         ({"name": "RandomNoise", "kwargs": {"norm": "linf", "eps": 0.01}}, "white noise, linf 0.01"),
         ({"name": "FastGradientMethod", "kwargs": {"norm": "inf", "eps": 0.01}}, "FastGradientMethod linf 0.01"),
-        ({"name": "Somebodys", "kwargs": {"norm": "x"}}, "Somebodys"),
+        ({"name": "FastGradientMethod", "kwargs": {"norm": None, "eps": 0.01}}, "FastGradientMethod linf 0.01"),
+        ({"kwargs": {"norm": None, "eps": 0.01}}, "linf 0.01"),  # as ART has it
+        ({"name": "SNR_PGD_Numpy", "kwargs": {"norm": None, "eps": 20}}, "power ratio 20 (13.0 dB), untargeted"),
+        ({"name": "PGD", "kwargs": {"norm": None}}, "l2 1.5"),
+        ({"name": "Somebodys", "kwargs": {"norm": "x"}}, "Somebodys x 1.5"),
+        ({"name": "Somebodys", "kwargs": {"norm": None, "eps": 3}}, "Somebodys 3"),
+        ({"name": "Somebodys", "kwargs": {"norm": None, "eps": None}}, "Somebodys"),
     ],
 )
 def test_threats_in_the_papers_words(attack: dict[str, Any], label: str) -> None:
@@ -75,7 +84,7 @@ def test_gradients_of_one_threat_are_neighbours() -> None:
     published = read_record(RESULTS / "librispeech" / "whisper_mg_mdnf_pgd_l2_published.json")
     options = ({}, {"eps": 1.0}, {"eps": 0.5}, {"max_iter": 250}, {"eot_draws": 5}, {"norm": "inf", "eps": 0.01})
     placed = [runs.place(changed(run, kwargs=more), "x") for more in options for run in (published, exact)]
-    assert content.columns_of(placed) == [
+    assert runs.columns_of(placed) == [
         "benign",
         *(f"{label}{gradient}" for label in (
             "l2 1.5", "l2 1.5, 250 steps", "l2 1.0", "l2 0.5", "EOT-5 at l2 1.5", "linf 0.01",

@@ -11,7 +11,7 @@ for python in ${PYTHON:-python3.11 python3 python3.12 python3.10}; do
         exit 1
     fi
     echo "$("$python" --version): $(command -v "$python")"
-    rm -rf "$venv"
+    "$(dirname "$0")/remove_venv.sh" "$venv"
     exec "$python" -m venv "$venv"
 done
 echo "no Python from 3.10 to 3.12 found (3.11 is tested); install one, or name it: make PYTHON=/path/to/python ..." >&2

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.identity import identity_of
-from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, compare
+from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, are_words, as_number, compare
 from armory_mdnf.files import strict_json
 from armory_mdnf.files.atomic import write_text
 from armory_mdnf.files.provenance import of_values
@@ -24,6 +24,8 @@ FORMAT = "armory_mdnf_baseline/1"
 MEASURES = (*COMPARISONS, "snr_db")
 """Pooled word error rates as fractions, and the mean SNR of the attack in dB."""
 Counts = tuple[tuple[int, int], ...]
+MOST = 2**53
+"""The largest number of errors or words: up to it a float tells every whole number from the next."""
 _KEYS = ("identity", "utterances", "values", "counts", "snr_db", "references", "targets", "ids", "weights", "note")
 _NAMES = ("references", "targets", "ids")
 """Of each utterance what tells it from others; empty where that is not known."""
@@ -38,7 +40,7 @@ class BaselineCell:
     counts are known. ``targets``: likewise of the attacker's, empty in baselines of older versions too. ``ids`` are
     empty where the results name no utterances. ``weights``: SHA-256 of what was computed with, by name, where the
     results say it. ``note``: where a published number comes from. ``chosen``: the utterances that the run was to
-    evaluate, if it says so; not kept in a file.
+    evaluate, if it says so; ``left_out``: the ids of those that it could not; neither is kept in a file.
     """
 
     name: str
@@ -53,6 +55,7 @@ class BaselineCell:
     weights: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     chosen: int | None = None
+    left_out: tuple[str, ...] = ()
 
     def select(self, places: Sequence[int]) -> BaselineCell:
         """The same cell of the utterances at these places."""
@@ -116,6 +119,7 @@ def cell_of(run: RunRecord, name: str) -> BaselineCell:
         ids=tuple(ids) if len(ids) == len(run.outcomes) else (),
         weights=run.weights,
         chosen=run.chosen,
+        left_out=tuple(left.id for left in run.left_out),
     )
 
 
@@ -148,6 +152,9 @@ def read_baseline(path: str | os.PathLike[str]) -> Baseline:
         raise ResultsError(f"{path}: expected a baseline of format {FORMAT!r}, found {quoted(found)}")
     if set(content) != {"format", "name", "source", "cells"} or not isinstance(content["cells"], dict):
         raise ResultsError(f"{path}: expected the keys format, name, source, cells, found {quoted(sorted(content))}")
+    for key in ("name", "source"):
+        if not isinstance(content[key], str):
+            raise ResultsError(f"{path}: expected {key} as a text, found {quoted(content[key])}")
     cells = {}
     for name, plain in content["cells"].items():
         try:
@@ -159,30 +166,39 @@ def read_baseline(path: str | os.PathLike[str]) -> Baseline:
         size = cell.utterances if not cell.counts else None  # what was published of 500 and of 100 is two cells
         if (other := known.setdefault(repr((sorted(cell.identity.items()), size)), name)) != name:
             raise ResultsError(f"{path}: {quoted(other)} and {quoted(name)} are of the same configuration")
-    return Baseline(str(content["name"]), str(content["source"]), cells)
+    return Baseline(content["name"], content["source"], cells)
 
 
 def _from_json(name: str, plain: Mapping[str, Any]) -> BaselineCell:
     if unknown := sorted(set(plain) - set(_KEYS)):
         raise ResultsError(f"unknown key {quoted(unknown[0])}")
-    for key in ("identity", "values", "counts", "weights"):
+    for key in ("identity", "values", "counts"):
         if not isinstance(plain[key] if key in ("identity", "values") else plain.get(key, {}), dict):
             raise ResultsError(f"expected {key} as an object, found {quoted(plain[key])}")
     identity, values, n = plain["identity"], plain["values"], plain["utterances"]
     for key, value in values.items():
-        if key not in MEASURES or isinstance(value, bool) or not isinstance(value, (int, float)):
+        number = as_number(value)
+        if key not in MEASURES or number is None or (number < 0 and key != "snr_db"):
             raise ResultsError(f"expected a number of one of {', '.join(MEASURES)}, found {quoted({key: value})}")
+    if not values:
+        raise ResultsError(f"expected a number of one of {', '.join(MEASURES)}, found none")
     if type(n) is not int or n < 1:
         raise ResultsError(f"expected utterances as a whole number >= 1, found {quoted(n)}")
-    note = str(plain.get("note", ""))
-    if "counts" not in plain:
-        return BaselineCell(name, identity, n, values, note=note)
+    known: dict[str, Any] = {"weights": plain.get("weights", {}), "note": plain.get("note", "")}
+    if not are_words(known["weights"]):
+        raise ResultsError(f"expected weights with their checksums, found {quoted(known['weights'])}")
+    if not isinstance(known["note"], str):
+        raise ResultsError(f"expected note as a text, found {quoted(known['note'])}")
+    names = {key: _column(plain, key, "texts", lambda value: isinstance(value, str)) for key in _NAMES}
+    snr = _column(plain, "snr_db", "numbers", lambda value: value is None or as_number(value) is not None)
+    if not plain.get("counts"):
+        if given := [key for key in ("snr_db", *_NAMES) if plain.get(key)]:
+            raise ResultsError(f"expected counts of the utterances beside {given[0]}, found none")
+        return BaselineCell(name, identity, n, values, **known)
     counts = {key: tuple((_count(e), _count(w)) for e, w in pairs) for key, pairs in plain["counts"].items()}
     if unknown := sorted(set(counts) - set(COMPARISONS)):
         raise ResultsError(f"unknown comparison {quoted(unknown[0])}")
-    snr = [None if v is None else float(v) for v in plain.get("snr_db", ())]
-    names: dict[str, tuple[str, ...]] = {key: tuple(map(str, plain.get(key, ()))) for key in _NAMES}
-    cell = make_cell(name, identity, counts, snr, weights=dict(plain.get("weights", {})), note=note, **names)
+    cell = make_cell(name, identity, counts, snr, **known, **names)
     if any(names[key] and len(names[key]) != n for key in names) or cell.utterances != n:
         raise ResultsError(f"expected {n} utterances, found {cell.utterances}")
     same = cell.values.keys() == values.keys()
@@ -191,9 +207,20 @@ def _from_json(name: str, plain: Mapping[str, Any]) -> BaselineCell:
     return cell
 
 
+def _column(plain: Mapping[str, Any], key: str, kind: str, fits: Callable[[Any], bool]) -> tuple[Any, ...]:
+    """One value per utterance of a key that may be absent, as the file has them."""
+    found = plain.get(key, [])
+    if not isinstance(found, list):
+        raise ResultsError(f"expected {key} as a list of {kind}, found {quoted(found)}")
+    for value in found:
+        if not fits(value):
+            raise ResultsError(f"expected {key} as a list of {kind}, found {quoted(value)} in it")
+    return tuple(found)
+
+
 def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ResultsError(f"expected a whole number >= 0, found {quoted(value)}")
+    if type(value) is not int or not 0 <= value <= MOST:
+        raise ResultsError(f"expected a whole number from 0 to {MOST}, found {quoted(value)}")
     return value
 
 

@@ -14,6 +14,7 @@ from armory_mdnf.console import printable
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.names import defence_label
+from armory_mdnf.evaluation.paper import gradient_of
 from armory_mdnf.evaluation.rates import difference
 from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, in_order_of, read_json, read_record
 from armory_mdnf.evaluation.summary import attack_line, numbers, percent
@@ -144,6 +145,12 @@ def _comparable(first: RunRecord, second: RunRecord) -> RunRecord:
                 f"expected two runs of the same attack: attack.{key} is {quoted(blocks[0].get(key))} in {first.name} "
                 f"and {quoted(blocks[1].get(key))} in {second.name}"
             )
+    gradients = [gradient_of(run.config) for run in (first, second)]  # others' attacks follow that of the estimator
+    if gradients[0] != gradients[1]:
+        raise ResultsError(
+            f"expected two runs of the same attack: the gradient is {quoted(gradients[0])} in {first.name} and "
+            f"{quoted(gradients[1])} in {second.name}"
+        )
     return second
 
 

@@ -171,12 +171,23 @@ def _same_utterances(pair: _Pair, options: Options) -> _Pair:
         if not both:
             raise ResultsError("other utterances: none is in the baseline too")
         chosen = found.select([i for i, _ in both]), expected.select([j for _, j in both])
-        return _Pair(pair.results, *chosen)
+        return _Pair(pair.results, *chosen, lost=_lost(found, expected) if len(both) < len(there) else 0)
     at = _first_other(here, there)
     raise ResultsError(
         f"other utterances: expected the {len(there)} of {expected.name}, found {len(here)}, of which number {at + 1} "
         "is the first that differs; --common compares those that both have"
     )
+
+
+def _lost(found: BaselineCell, expected: BaselineCell) -> int:
+    """How many utterances of the baseline a run was to evaluate and could not. Raises :class:`ResultsError`."""
+    left_out = set(found.left_out) - set(found.ids)
+    if left_out and not expected.ids:
+        raise ResultsError(
+            f"other utterances: whether the baseline has the {len(left_out)} that the run left out cannot be told: it "
+            "has no ids"
+        )
+    return len(left_out & set(expected.ids))
 
 
 def _names(found: BaselineCell, expected: BaselineCell) -> tuple[Sequence[str], Sequence[str]] | None:

@@ -8,15 +8,13 @@ from typing import Any
 
 from armory_mdnf.errors import ResultsError, TranscriptError, quoted
 from armory_mdnf.evaluation.armory_results import PREFIXES, TRANSCRIPTS, name_of
-from armory_mdnf.evaluation.baselines import BaselineCell, Counts, cell_of, make_cell
+from armory_mdnf.evaluation.baselines import MOST, BaselineCell, Counts, cell_of, make_cell
 from armory_mdnf.evaluation.cells import known_name
 from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.evaluation.gate import Refusal
 from armory_mdnf.evaluation.identity import identity
 from armory_mdnf.evaluation.records import read_json, results_files
 from armory_mdnf.files.strict_json import readable
-
-MOST = 2**53  # up to which a float tells every whole number from the next
 
 
 def find_files(paths: Iterable[Path]) -> tuple[list[Path], list[Refusal]]:

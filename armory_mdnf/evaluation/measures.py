@@ -93,7 +93,8 @@ def _success(runs: Sequence[RunRecord]) -> float | None:
 def _attack_the_same(first: RunRecord, second: RunRecord) -> bool:
     """Whether two runs' attacks can be compared on each utterance."""
     runs = (first, in_order_of(first, second))
-    shared = [{k: v for k, v in identity_of(run).items() if not k.startswith("attack")} for run in runs]
+    of_attacks = ("attack", "model.wrapper_kwargs.gradient")
+    shared = [{k: v for k, v in identity_of(run).items() if not k.startswith(of_attacks)} for run in runs]
     utterances = [[(outcome.id, outcome.reference) for outcome in run.outcomes] for run in runs]
     return shared[0] == shared[1] and utterances[0] == utterances[1]
 

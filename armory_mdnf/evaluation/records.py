@@ -328,18 +328,19 @@ def with_extent(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
 def with_origin(run: RunRecord, content: Mapping[str, Any]) -> RunRecord:
     """The run with what its file says of the weights and the devices, if anything. Raises TypeError."""
     weights, device, elsewhere = content.get("weights", {}), content.get("device"), content.get("elsewhere", {})
-    if not _are_words(weights):
+    if not are_words(weights):
         raise TypeError(f"expected weights with their checksums, found {quoted(weights)}")
     if not isinstance(device, (str, type(None))):
         raise TypeError(f"device is {quoted(device)}")
-    if not _are_words(elsewhere):
+    if not are_words(elsewhere):
         raise TypeError(f"elsewhere: expected utterances with their devices, found {quoted(elsewhere)}")
     if unknown := sorted(elsewhere.keys() - {outcome.id for outcome in run.outcomes}):
         raise TypeError(f"elsewhere: {quoted(unknown[0])} is none of the utterances")
     return replace(run, weights=weights, device=device, elsewhere=elsewhere)
 
 
-def _are_words(value: Any) -> bool:
+def are_words(value: Any) -> bool:
+    """Whether a value of a file is an object whose values are all strings."""
     return isinstance(value, dict) and all(isinstance(word, str) for word in value.values())
 
 

@@ -9,18 +9,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from armory_mdnf.evaluation.paper import EXACT, gradient_of
+from armory_mdnf.evaluation.names import block_of
+from armory_mdnf.evaluation.paper import EXACT, gradient_of, norm_of
 from armory_mdnf.evaluation.records import as_number
 from armory_mdnf.metrics.intervals import Interval, wer_interval
 from armory_mdnf.metrics.wer import WordCounts
 from armory_mdnf.report.runs import Key, Placed, attacked_counts, data_name, defence_order, have_ids
 
 AXES = {
-    "eps": "eps, full scale being 1",
+    "eps": "eps",
     "snr_db": "SNR of the attack, dB",
     "max_iter": "iterations",
     "eot_draws": "draws whose gradients are averaged (EOT)",
 }
+EPS = {
+    "l2": "eps, full scale being 1",
+    "linf": "eps, full scale being 1",
+    "snr": "eps, the power ratio of speech to perturbation",
+    "snr_db": "eps, SNR of the attack, dB",
+}
+"""What eps is, by the norm: Armory's SNR attack takes no amplitude."""
 FOLLOWS = ("eps_step",)  # is set by another option
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 300, 52, 44, 12, 12
 APART = 4.0
@@ -90,8 +98,10 @@ def sweeps(placed: Sequence[Placed]) -> list[Chart]:
     for (option, split, _), rows in groups.items():
         curves = {row: curve for row, points in rows.items() if (curve := _rates(points))}
         if curves:
-            kinds = ", ".join(sorted({_without_value(p) for row in curves for p in rows[row].values()}))
-            charts.append(_chart(option, split, kinds, curves))
+            drawn = [p for row in curves for p in rows[row].values()]
+            kinds = ", ".join(sorted({_without_value(p) for p in drawn}))
+            title = f"WER under {kinds} against {option}, {data_name(split)}"
+            charts.append(_chart(title, _axis(option, drawn[0]), curves))
     return charts
 
 
@@ -116,7 +126,12 @@ def _rate(p: Placed, counts: Mapping[Key, WordCounts], shared: set[Key]) -> Inte
     return wer_interval([c for key, c in counts.items() if key in shared])
 
 
-def _chart(option: str, split: str, kinds: str, rows: Mapping[tuple[str, str], Mapping[float, Interval]]) -> Chart:
+def _axis(option: str, p: Placed) -> str:
+    norm = norm_of(block_of(p.run.config, "attack"))
+    return EPS.get(norm, AXES[option]) if option == "eps" else AXES[option]
+
+
+def _chart(title: str, axis: str, rows: Mapping[tuple[str, str], Mapping[float, Interval]]) -> Chart:
     values = sorted({value for points in rows.values() for value in points})
     rates = [rate for points in rows.values() for rate in points.values()]
     most = max(100.0, *(100 * (i.high if i.high is not None else i.value) for i in rates))
@@ -140,8 +155,8 @@ def _chart(option: str, split: str, kinds: str, rows: Mapping[tuple[str, str], M
         n = next(iter(rows[row].values())).utterances
         lines.append(Line(f"{row[0]} ({row[1]})", tuple(points), DASHES[number % len(DASHES)], number, n))
     return Chart(
-        f"WER under {kinds} against {option}, {data_name(split)}",
-        AXES[option],
+        title,
+        axis,
         tuple(lines),
         tuple((x(value), f"{value:g}") for value in values),
         tuple((y(tick), f"{tick}") for tick in range(0, top + 1, 25)),
@@ -150,8 +165,7 @@ def _chart(option: str, split: str, kinds: str, rows: Mapping[tuple[str, str], M
 
 def _without_value(p: Placed) -> str:
     """The attack's kind: the first word of its bound, and the gradient that it follows if it is not the exact one."""
-    block = p.run.config.get("attack") or {}
-    norm = str((block.get("kwargs") or {}).get("norm", ""))
-    kind = f"{block.get('name')} {({'2': 'l2', 'inf': 'linf'}).get(norm, norm)}".strip()
+    block = block_of(p.run.config, "attack")
+    kind = f"{block.get('name')} {norm_of(block)}".strip()
     gradient = gradient_of(p.run.config)
     return kind if gradient == EXACT else f"{kind} ({gradient} gradient)"

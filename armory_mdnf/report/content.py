@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -14,17 +14,15 @@ from typing import Any
 from armory_mdnf import __version__
 from armory_mdnf.errors import ArmoryMdnfError, cause
 from armory_mdnf.evaluation.cells import cell_described, heading
-from armory_mdnf.evaluation.claim_runs import fine_tuning_of
-from armory_mdnf.evaluation.names import NO_DEFENCE
 from armory_mdnf.evaluation.paper import BENIGN, paper, published
-from armory_mdnf.evaluation.rates import difference
 from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, is_reached
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report import alignment, charts
 from armory_mdnf.report.audits import Audit
+from armory_mdnf.report.balances import Balance, balances
 from armory_mdnf.report.charts import Chart
 from armory_mdnf.report.noise import noise_curves
-from armory_mdnf.report.runs import Placed, data_name, defence_order, names_of
+from armory_mdnf.report.runs import Placed, cell, columns_of, data_name, names_of, rows_of
 from armory_mdnf.report.sounds import Heard, data_address
 from armory_mdnf.report.worst import Worst, worst_cases
 from armory_mdnf.runner.completion import complete_config
@@ -54,21 +52,6 @@ class Table:
     split: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, str, tuple[tuple[Entry, ...], ...]], ...]
-
-
-@dataclass(frozen=True)
-class Balance:
-    """What a defence costs where nobody attacks, and what it gives under one threat, against no defence."""
-
-    defence: str
-    recogniser: str
-    threat: str
-    benign: str
-    attacked: str
-    cost: str
-    cost_value: float | None
-    gain: str
-    gain_value: float | None
 
 
 @dataclass(frozen=True)
@@ -149,7 +132,7 @@ def build(
         tuple(_table(split, [p for p in placed if p.run.split == split], anchors, audits) for split in splits),
         tuple(worst_cases(placed, rows_of(placed))),
         tuple(audits),
-        tuple(_balances(placed)),
+        tuple(balances(placed)),
         tuple(charts.sweeps(placed)),
         tuple(noise_curves(placed)),
         tuple(said for p in placed for said in _said(p, anchors[p.path], heard.get(p.path, {}))),
@@ -157,35 +140,9 @@ def build(
     )
 
 
-def percent(interval: Interval | None) -> str:
-    """A rate with its interval in percent; a dash where there is none."""
-    return "–" if interval is None else interval.percent()
-
-
 def shade(rate: float) -> int:
     """Step of a rate in percent, from 0, the lightest."""
     return sum(rate >= step for step in STEPS)
-
-
-def rows_of(placed: Sequence[Placed]) -> list[tuple[str, str]]:
-    """Defences with their recognisers in the paper's order."""
-    return sorted({p.row for p in placed}, key=lambda row: (defence_order(row[0]), row))
-
-
-def columns_of(placed: Sequence[Placed]) -> list[str]:
-    """Threats in the paper's order; benign is always the first."""
-    threats = {p.threat.label: p.threat.order for p in placed} | {BENIGN: (0,)}
-    return sorted(threats, key=lambda label: threats[label])
-
-
-def cell(placed: Sequence[Placed], row: tuple[str, str], column: str) -> list[tuple[Placed, Interval]]:
-    """The runs of a cell with their rates; of the benign column, those of an attacked run if there is no other."""
-    own = [p for p in placed if p.row == row]
-    found = [(p, p.rate) for p in own if p.threat.label == column]
-    if not found and column == BENIGN:
-        most = max((p for p in own if p.benign is not None), key=lambda p: len(p.run.outcomes), default=None)
-        found = [(most, most.benign)] if most else []
-    return [(p, rate) for p, rate in found if rate is not None]
 
 
 def _table(split: str, placed: Sequence[Placed], anchors: Mapping[str, str], audits: Sequence[Audit]) -> Table:
@@ -209,66 +166,6 @@ def _entry(p: Placed, rate: Interval, column: str, anchor: str, audits: tuple[tu
     number = published(p.run, p.defence, BENIGN) if borrowed else p.paper
     lacks, judged = "; ".join(p.lacks), () if borrowed else audits
     return Entry(anchor, value, bounds, shade(value), rate.utterances, number, target, lacks, judged)
-
-
-def _balances(placed: Sequence[Placed]) -> list[Balance]:
-    found = []
-    for split in dict.fromkeys(p.run.split for p in placed):
-        there = [p for p in placed if p.run.split == split]
-        threat = _main_threat(there)
-        for row in rows_of(there):
-            own = _plain(there, row[1])
-            undefended, plain = _longest(there, own, threat), _benign(there, own)
-            p, benign = _longest(there, row, threat), _benign(there, row)
-            if p is None or p.attacked is None or benign is None or benign.benign is None:
-                continue
-            cost = None if plain is None or row == own else difference(benign.run, plain.run, BENIGN)
-            gain = None if undefended is None or undefended is p else difference(undefended.run, p.run, "adversarial")
-            found.append(
-                Balance(
-                    *row,
-                    f"{threat}, {data_name(split)}",
-                    percent(benign.benign),
-                    percent(p.attacked),
-                    percent(cost),
-                    None if cost is None else 100 * cost.value,
-                    percent(gain),
-                    None if gain is None else 100 * gain.value,
-                )
-            )
-    return found
-
-
-def _main_threat(placed: Sequence[Placed]) -> str:
-    """The untargeted threat that most defences were put to; of equals, the first column."""
-    rows: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for p in placed:
-        if p.untargeted:
-            rows[p.threat.label].add(p.row)
-    order = {label: i for i, label in enumerate(columns_of(placed))}
-    return min(rows, key=lambda label: (-len(rows[label]), order[label]), default="")
-
-
-def _plain(placed: Sequence[Placed], recogniser: str) -> tuple[str, str]:
-    """The row without a defence that one of this recogniser is held against: what it was fine-tuned from, if there.
-
-    Another recogniser's would tell the two recognisers apart, not what the defence does.
-    """
-    family = fine_tuning_of(recogniser)[0]
-    rows = [p.row for p in placed if p.defence == NO_DEFENCE and fine_tuning_of(p.run.recognizer)[0] == family]
-    return max(rows, key=lambda row: (fine_tuning_of(row[1])[1] == "base", rows.count(row)), default=("", ""))
-
-
-def _benign(placed: Sequence[Placed], row: tuple[str, str]) -> Placed | None:
-    """The run that tells what a row understands where nobody attacks."""
-    found = cell(placed, row, BENIGN)
-    return found[0][0] if found else None
-
-
-def _longest(placed: Sequence[Placed], row: tuple[str, str], threat: str) -> Placed | None:
-    """Of the runs of a cell the one with the most utterances."""
-    own = [p for p in placed if p.row == row and p.threat.label == threat]
-    return max(own, key=lambda p: len(p.run.outcomes), default=None)
 
 
 def _said(p: Placed, anchor: str, heard: Mapping[int, Heard]) -> list[Said]:

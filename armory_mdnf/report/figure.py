@@ -17,8 +17,7 @@ from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.files.atomic import replacing
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report.charts import Chart
-from armory_mdnf.report.content import cell, columns_of, rows_of
-from armory_mdnf.report.runs import Placed
+from armory_mdnf.report.runs import Placed, cell, columns_of, rows_of
 
 FORMATS = (".pdf", ".png", ".svg")
 # A colour-blind-safe order (Okabe and Ito), and a marker for each, so that no defence is told by its colour alone.

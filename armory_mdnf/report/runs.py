@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.cells import cell_described, departures
 from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.evaluation.names import NO_DEFENCE
-from armory_mdnf.evaluation.paper import FLAT, FRAME, Threat, published, row_label, threat_of
+from armory_mdnf.evaluation.paper import BENIGN, FLAT, FRAME, Threat, published, row_label, threat_of
 from armory_mdnf.evaluation.rates import interval
 from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, results_files
 from armory_mdnf.metrics.intervals import Interval
@@ -98,6 +98,27 @@ def defence_order(label: str) -> int:
     """Place of a defence in the paper's tables, whatever its options; after them one that they do not have."""
     kind = label.partition(",")[0]
     return DEFENCES.index(kind) if kind in DEFENCES else len(DEFENCES)
+
+
+def rows_of(placed: Sequence[Placed]) -> list[tuple[str, str]]:
+    """Defences with their recognisers in the paper's order."""
+    return sorted({p.row for p in placed}, key=lambda row: (defence_order(row[0]), row))
+
+
+def columns_of(placed: Sequence[Placed]) -> list[str]:
+    """Threats in the paper's order; benign is always the first."""
+    threats = {p.threat.label: p.threat.order for p in placed} | {BENIGN: (0,)}
+    return sorted(threats, key=lambda label: threats[label])
+
+
+def cell(placed: Sequence[Placed], row: tuple[str, str], column: str) -> list[tuple[Placed, Interval]]:
+    """The runs of a cell with their rates; of the benign column, those of an attacked run if there is no other."""
+    own = [p for p in placed if p.row == row]
+    found = [(p, p.rate) for p in own if p.threat.label == column]
+    if not found and column == BENIGN:
+        most = max((p for p in own if p.benign is not None), key=lambda p: len(p.run.outcomes), default=None)
+        found = [(most, most.benign)] if most else []
+    return [(p, rate) for p, rate in found if rate is not None]
 
 
 def names_of(run: RunRecord) -> list[str]:
