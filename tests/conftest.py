@@ -17,7 +17,7 @@ from hypothesis import settings
 from runner_folder import CONFIGS, INDEX
 
 from armory_mdnf import cli
-from armory_mdnf.asr.checkpoints import save_recognizer
+from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
 from armory_mdnf.asr.deepspeech2.model import DeepSpeech2Config, DeepSpeech2Recognizer
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.report import content, page, runs
@@ -218,7 +218,9 @@ def whisper(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A Whisper of Hugging Face."""
     from huggingface_models import save_whisper
 
-    return save_whisper(tmp_path_factory.mktemp("whisper"), request.param)
+    folder = save_whisper(tmp_path_factory.mktemp("whisper"), request.param)
+    assert len(load_recognizer(folder).prompt) == (4 if request.param else 2)
+    return folder
 
 
 @pytest.fixture

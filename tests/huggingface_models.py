@@ -80,15 +80,17 @@ def save_whisper(folder: Path, multilingual: bool, **changes: Any) -> Path:
         suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip
     model = transformers.WhisperForConditionalGeneration(config).eval()
-    generation = model.generation_config
-    generation.update(
-        is_multilingual=multilingual,
-        no_timestamps_token_id=ids["<|notimestamps|>"],
-        max_length=24,
-        decoder_start_token_id=ids["<|startoftranscript|>"],
-        lang_to_id={"<|en|>": ids["<|en|>"]} if multilingual else None,
-        task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]} if multilingual else None,
-    )
+    generation = {
+        "_from_model_config": False,  # or else what transformers' own configuration lacks is not read again
+        "is_multilingual": multilingual,
+        "no_timestamps_token_id": ids["<|notimestamps|>"],
+        "max_length": 24,
+    }
+    if multilingual:
+        generation["lang_to_id"] = {"<|en|>": ids["<|en|>"]}
+        generation["task_to_id"] = {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")}
+    for key, value in generation.items():  # its own update leaves out what it does not know
+        setattr(model.generation_config, key, value)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     transformers.WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
