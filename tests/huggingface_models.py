@@ -30,8 +30,11 @@ LAYER = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "wav2vec2": ("Wav2Vec2Config", "Wav2Vec2ForCTC", {"feat_extract_norm": "group"}),
     "wav2vec2_layer": ("Wav2Vec2Config", "Wav2Vec2ForCTC", LAYER),
+    "wav2vec2_adapter": ("Wav2Vec2Config", "Wav2Vec2ForCTC", LAYER | {"add_adapter": True, "num_adapter_layers": 2}),
     "hubert": ("HubertConfig", "HubertForCTC", LAYER),
+    "hubert_batch_norm": ("HubertConfig", "HubertForCTC", LAYER | {"conv_pos_batch_norm": True}),
     "wavlm": ("WavLMConfig", "WavLMForCTC", LAYER),
+    "wavlm_adapter": ("WavLMConfig", "WavLMForCTC", LAYER | {"add_adapter": True, "num_adapter_layers": 1}),
     "unispeech": ("UniSpeechConfig", "UniSpeechForCTC", {"feat_extract_norm": "layer"}),
     "data2vec": ("Data2VecAudioConfig", "Data2VecAudioForCTC", {"conv_pos_kernel_size": 5}),
     "sew": ("SEWConfig", "SEWForCTC", {"feat_extract_norm": "layer", "squeeze_factor": 2}),
@@ -48,6 +51,9 @@ def save_ctc(folder: Path, family: str) -> Path:
     model = getattr(transformers, model_name)(config).eval()
     with torch.no_grad():  # as they are made, they write one class only
         model.lm_head.weight.normal_(std=1.0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):  # one that changes the zeros beyond an utterance's end
+                module.running_mean.normal_()
     model.save_pretrained(folder)
     tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *LETTERS]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))

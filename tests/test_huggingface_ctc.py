@@ -144,6 +144,19 @@ def test_a_rate_is_the_models_own(folders: dict[str, Path], tmp_path: Path, sett
     assert load_recognizer(tmp_path / "m").sample_rate_hz == settings.get("sampling_rate", 16000)
 
 
+def test_a_tokenizer_of_another_kind_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    shutil.copytree(folders["hubert"], tmp_path / "m")
+    for name in ("vocab.json", "tokenizer_config.json"):
+        (tmp_path / "m" / name).unlink()
+    vocabulary = json.loads((folders["hubert"] / "vocab.json").read_text())
+    rust = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=rust, pad_token="<pad>").save_pretrained(tmp_path / "m")
+    with pytest.raises(BundleError, match=r"m: expected a Wav2Vec2CTCTokenizer, found \w+"):
+        load_recognizer(tmp_path / "m")
+
+
 def test_a_tokenizer_that_needs_another_package_names_it(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
