@@ -202,6 +202,18 @@ def test_a_recogniser_of_another_rate_is_told_the_way_on(config: dict[str, Any])
         make_estimator(config, "cpu")
 
 
+def elsewhere(model_kwargs: Any, wrapper_kwargs: Any, weights_path: Any = None) -> RecognizerEstimator:
+    own = estimator()
+    own._device = torch.device("meta")
+    return own
+
+
+def test_a_recogniser_on_another_device_than_the_run_is_refused(config: dict[str, Any]) -> None:
+    config["model"] |= {"module": __name__, "name": "elsewhere", "weights_file": None}
+    with pytest.raises(OptionError, match=r"is on meta, the run on cpu: set model\.wrapper_kwargs\.device_type"):
+        make_estimator(config, "cpu")
+
+
 # Noise from the global generators.
 
 
