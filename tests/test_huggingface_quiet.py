@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("transformers", reason="the hf extra is not installed")
 
-from test_huggingface import save_ctc, save_whisper
+from huggingface_models import save_ctc, save_whisper
 from transformers.utils import logging as transformers_logging
 
 from armory_mdnf.asr.huggingface.quiet import quiet

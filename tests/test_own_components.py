@@ -20,6 +20,7 @@ from armory_mdnf.asr.alphabet import Alphabet
 from armory_mdnf.asr.contract import CTCRecognizer
 from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.asr.huggingface.vocabulary import TokenVocabulary
+from armory_mdnf.attacks import PGD, CarliniWagner
 from armory_mdnf.attacks.evasion import RecognizerAttack
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import bundled, bundled_split
@@ -85,6 +86,23 @@ def test_transcripts_of_its_own_are_those_that_count() -> None:
     assert not own.is_heard("YES.", own.encode(["NO"], 1)[0])
     probabilities, frames = own.predict(X, transcription_output=False)
     assert probabilities.shape == (1, frames[0], 29)
+
+
+def test_what_it_writes_and_cannot_encode_is_no_target() -> None:
+    """Or else an attack that looks whether its target is heard would lose the utterance."""
+
+    class Dotted(Beam):
+        encode = Toy.encode
+
+    own = estimator(Dotted())
+    (target,) = own.encode(["YES"], 1)
+    assert not own.is_heard("YES.", target)
+    options = {"targeted": True, "max_iter": 1}
+    for attack in (
+        CarliniWagner(own, num_iter_decrease_eps=1, **options),
+        PGD(own, eps=0.1, stop_on_success=True, **options),
+    ):
+        assert attack.generate(X, ["YES"]).shape == X.shape
 
 
 def test_the_transcripts_of_several_passes_vote() -> None:
@@ -199,6 +217,18 @@ def of_8_khz(model_kwargs: Any, wrapper_kwargs: Any, weights_path: Any = None) -
 def test_a_recogniser_of_another_rate_is_told_the_way_on(config: dict[str, Any]) -> None:
     config["model"] |= {"module": __name__, "name": "of_8_khz", "weights_file": None}
     with pytest.raises(OptionError, match=r"hears 8000 Hz, the data are 16000: .* resamples"):
+        make_estimator(config, "cpu")
+
+
+def elsewhere(model_kwargs: Any, wrapper_kwargs: Any, weights_path: Any = None) -> RecognizerEstimator:
+    own = estimator()
+    own._device = torch.device("meta")
+    return own
+
+
+def test_a_recogniser_on_another_device_than_the_run_is_refused(config: dict[str, Any]) -> None:
+    config["model"] |= {"module": __name__, "name": "elsewhere", "weights_file": None}
+    with pytest.raises(OptionError, match=r"is on meta, the run on cpu: set model\.wrapper_kwargs\.device_type"):
         make_estimator(config, "cpu")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from armory_mdnf.asr.ctc import check_targets, ctc_loss
 from armory_mdnf.asr.decoding import Labels, greedy_decode
 from armory_mdnf.audio import ragged
-from armory_mdnf.errors import AudioError
+from armory_mdnf.errors import AudioError, TranscriptError
 
 Target = Sequence[int]
 """A transcript as classes of the recogniser: characters, or the tokens of a decoder."""
@@ -43,7 +43,11 @@ class SpeechRecognizer(nn.Module, ABC):
 
     def is_heard(self, transcript: str, target: Target) -> bool:
         """Whether a transcript of :meth:`transcripts` is what a target stands for, white space apart."""
-        return list(self.encode(" ".join(transcript.split()))) == list(target)
+        try:
+            found = self.encode(" ".join(transcript.split()))
+        except TranscriptError:  # of what it writes, a recogniser may be able to encode a part only
+            return False
+        return list(found) == list(target)
 
     @abstractmethod
     def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Target]) -> Tensor:

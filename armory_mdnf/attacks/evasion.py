@@ -169,9 +169,10 @@ class PGD(RecognizerAttack):
     through another, as the authors' files do; with EOT, the mean of so many pairs.
     ``random_start`` and ``restarts``, ``keep`` ("last" or "best" iterate), ``selection_draws`` and
     ``stop_on_success`` (targeted only): :class:`armory_mdnf.attacks.pgd.Descent`.
-    ``batch_seconds``: audio of a batch whose gradient is computed at once, padding and its draws included; what needs
-    no gradient, such as ``selection_draws``, may be more. A GPU holds all of it at once; a CPU takes parts of it in
-    turn, side by side where it has cores. ``seed``: of the random starts; the defences have their own.
+    ``batch_seconds``: audio of a batch whose gradient is computed at once, padding and its draws included, but not what
+    a recogniser fills it up with, as Whisper does to 30 s an utterance; what needs no gradient, such as
+    ``selection_draws``, may be more. A GPU holds all of it at once; a CPU takes parts of it in turn, side by side where
+    it has cores. ``seed``: of the random starts; the defences have their own.
 
     Raises :class:`OptionError` for options outside their range or that contradict each other.
     """

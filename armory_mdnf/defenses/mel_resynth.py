@@ -23,9 +23,10 @@ RATE_HZ = whole(1000, 384_000, "hertz")
 class MelResynth(WaveformDefense):
     """Audio -> log mel -> vocoder -> audio (MG with MelGAN, WG with Parallel WaveGAN).
 
-    ``vocoder`` is a name that :func:`load_vocoder` knows, the path of a bundle, or a loaded vocoder; it brings its own
-    mel recipe. Audio at ``sample_rate_hz`` is resampled to the recipe's rate and back. ``resample_rate_hz`` overrides
-    the rate in between without the recipe knowing it: the published experiments ran a 22050 Hz model at 22000 Hz.
+    ``vocoder`` is a name that :func:`load_vocoder` knows, the path of a bundle, or a vocoder, which the defence takes
+    over (device, evaluation mode, no gradients for its weights); it brings its own mel recipe. Audio at
+    ``sample_rate_hz`` is resampled to the recipe's rate and back. ``resample_rate_hz`` overrides the rate in between
+    without the recipe knowing it: the published experiments ran a 22050 Hz model at 22000 Hz.
 
     An utterance is zero-padded where its frames would not reach its end and up to the vocoder's minimum, and cropped
     back: the output has its exact length. A vocoder that needs a noise input draws it from the utterance's own stream,
@@ -52,7 +53,7 @@ class MelResynth(WaveformDefense):
         if not isinstance(vocoder, (str, os.PathLike, Vocoder)):
             raise OptionError(f"expected vocoder to be a name, a path or a vocoder, got {quoted(vocoder)}")
         if isinstance(vocoder, Vocoder):
-            self.vocoder = vocoder.to(self.device)
+            self.vocoder = vocoder.to(self.device).eval().requires_grad_(False)
         else:
             try:
                 self.vocoder = shared_vocoder(vocoder, self.device)

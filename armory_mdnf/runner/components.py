@@ -140,6 +140,10 @@ def make_estimator(config: Config, device: str) -> Any:
         estimator = _called(function, component(model), model["model_kwargs"], wrapper, weights)
     if not callable(getattr(estimator, "predict", None)):
         raise OptionError(f"model.module, model.name: expected an estimator of ART's, got {type(estimator).__name__}")
+    if (found := getattr(getattr(estimator, "device", None), "type", device)) != device:
+        raise OptionError(
+            f"model: the recogniser is on {found}, the run on {device}: set model.wrapper_kwargs.device_type"
+        )
     if config["defense"]:
         before = getattr(estimator, "preprocessing_defences", None) or []
         estimator.set_params(preprocessing_defences=[*before, make_defense(config["defense"], device)])

@@ -27,8 +27,10 @@ MODEL_TYPES = (
     "wav2vec2-conformer",
     "wavlm",
 )
-# Those whose layers, after a feature extractor with layer norms, see nothing beyond an utterance's own frames.
+# Those whose layers, after a feature extractor with layer norms, see nothing beyond an utterance's own frames, ...
 EXACT_TYPES = ("hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm")
+# ... but for an adapter's convolutions, and for positions of which a batch norm makes something of padding's zeros.
+INEXACT_PARTS = ("add_adapter", "conv_pos_batch_norm")
 VARIANCE_FLOOR = 1e-7  # transformers' zero_mean_unit_var_norm
 
 
@@ -36,8 +38,9 @@ class HuggingFaceCTC(CTCRecognizer):
     """A ``...ForCTC`` of transformers, its feature extraction and its tokens, in one differentiable step.
 
     An utterance is normalised over its own samples where the model's configuration says so. Batches are exact where
-    the architecture allows it: group norm over time in the first convolution does not, nor do the convolutional
-    positions of Data2VecAudio or SEW's pooling; such models are given utterances one by one.
+    the architecture allows it: group norm over time in the first convolution does not, nor do an adapter, a batch norm
+    or the convolutions of Data2VecAudio among the positions, or SEW's pooling; such models are given utterances one by
+    one.
     """
 
     draws_idly = True  # transformers draws whether to leave out a layer, and asks only then whether it trains
@@ -51,7 +54,11 @@ class HuggingFaceCTC(CTCRecognizer):
         self.normalise = normalise
         self.sample_rate_hz = sample_rate_hz
         config = model.config
-        self.exact_batches = config.model_type in EXACT_TYPES and config.feat_extract_norm == "layer"
+        self.exact_batches = (
+            config.model_type in EXACT_TYPES
+            and config.feat_extract_norm == "layer"
+            and not any(getattr(config, part, False) for part in INEXACT_PARTS)
+        )
         self.min_samples = self._min_samples()
 
     def _min_samples(self) -> int:
@@ -101,10 +108,11 @@ def load_ctc(folder: Path) -> HuggingFaceCTC:
         raise BundleError(f"{folder} does not hold a CTC model that transformers can read: {error!s:.300}") from error
     if missing := [key for key in report["missing_keys"] if "masked_spec_embed" not in key]:
         raise BundleError(f"{folder}: weight {sorted(missing)[0]!r} is missing (and {len(missing) - 1} more)")
-    special = {str(token) for token in tokenizer.all_special_tokens} - {tokenizer.word_delimiter_token}
-    alphabet = TokenVocabulary(
-        dict(tokenizer.get_vocab()), model.config.pad_token_id, tokenizer.word_delimiter_token, frozenset(special)
-    )
+    if not hasattr(tokenizer, "word_delimiter_token"):
+        raise BundleError(f"{folder}: expected a Wav2Vec2CTCTokenizer, found {type(tokenizer).__name__}")
+    delimiter = tokenizer.word_delimiter_token
+    special = {str(token) for token in tokenizer.all_special_tokens} - {delimiter}
+    alphabet = TokenVocabulary(dict(tokenizer.get_vocab()), model.config.pad_token_id, delimiter, frozenset(special))
     if len(alphabet) > model.config.vocab_size:
         raise BundleError(f"{folder}: {len(alphabet)} tokens, but the model has {model.config.vocab_size} classes")
     values = {"sampling_rate": 16000, "do_normalize": True} | settings

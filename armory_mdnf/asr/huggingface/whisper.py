@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from armory_mdnf.asr.contract import SpeechRecognizer, Target
-from armory_mdnf.asr.huggingface.folders import check_safetensors
+from armory_mdnf.asr.huggingface.folders import check_safetensors, read_object
 from armory_mdnf.asr.huggingface.quiet import quiet
 from armory_mdnf.asr.whisper.features import HOP, SAMPLE_RATE_HZ, WhisperLogMel
 from armory_mdnf.errors import BundleError, TranscriptError, quoted
+from armory_mdnf.options import FLAG
 from armory_mdnf.spoken import ABBREVIATIONS, plain, read_numbers, read_signs
+
+MARK = re.compile(r"<\|[^|]*\|>")  # what a token that stands for no words is called
+REMEDY = ": take the file of that name from the Whisper that this one was trained from"
 
 
 class Whisper(SpeechRecognizer):
@@ -51,7 +55,11 @@ class Whisper(SpeechRecognizer):
         return [int(token) for token in tokens]
 
     def is_heard(self, transcript: str, target: Target) -> bool:
-        return transcript == words(self.tokenizer.decode(list(target), skip_special_tokens=True))
+        return transcript == self._written(list(target))
+
+    def _written(self, tokens: list[int]) -> str:
+        """The words of tokens. Of marks, those of time are no special tokens, nor are others in every folder."""
+        return words(MARK.sub("", self.tokenizer.decode(tokens, skip_special_tokens=True)))
 
     def log_mel(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Shape: (N, T), (N,) -> (N, n_mels, frames of 30 s)."""
@@ -73,13 +81,14 @@ class Whisper(SpeechRecognizer):
 
     def transcripts(self, x: Tensor, lengths: Tensor) -> list[str]:
         config = self.model.generation_config
-        options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "return_timestamps": False}
+        most = self.model.config.max_target_positions - len(self.prompt)  # as of a target, whatever the folder says
+        options = {"do_sample": False, "num_beams": 1, "return_timestamps": False, "max_new_tokens": most}
         if getattr(config, "is_multilingual", False):
             options |= {"language": "en", "task": "transcribe"}
         features = self.log_mel(x, lengths)
         with quiet():
             found = self.model.generate(features, **options)
-        return [words(self.tokenizer.decode(row.tolist(), skip_special_tokens=True)) for row in found]
+        return [self._written(row.tolist()) for row in found]
 
 
 def words(text: str) -> str:
@@ -92,16 +101,14 @@ def words(text: str) -> str:
 
 def load_whisper(folder: Path) -> Whisper:
     """Read a Whisper from a folder. Raises :class:`BundleError` naming the file that is missing or wrong."""
-    from tokenizers import Tokenizer
     from transformers import WhisperForConditionalGeneration
 
     check_safetensors(folder)
-    if not (folder / "tokenizer.json").is_file():
-        raise BundleError(f"{folder}: expected tokenizer.json, found none")
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # the library raises bare Exception
-        raise BundleError(f"{folder / 'tokenizer.json'} is not a tokenizer: {error!s:.200}") from error
+    tokenizer = _tokenizer(folder)
+    generation = folder / "generation_config.json"
+    if not generation.is_file():  # transformers would make one up that decodes otherwise
+        raise BundleError(f"{folder}: expected {generation.name}, found none{REMEDY}")
+    read_object(generation)
     model: Any
     try:
         with quiet():
@@ -112,10 +119,57 @@ def load_whisper(folder: Path) -> Whisper:
         raise BundleError(f"{folder} does not hold a Whisper that transformers can read: {error!s:.300}") from error
     if missing := sorted(set(report["missing_keys"]) - {"proj_out.weight"}):
         raise BundleError(f"{folder}: weight {missing[0]!r} is missing (and {len(missing) - 1} more)")
-    names = ["<|startoftranscript|>", "<|notimestamps|>"]
-    if getattr(model.generation_config, "is_multilingual", False):
-        names[1:1] = ["<|en|>", "<|transcribe|>"]
-    prompt = [tokenizer.token_to_id(name) for name in names]
-    if None in prompt:
-        raise BundleError(f"{folder / 'tokenizer.json'}: expected the tokens {', '.join(names)}")
-    return Whisper(model, tokenizer, [int(token) for token in prompt if token is not None])
+    return Whisper(model, tokenizer, _prompt(model, tokenizer, generation))
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder, as transformers 5 saves it, or 4: a Rust one of the library ``tokenizers``."""
+    import transformers
+    from tokenizers import Tokenizer
+
+    whole, parts = folder / "tokenizer.json", [folder / name for name in ("vocab.json", "merges.txt")]
+    if not whole.is_file() and not all(path.is_file() for path in parts):
+        raise BundleError(f"{folder}: expected tokenizer.json, or vocab.json and merges.txt, found neither")
+    try:
+        if whole.is_file():
+            return Tokenizer.from_file(str(whole))
+        kind = cast(Any, transformers).WhisperTokenizerFast  # version 5's has two names, of which types know one
+        with quiet():
+            return kind.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
+    except Exception as error:  # the library raises bare Exception
+        found = whole if whole.is_file() else parts[0]
+        raise BundleError(f"{found} is not a tokenizer: {error!s:.200}") from error
+
+
+def _prompt(model: Any, tokenizer: Any, path: Path) -> list[int]:
+    """The tokens before a transcript: the tokenizer's, which transformers has to decode after too.
+
+    Else an attack would follow the model in another state than the one that transcribes. ``path``: of what was read as
+    the model's generation configuration. Raises :class:`BundleError` naming a key of it that says otherwise.
+    """
+    settings = model.generation_config.to_dict()  # not the file, of which transformers may leave out what it says
+    multilingual = settings.get("is_multilingual")
+    if not FLAG.holds(multilingual):
+        raise BundleError(f"{path}: is_multilingual: expected {FLAG.words}, found {quoted(multilingual)}{REMEDY}")
+    places = [("<|startoftranscript|>", "decoder_start_token_id", "")]
+    if multilingual:
+        places += [("<|en|>", "lang_to_id", "<|en|>"), ("<|transcribe|>", "task_to_id", "transcribe")]
+    places += [("<|notimestamps|>", "no_timestamps_token_id", "")]
+    prompt = []
+    for token, key, inner in places:
+        if (expected := tokenizer.token_to_id(token)) is None:
+            raise BundleError(f"{path.parent}: expected a tokenizer with the token {token}, found none")
+        found = settings.get(key)
+        found = found.get(inner) if inner and isinstance(found, dict) else found
+        if found != expected:
+            where = f"{key}.{inner}" if inner else key
+            raise BundleError(f"{path}: {where}: expected {expected}, which is {token}, found {quoted(found)}{REMEDY}")
+        prompt.append(int(expected))
+    if not multilingual:  # where no language is asked for, transformers takes these into account
+        forced = settings.get("forced_decoder_ids") or getattr(model.config, "forced_decoder_ids", None)
+        others = {key: settings.get(key) for key in ("language", "task", "lang_to_id")}
+        others["forced_decoder_ids"] = None if forced == [[1, prompt[-1]]] else forced
+        if wrong := [(key, value) for key, value in others.items() if value]:
+            key, value = wrong[0]
+            raise BundleError(f"{path}: {key}: expected none where is_multilingual is false, found {quoted(value)}")
+    return prompt
