@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.data.librispeech import SPLITS, chapters, read_chapter
+from armory_mdnf.data.librispeech import SPLITS, chapters, listing_of, read_chapter
 from armory_mdnf.data.paths import LISTS
 from armory_mdnf.data.saved import UNREADABLE, SavedUtterance, audio_of, duration_s, is_saved, open_saved
 from armory_mdnf.data.text import normalise
@@ -66,8 +66,9 @@ def _find(place: Path) -> list[Utterance]:
         return _by_name(_saved(place.resolve()))
     if (place / "wav.scp").is_file() or (place / "text").is_file():
         return _by_name(_kaldi(place))
-    if found := chapters(place):
-        return sorted(_librispeech(found), key=lambda u: hashlib.sha256(u.id.encode()).digest())
+    found = chapters(place)
+    if any(listing_of(chapter).is_file() for chapter in found):  # other folders are called by numbers too, as 2021/05
+        return _librispeech(place, found)
     if inner := [split for split in SPLITS if (place / split).is_dir()]:
         raise BundleError(f"{name} is a LibriSpeech: name one of its splits, as {shown(str(place / inner[0]), 200)}")
     lists = [path for path in sorted(place.iterdir()) if path.suffix in LISTS]
@@ -114,8 +115,12 @@ def _utterance(name: str, path: Path, text: str, speaker: str = "") -> Utterance
     return Utterance(name, path, transcript, speaker, float(duration_s), problem, converted=True)
 
 
+def _sounds(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SOUNDS and path.is_file()]
+
+
 def _beside(folder: Path) -> Iterable[Utterance]:
-    sounds = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SOUNDS and path.is_file()]
+    sounds = _sounds(folder)
     if not sounds:
         raise BundleError(
             f"{shown(str(folder), 200)}: expected recordings with a text file beside each, a list "
@@ -264,10 +269,21 @@ def _kaldi_lines(path: Path) -> Iterable[tuple[str, str]]:
             yield name, "".join(rest)
 
 
-def _librispeech(found: Iterable[Path]) -> Iterable[Utterance]:
+def _librispeech(place: Path, found: Iterable[Path]) -> list[Utterance]:
+    """The utterances of the chapters, and after them, each with its problem, whatever else there is of recordings."""
+    utterances: list[Utterance] = []
+    strays: list[Utterance] = []
     for chapter in found:
-        sound, damaged, _ = read_chapter(chapter)
-        yield from (*sound, *damaged)
+        sound, damaged, others = read_chapter(chapter)
+        utterances += [*sound, *damaged]
+        strays += others
+    known = {u.path.with_suffix("") for u in (*utterances, *strays)}
+    for path in _sounds(place):
+        if path.with_suffix("") not in known:
+            name = readable(str(path.relative_to(place)))
+            problem = f"{path}: expected a recording of LibriSpeech, SPEAKER/CHAPTER/SPEAKER-CHAPTER-0000.flac"
+            strays.append(Utterance(name, path, "", "", 0.0, problem))
+    return [*sorted(utterances, key=lambda u: hashlib.sha256(u.id.encode()).digest()), *strays]
 
 
 def _lines(path: Path, most: int = MAX_BYTES) -> str:
