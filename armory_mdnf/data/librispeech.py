@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from armory_mdnf.audio.files import UNKNOWN
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.errors import AudioError, BundleError, OptionError, choices, quoted
 from armory_mdnf.files.provenance import sha256_of
@@ -269,7 +270,7 @@ def _samples(path: Path) -> int:
         info = soundfile.info(str(path))
     except (OSError, UnicodeError, soundfile.SoundFileError) as error:
         raise AudioError(f"{path} is not a readable audio file (truncated or corrupt?): {error}") from error
-    if (info.samplerate, info.channels) != (SAMPLE_RATE_HZ, 1) or info.frames < 1:
+    if (info.samplerate, info.channels) != (SAMPLE_RATE_HZ, 1) or not 1 <= info.frames < UNKNOWN:
         raise AudioError(
             f"{path}: expected one channel at {SAMPLE_RATE_HZ} Hz, found {info.channels} at {info.samplerate} Hz, "
             f"{info.frames} samples"

@@ -21,10 +21,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf.audio.files import duration_s
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import SPLITS, chapters, listing_of, read_chapter
 from armory_mdnf.data.paths import LISTS
-from armory_mdnf.data.saved import UNREADABLE, SavedUtterance, audio_of, duration_s, is_saved, open_saved
+from armory_mdnf.data.saved import UNREADABLE, SavedUtterance, audio_of, is_saved, open_saved, seconds_of
 from armory_mdnf.data.text import normalise
 from armory_mdnf.errors import AudioError, BundleError, TranscriptError, cause, quoted, shown
 from armory_mdnf.files.strict_json import loads, readable
@@ -90,9 +91,7 @@ def _by_name(utterances: Iterable[Utterance]) -> list[Utterance]:
 
 def _utterance(name: str, path: Path, text: str, speaker: str = "") -> Utterance:
     """An utterance, with what is wrong with it."""
-    import soundfile
-
-    problem, transcript, duration_s = "", "", 0.0
+    problem, transcript, seconds = "", "", 0.0
     try:
         transcript = normalise(text)
         if not transcript:
@@ -107,12 +106,13 @@ def _utterance(name: str, path: Path, text: str, speaker: str = "") -> Utterance
         problem = f"no audio file at {shown(str(path), 200)}"
     else:
         try:
-            info = soundfile.info(str(path))
-            duration_s = info.frames / info.samplerate
-            problem = problem or ("" if info.frames else f"{path} is empty: expected samples")
+            seconds = duration_s(str(path), str(path))
+            problem = problem or ("" if seconds else f"{path} is empty: expected samples")
+        except AudioError as error:
+            problem = str(error)
         except UNREADABLE as error:
             problem = f"{path} is not audio that can be read: {cause(error)}"
-    return Utterance(name, path, transcript, speaker, float(duration_s), problem, converted=True)
+    return Utterance(name, path, transcript, speaker, seconds, problem, converted=True)
 
 
 def _sounds(folder: Path) -> list[Path]:
@@ -224,7 +224,7 @@ def _saved(folder: Path) -> Iterable[Utterance]:
             if not isinstance(text := row[text_column], str):
                 raise TranscriptError(f"expected {text_column} as text, found {quoted(text)}")
             transcript = normalise(text)
-            seconds = duration_s(audio_of(row[audio_column], folder, number))
+            seconds = seconds_of(audio_of(row[audio_column], folder, number), f"{folder}, row {number}")
             problem = "" if transcript else f"{folder}, row {number}: expected a transcript with words"
         except AudioError as error:
             problem = str(error)
