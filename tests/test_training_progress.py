@@ -6,7 +6,7 @@ import hashlib
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -18,7 +18,8 @@ from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.data.librispeech import VARIABLE, load_split
 from armory_mdnf.errors import BundleError
 from armory_mdnf.options import number
-from armory_mdnf.training import curve, level, state
+from armory_mdnf.training import curve, level, resynthesis, state
+from armory_mdnf.training.sources import Shards
 from armory_mdnf.training.state import Progress
 from armory_mdnf.vocoders import Vocoder, save_vocoder
 
@@ -77,6 +78,34 @@ def test_shards_of_other_noise_seed_vocoder_or_recordings_are_refused(
     save_vocoder(folder / "vocoder.safetensors", pwg)
     assert "vocoder was '" in refusal(capsys, *RESYNTHESIS, *SOURCES)
     assert files(shards) == before
+
+
+def test_nothing_is_trained_on_shards_that_are_not_all_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resynthesis, "SHARD_HOURS", 3 / 3600)
+    written: list[str] = []
+    real = resynthesis.write_shard
+
+    def stop(place: Path, name: str, utterances: Any) -> float:
+        if written:
+            raise KeyboardInterrupt
+        written.append(name)
+        return real(place, name, utterances)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resynthesis, "write_shard", stop)
+        with pytest.raises(KeyboardInterrupt):
+            resynthesis.main([*RESYNTHESIS[2:], *SOURCES])
+    shards = folder / "vocoder_train-clean-100"
+    assert (shards / "0000.jsonl").exists()
+    recipe = {"name": "t", "init": "tiny.safetensors", "sources": {shards.name: [1, 1]}, "steps": 1, "seed": 1}
+    (folder / "r.json").write_text(json.dumps(recipe | {"dev": []}))
+    line = refusal(capsys, "train", "recognizer", "r.json", "--data-dir", ".", "--out", "x.safetensors")
+    assert line.endswith("unfinished: the shards there are not all: start `train resynthesis` again, which goes on")
+    assert cli.main([*RESYNTHESIS, *SOURCES]) == 0
+    assert len(Shards(shards)) == 5
+    assert sorted(path.suffix for path in shards.iterdir()) == [".json", *[".jsonl"] * 3, *[".npy"] * 3]
 
 
 def test_a_source_of_no_hours_or_an_option_without_effect_is_refused(
