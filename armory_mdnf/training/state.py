@@ -22,6 +22,9 @@ from armory_mdnf.options import Kind
 
 MADE_OF = "made_of"
 FLAT = "flat"
+AGAIN = "delete it to begin again"
+OTHERWISE = f"begin in a new folder, or {AGAIN}"
+"""Advice for a checkpoint that is damaged, and for one of another training."""
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -46,21 +49,20 @@ def load_state(
 
     Raises :class:`BundleError` if it is damaged, of another training, or does not say of which it is.
     """
-    again = "delete it to begin again"
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
-        raise BundleError(f"{path} is not a readable checkpoint (truncated or corrupt?); {again}") from error
+        raise BundleError(f"{path} is not a readable checkpoint (truncated or corrupt?); {AGAIN}") from error
     if not isinstance(state, dict) or not isinstance(state.get(MADE_OF), str):
-        raise BundleError(f"{path} does not say what it was made of, so that nothing can go on with it; {again}")
+        raise BundleError(f"{path} does not say what it was made of, so that nothing can go on with it; {AGAIN}")
     for key, kind in kinds.items():
         if not isinstance(state.get(key), kind):
             found = quoted(state[key]) if key in state else "nothing"
-            raise BundleError(f"{path}: expected {key!r} of type {kind.__name__}, found {found}; {again}")
+            raise BundleError(f"{path}: expected {key!r} of type {kind.__name__}, found {found}; {AGAIN}")
     stored = loads(state[MADE_OF], f"{path}: {MADE_OF!r}")
     if not isinstance(stored, dict):
-        raise BundleError(f"{path}: expected {MADE_OF!r} to be an object, found {quoted(stored)}; {again}")
-    check_same(stored, made_of, path, f"begin in a new folder, or {again}", incidental)
+        raise BundleError(f"{path}: expected {MADE_OF!r} to be an object, found {quoted(stored)}; {AGAIN}")
+    check_same(stored, made_of, path, OTHERWISE, incidental)
     return state
 
 
@@ -69,9 +71,7 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], chec
     try:
         optimizer.load_state_dict(state)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(
-            f"{checkpoint}: its optimizer's state does not fit: {error}; delete it to begin again"
-        ) from error
+        raise BundleError(f"{checkpoint}: its optimizer's state does not fit: {error}; {AGAIN}") from error
 
 
 def cut_log(path: Path, step: int) -> None:
