@@ -46,6 +46,7 @@ def test_a_metric_that_prints_in_a_run(
     assert "{loud as it measures}" in capsys.readouterr().out  # without it everything is as it was
 
 
+@pytest.mark.usefixtures("kept_threads")
 @pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_metric_that_prints_in_a_sweep(
     processes: str, loud: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
