@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     console.add_json(compare)
     compare.set_defaults(run=_compare)
 
-    add_commands(commands, lambda words: _run(parser.parse_args(["run", *words])))
+    add_commands(commands, lambda words, about: _run(parser.parse_args(["run", *words]), about))
     add_gate_commands(commands)
     add_claims_command(commands)
     add_metrics_command(commands)
@@ -220,10 +220,10 @@ def _sweep(args: argparse.Namespace) -> int:
     return sweep(args)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, about: Mapping[str, Any] | None = None) -> int:
     from armory_mdnf.runner.command import run
 
-    return run(args)
+    return run(args, about)
 
 
 def _results_file(args: argparse.Namespace) -> Path:
@@ -353,13 +353,19 @@ def _command(argv: Sequence[str] | None) -> int:
     try:
         args = build_parser().parse_args(argv)
         quiet = vars(args).get("quiet", False)
-        code = int(console.quietly(lambda: args.run(args)) if quiet else args.run(args))
+        code = console.quietly(lambda: _do(args)) if quiet else _do(args)
     except BaseException:
         with contextlib.suppress(OSError, StorageError):  # it is told what went wrong first
             _flush()
         raise
     _flush()
     return code
+
+
+def _do(args: argparse.Namespace) -> int:
+    # `--json FILE` of some commands is another option.
+    with console.json_alone() if vars(args).get("json") is True else contextlib.nullcontext():
+        return int(args.run(args))
 
 
 def _flush() -> None:

@@ -8,10 +8,14 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 from armory_mdnf.files.strict_json import readable
+
+_JSON: ContextVar[TextIO | None] = ContextVar("json", default=None)
+"""Where JSON goes, if not to standard output."""
 
 
 class Unfailing:
@@ -106,10 +110,25 @@ def quietly(run: Callable[[], int]) -> int:
             sys.stderr.write(held.getvalue())
 
 
-def print_json(content: Any) -> None:
+@contextlib.contextmanager
+def json_alone() -> Iterator[None]:
+    """Within the block standard output is :func:`print_json`'s: what else is printed goes to standard error.
+
+    Components of somebody's print whatever they like.
+    """
+    token = _JSON.set(sys.stdout or io.StringIO())
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _JSON.reset(token)
+
+
+def print_json(content: Any, flush: bool = False) -> None:
     """Print strict JSON; what a terminal would obey is escaped, and what no UTF-8 can hold."""
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-    print("".join(c if c.isprintable() or c == "\n" else json.dumps(readable(c))[1:-1] for c in text))
+    escaped = "".join(c if c.isprintable() or c == "\n" else json.dumps(readable(c))[1:-1] for c in text)
+    print(escaped, file=_JSON.get(), flush=flush)
 
 
 def printable(text: str, keep: str = "") -> str:

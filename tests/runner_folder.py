@@ -42,6 +42,15 @@ def write_cells(config: dict[str, Any], folder: Path, index: str) -> list[str]:
     return [str(folder / f"{name}.json") for name in CELLS]
 
 
+def unsaid_length(path: Path) -> Path:
+    """Make the header of a FLAC file say that its length is not known, as that of one from a pipe does."""
+    content = bytearray(path.read_bytes())
+    packed = int.from_bytes(content[18:26], "big")
+    content[18:26] = (packed >> 36 << 36).to_bytes(8, "big")
+    path.write_bytes(content)
+    return path
+
+
 def lines(folder: Path) -> dict[int, Outcome]:
     return {line.index: line for line in _parsed(folder) if isinstance(line, Outcome)}
 

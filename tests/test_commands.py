@@ -109,7 +109,7 @@ def test_options_of_a_defence() -> None:
     }  # fmt: skip
 
 
-def test_the_defence_of_a_configuration(tmp_path: Path) -> None:
+def test_the_defence_of_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = CONFIGS / "rs_pgd_l2.json"
     assert blocks.defense_block(str(path)) == json.loads(path.read_text())["defense"]
     assert blocks.defense_block(str(CONFIGS / "none_pgd_l2.json")) is None
@@ -120,13 +120,24 @@ def test_the_defence_of_a_configuration(tmp_path: Path) -> None:
     }  # fmt: skip
     for text, why in (
         ("[]", "expected a configuration"),
-        ('{"name": 1}', "expected a defence with module"),
-        ('{"module": "m", "name": "n", "kwargs": [1]}', "expected the kwargs of the defence as an object"),
+        ('{"name": "n"}', "expected the key 'module' in defense, found kwargs, name, type"),
+        ('{"defense": [1]}', "expected defense to be an object, found list"),
+        ('{"module": "m", "name": 5}', "defense.name: expected str, found 5"),
+        ('{"module": "m", "name": "n", "kwargs": [1]}', r"defense.kwargs: expected dict, found \[1\]"),
+        (
+            '{"module": "m", "name": "n", "args": [99]}',
+            r"defense.args is not supported, found \[99\]: positional arguments",
+        ),
+        ('{"module": "m", "name": "n", "kwarg": {}}', "unknown key of defense 'kwarg'"),
         ("{", "is not JSON"),
     ):
         alone.write_text(text)
-        with pytest.raises(OptionError, match=why):
+        with pytest.raises(OptionError, match=why) as refused:
             blocks.defense_block(str(alone))
+        assert str(refused.value).startswith(str(alone))
+        assert cli.main(["defend", "no.wav", "-o", "out.wav", "--defense", str(alone)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"armory-mdnf: error: {refused.value}"
 
 
 @given(st.text(max_size=30))

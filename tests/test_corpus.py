@@ -29,6 +29,7 @@ from armory_mdnf.training.corpora.prompts import EXCLUDED, Prompt, trim
 from armory_mdnf.training.corpora.sentences import MAX_WORDS, HeldOut, Sampler
 from armory_mdnf.training.corpora.splits import choose
 from armory_mdnf.training.corpus import held_out_sentences
+from armory_mdnf.training.sources import Shards
 
 NEURAL = "piper-joe"
 ALL = [(corpus, part) for corpus in CORPORA for part in PARTS]
@@ -333,6 +334,24 @@ def test_a_corpus_is_the_first_shards_that_reach_the_hours(tmp_path, processes, 
     assert {path: path.stat().st_mtime_ns for path in before} == before
     said = [json.loads(line)["transcript"] for line in (tmp_path / "shard_002.jsonl").read_text().splitlines()]
     assert said == sentences[2 * synthesis.SHARD_SIZE : 3 * synthesis.SHARD_SIZE]
+
+
+def test_nothing_is_trained_on_a_corpus_that_is_not_all_there(tmp_path):
+    sentences = [f"S{i}" for i in range(3 * synthesis.SHARD_SIZE)]
+
+    def stopping(sentences, key):
+        if key == "1/1":
+            raise KeyboardInterrupt
+        return toned(sentences, key)
+
+    for _ in range(2):  # the second time before it has written anything
+        with pytest.raises(KeyboardInterrupt):
+            synthesis.fill_shards(tmp_path, sentences, 3 * SHARD_S / 3600, 1, 0, stopping)
+        assert (tmp_path / "shard_000.jsonl").exists()
+        with pytest.raises(BundleError, match="ahead: the shards there are not all: start `train corpus` or"):
+            Shards(tmp_path)
+    synthesis.fill_shards(tmp_path, sentences, 3 * SHARD_S / 3600, 1, 0, toned)
+    assert len(Shards(tmp_path)) == len(sentences)
 
 
 # --- the command: what is there is kept if it is made of the same

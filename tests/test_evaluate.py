@@ -166,11 +166,11 @@ def test_a_run_beside_it_is_not_mistaken_for_its_own(
 ) -> None:
     run = cli._run
 
-    def two_runs(args: Any) -> int:
+    def two_runs(args: Any, about: Any) -> int:
         for name in ("a", "z"):
             (tmp_path / f"{name}_of_another").mkdir()
         print("a component speaks")
-        return run(args)
+        return run(args, about)
 
     monkeypatch.setattr(cli, "_run", two_runs)
     assert cli.main(["evaluate", "--model", weights, *QUICK, "--output-dir", str(tmp_path)]) == 0

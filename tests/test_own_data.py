@@ -95,6 +95,38 @@ def test_a_librispeech_split_below_any_folder(tmp_path: Path) -> None:
         own.load_own(root)
 
 
+def test_folders_called_by_numbers_are_no_librispeech(tmp_path: Path) -> None:
+    for name, text in (("05/a", "Hello there"), ("06/b", "2 words")):
+        sound(tmp_path / "2021" / f"{name}.wav").with_suffix(".txt").write_text(text)
+    assert found(tmp_path) == [("2021/05/a", "HELLO THERE"), ("2021/06/b", "TWO WORDS")]
+
+
+@pytest.mark.filterwarnings("ignore:.* has .* of the .* utterances")
+def test_what_is_no_utterance_of_a_librispeech_is_not_lost(tmp_path: Path) -> None:
+    split = make_librispeech(tmp_path) / "test-clean"
+    whole = own.load_own(split)
+    chapter = split / "84" / "121"
+    sound(chapter / "84-121-00001.flac")
+    with (chapter / "84-121.trans.txt").open("a") as file:
+        file.write("84-121-00001 ONE MORE\n")
+    sound(chapter / "84-121-0001.wav")  # the same one in another form
+    for name in ("84/121/a.wav", "further/a.wav", "further/a.ogg"):
+        sound(split / name).with_suffix(".txt").write_text("hello")
+    utterances = own.load_own(split, strict=False)
+    assert utterances[: len(whole)] == whole
+    strays = {u.id: u.problem for u in utterances[len(whole) :]}
+    expected = "expected a recording of LibriSpeech, SPEAKER/CHAPTER/SPEAKER-CHAPTER-0000.flac"
+    listing = chapter / "84-121.trans.txt"
+    assert strays == {
+        "84/121/84-121.trans.txt, 1": f"{listing}, line 3: expected 84-121-0000 (or so) and its words, "
+        "found '84-121-00001 ONE MORE'",
+        "84/121/84-121-00001": f"{chapter / '84-121-00001.flac'}: expected a name such as 84-121-0000.flac",
+        **{name: f"{split / name}: {expected}" for name in ("84/121/a.wav", "further/a.ogg", "further/a.wav")},
+    }
+    with pytest.raises(BundleError, match=r"84-121\.trans\.txt, line 3: expected .* \(and 4 more\)"):
+        own.load_own(split)
+
+
 def test_what_is_wrong_with_one_is_its_problem(tmp_path: Path) -> None:
     sound(tmp_path / "good.wav").with_suffix(".txt").write_text("fine")
     sound(tmp_path / "mute.wav")

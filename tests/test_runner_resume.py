@@ -310,7 +310,7 @@ def test_a_disk_that_takes_a_part_of_a_line(interrupted: Path, monkeypatch: pyte
     file: Any = again._file
 
     class Nearly:
-        room = 10
+        name, room = file.name, 10
 
         def fileno(self) -> int:
             return file.fileno()

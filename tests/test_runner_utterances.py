@@ -13,7 +13,7 @@ import soundfile
 from art.defences.preprocessor.preprocessor import Preprocessor
 from conftest import speechlike
 from librispeech_folder import make_librispeech
-from runner_folder import INDEX, failures, lines, strict
+from runner_folder import INDEX, failures, lines, strict, unsaid_length
 
 from armory_mdnf import cli
 from armory_mdnf.asr.estimator import RecognizerEstimator
@@ -326,6 +326,24 @@ def test_audio_of_other_formats_is_finite(tmp_path: Path) -> None:
     soundfile.write(path, np.where(np.arange(800) == 5, np.nan, speechlike(800)), 16000, subtype="FLOAT")
     with pytest.raises(AudioError, match=r"a\.wav: expected finite samples, found NaN"):
         read_samples(Utterance("a", path, "A", "1", 0.05))
+
+
+def test_a_length_that_is_not_said_and_a_null_in_a_name_cost_one_recording(
+    config: dict[str, Any], run: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name in ("good", "piped"):
+        write_flac(tmp_path / "data" / f"{name}.flac", speechlike(8000), 16000)
+    unsaid_length(tmp_path / "data" / "piped.flac")
+    rows = [{"audio": f"{name}.flac", "text": "press one"} for name in ("good", "nu\0ll", "piped")]
+    path = tmp_path / "data" / "list.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config["dataset"] |= {"name": "recordings", "eval_split": str(path), "index": None}
+    folder = run(config, "--skip-attack", code=3)
+    assert [line.id for line in lines(folder).values()] == ["good"]
+    first, second = (failure.reason for failure in failures(folder).values())
+    assert first.startswith("no audio file at ")
+    assert second == "piped.flac does not say its length: write it to a file, not to a pipe"
+    assert cli.main(["run", "--resume", str(folder)]) == 3
 
 
 def test_every_line_of_a_run_is_strict_json(root: Path, config: dict[str, Any], run: Callable[..., Path]) -> None:

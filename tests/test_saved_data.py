@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import speechlike
+from runner_folder import unsaid_length
 
 from armory_mdnf import cli
 from armory_mdnf.data import own, saved, selection
@@ -100,13 +101,16 @@ def test_paths_from_the_folder(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_one_is_its_problem(tmp_path: Path) -> None:
-    audio = [{"bytes": content, "path": None} for content in (encoded(speechlike(800)), b"no audio", None)]
-    folder = save(tmp_path / "wrong", {"audio": audio, "text": ["...", "two", "three"]})
+    (tmp_path / "piped.flac").write_bytes(encoded(speechlike(800)))
+    piped = unsaid_length(tmp_path / "piped.flac").read_bytes()
+    audio = [{"bytes": content, "path": None} for content in (encoded(speechlike(800)), b"no audio", None, piped)]
+    folder = save(tmp_path / "wrong", {"audio": audio, "text": ["...", "two", "three", "four"]})
     problems = [u.problem for u in own.load_own(folder, strict=False)]
     assert problems[0].endswith("row 0: expected a transcript with words")
     assert "row 1: LibsndfileError" in problems[1]
     assert "row 2: expected audio as a path, or as an object with bytes, path, or array" in problems[2]
-    with pytest.raises(BundleError, match=r"\(and 2 more\)"):
+    assert problems[3] == f"{folder}, row 3 does not say its length: write it to a file, not to a pipe"
+    with pytest.raises(BundleError, match=r"\(and 3 more\)"):
         own.load_own(folder)
 
 

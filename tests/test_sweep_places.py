@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from runner_folder import CELLS, lines, write_cells
+from runner_folder import CELLS, write_cells
+from sweep_cells import found
 
 from armory_mdnf import cli
 from armory_mdnf.errors import OptionError, ResultsError
@@ -45,11 +46,6 @@ def grid(config: dict[str, Any], tmp_path: Path) -> list[str]:
 
 def sweep(grid: list[str], out: Path, *options: str) -> int:
     return cli.main(["sweep", *grid, "--output-dir", str(out), *options])
-
-
-def found(out: Path) -> dict[str, dict[int, Any]]:
-    """Every utterance of every cell, without the time that it took."""
-    return {name: {i: replace(line, seconds={}) for i, line in lines(out / name).items()} for name in CELLS}
 
 
 @pytest.mark.parametrize(

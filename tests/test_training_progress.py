@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import closing
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from armory_mdnf.asr.checkpoints import save_recognizer
 from armory_mdnf.data.librispeech import VARIABLE, load_split
 from armory_mdnf.errors import BundleError
 from armory_mdnf.options import number
-from armory_mdnf.training import curve, level
+from armory_mdnf.training import curve, level, resynthesis, state
+from armory_mdnf.training.sources import Shards
 from armory_mdnf.training.state import Progress
 from armory_mdnf.vocoders import Vocoder, save_vocoder
 
@@ -75,6 +78,34 @@ def test_shards_of_other_noise_seed_vocoder_or_recordings_are_refused(
     save_vocoder(folder / "vocoder.safetensors", pwg)
     assert "vocoder was '" in refusal(capsys, *RESYNTHESIS, *SOURCES)
     assert files(shards) == before
+
+
+def test_nothing_is_trained_on_shards_that_are_not_all_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resynthesis, "SHARD_HOURS", 3 / 3600)
+    written: list[str] = []
+    real = resynthesis.write_shard
+
+    def stop(place: Path, name: str, utterances: Any) -> float:
+        if written:
+            raise KeyboardInterrupt
+        written.append(name)
+        return real(place, name, utterances)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resynthesis, "write_shard", stop)
+        with pytest.raises(KeyboardInterrupt):
+            resynthesis.main([*RESYNTHESIS[2:], *SOURCES])
+    shards = folder / "vocoder_train-clean-100"
+    assert (shards / "0000.jsonl").exists()
+    recipe = {"name": "t", "init": "tiny.safetensors", "sources": {shards.name: [1, 1]}, "steps": 1, "seed": 1}
+    (folder / "r.json").write_text(json.dumps(recipe | {"dev": []}))
+    line = refusal(capsys, "train", "recognizer", "r.json", "--data-dir", ".", "--out", "x.safetensors")
+    assert line.endswith("unfinished: the shards there are not all: start `train resynthesis` again, which goes on")
+    assert cli.main([*RESYNTHESIS, *SOURCES]) == 0
+    assert len(Shards(shards)) == 5
+    assert sorted(path.suffix for path in shards.iterdir()) == [".json", *[".jsonl"] * 3, *[".npy"] * 3]
 
 
 def test_a_source_of_no_hours_or_an_option_without_effect_is_refused(
@@ -202,6 +233,52 @@ def test_curves_and_levels_are_chosen_together_against_the_mean_of_draws(
     assert "--curve: expected each once" in refusal(capsys, *LEVEL, "--levels", "1", "--curve", "flat", "flat")
 
 
+def test_a_grid_is_whole_whatever_the_order_of_its_curves(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "rising.json").write_text(json.dumps({"curve": list(np.linspace(0.1, 1, 20))}))
+    curves, levels = ["rising.json", "flat"], [0.0, 1.0, 2.0]
+    options = ["--levels", *map(str, levels), "--curve"]
+    assert cli.main([*LEVEL[:-1], "whole.json", *options, *curves]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(level, "PGD", stopping([], 2, level.PGD))
+        with pytest.raises(KeyboardInterrupt):
+            level.main([*LEVEL[2:], *options, *curves])
+    capsys.readouterr()
+    assert cli.main([*LEVEL, *options, *curves[::-1]]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3  # what was measured is not measured again
+    whole, found = (json.loads((folder / name).read_text())["grid"] for name in ("whole.json", "level.json"))
+    # Without noise all curves are the same: that row has the curve by which it was measured.
+    cells = [("rising.json", 0), *((curve, level) for level in levels[1:] for curve in curves[::-1])]
+    assert [(row["curve"], row["noise_level"]) for row in found] == cells
+    assert sorted(found, key=str) == sorted(whole, key=str)
+
+
+def test_two_commands_do_not_make_one_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "level.json.progress.jsonl"
+    with closing(Progress(folder / "level.json", {"seed": 1}, level.ROW)):
+        before = path.read_bytes()
+        line = refusal(capsys, *LEVEL, "--levels", "0")
+        assert line == "armory-mdnf: error: level.json.progress.jsonl is being written by another command"
+        assert path.read_bytes() == before
+    assert cli.main([*LEVEL, "--levels", "0"]) == 0  # nothing was done by it
+    path.touch()  # as a kill leaves it before the first line
+    (folder / "level.json").unlink()
+    assert cli.main([*LEVEL, "--levels", "0"]) == 0
+
+
+def test_a_file_that_is_gone_when_its_lock_is_had_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(file: IO[bytes]) -> bool:
+        (tmp_path / "o.json.progress.jsonl").unlink()
+        return True
+
+    monkeypatch.setattr(state, "lock", late)
+    with pytest.raises(BundleError, match="is being written by another command"):
+        Progress(tmp_path / "o.json", {"seed": 1}, {"x": number(0)})
+
+
 def test_a_level_is_chosen_on_the_speakers_that_are_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,7 +303,7 @@ def test_a_level_is_chosen_on_the_speakers_that_are_named(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "does not say what it was made of"),
+        ('{"made_of": {"se', "does not say what it was made of"),
         ("[]\n", "line 1: expected an object"),
         ('{"made_of": {"seed": 1}}\n{"x": "1"}\n', "line 2: expected x, found"),
         ('{"made_of": {"seed": 1}}\n{"x": 1}\n{"y": 1}\n', "line 3: expected x, found"),

@@ -99,6 +99,56 @@ def killed(monkeypatch: pytest.MonkeyPatch, step: int, before: bool) -> None:
     monkeypatch.setattr(training, "save_state", stop)
 
 
+def test_hours_and_time_are_those_of_the_whole_training(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, now = replace(RECIPE, steps=4), [1000.0]
+
+    def saved(path: Path, state: dict[str, Any]) -> None:
+        save(path, state)
+        now[0] += 60
+        if state["step"] == stop_at:
+            raise KeyboardInterrupt
+
+    save, stop_at = training.save_state, 0
+    monkeypatch.setattr(training, "save_state", saved)
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    train(recipe, data_dir, data_dir / "a.safetensors", every=1)
+    hours = [row["audio_h"] for row in log_rows(data_dir)]
+    assert len(set(hours)) == 4
+    checkpoint = data_dir / "runs" / "t" / "checkpoint.pt"
+    checkpoint.unlink()
+    stop_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data_dir, data_dir / "a.safetensors", every=1)
+    now[0] += 10_000  # nothing was at work
+    older = {k: v for k, v in torch.load(checkpoint).items() if k not in ("audio_s", "elapsed_s")}
+    train(recipe, data_dir, data_dir / "a.safetensors", every=1)
+    assert [row["audio_h"] for row in log_rows(data_dir)] == hours
+    assert [row["elapsed_s"] for row in log_rows(data_dir)] == [0, 60, 60, 120]
+    torch.save(older, checkpoint)  # which does not say it
+    train(recipe, data_dir, data_dir / "a.safetensors", every=1)
+    assert [row["elapsed_s"] for row in log_rows(data_dir)] == [0, 60, 0, 60]
+
+
+@pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
+def test_what_is_watched_is_decoded_once(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_librispeech(data_dir / "LibriSpeech", "dev-clean")
+    recipe, read = replace(RECIPE, dev=["dev-clean"]), []
+    real = training.read_samples
+    monkeypatch.setattr(training, "read_samples", lambda utterance: read.append(utterance.id) or real(utterance))
+
+    def decoded() -> int:
+        read.clear()
+        train(recipe, data_dir, data_dir / "a.safetensors", every=1)
+        return len(read)
+
+    assert [decoded(), decoded()] == [5, 0]
+    write_flac(root / "dev-clean" / "7" / "5" / "7-5-0000.flac", speechlike(20000, 9), 16000)
+    assert decoded() == 5
+    checkpoint = data_dir / "runs" / "t" / "checkpoint.pt"
+    torch.save({k: v for k, v in torch.load(checkpoint).items() if k != "heard"}, checkpoint)  # as older ones are
+    assert decoded() == 5
+
+
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_step_that_is_taken_again_is_logged_once(data_dir: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     recipe = replace(RECIPE, steps=3)
@@ -164,6 +214,22 @@ def test_the_same_recipe_goes_on_and_another_is_refused_by_name(data_dir: Path) 
         assert refusal.endswith("begin in a new folder, or delete it to begin again")
     assert not (data_dir / "b.safetensors").exists()
     assert checkpoint.read_bytes() == before
+
+
+def test_sources_in_another_order_are_refused(data_dir: Path) -> None:
+    """By which a draw would fall on another one."""
+    sources = {"human": (1, 1), "joined": (1, 1)}
+    train(replace(RECIPE, sources=sources), data_dir, data_dir / "a.safetensors", every=1)
+    other = replace(RECIPE, sources=dict(reversed(sources.items())))
+    with pytest.raises(
+        BundleError, match=r"source_order was \['human', 'joined'\] there, is \['joined', 'human'\] now"
+    ):
+        train(other, data_dir, data_dir / "a.safetensors", every=1)
+    checkpoint = data_dir / "runs" / "t" / "checkpoint.pt"
+    torch.save(
+        {k: v for k, v in torch.load(checkpoint).items() if k != "source_order"}, checkpoint
+    )  # as older ones are
+    train(other, data_dir, data_dir / "a.safetensors", every=1)
 
 
 def test_other_weights_or_recordings_under_the_same_name_are_refused(data_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,8 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
 ) -> None:
     """With the discriminator from the second step, so that its state must be kept too."""
     monkeypatch.setitem(recipe.GENERATORS, "melgan", TINY)
+    looks = itertools.count()  # at the clock: a second from each to the next
+    monkeypatch.setattr(recipe.time, "monotonic", lambda: next(looks))
     common = ["--kind", "melgan", "--source", f"{recordings}=1", "--batch", "1", "--log-every", "1"]
     common += ["--discriminator-from", "1", "--evaluate-every", "100"]
 
@@ -109,7 +112,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
     resumed = run("b")
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
     rows = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [row["seconds"] for row in rows] == [1, 2, 3]
     assert "critic" in rows[1]
 
     bundle = tmp_path / "out.safetensors"

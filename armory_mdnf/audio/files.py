@@ -16,6 +16,23 @@ from armory_mdnf.files.atomic import replacing
 COUNTED = re.compile(rb"(?:Xing|Info)\0\0\0[\x01\x03\x05\x07\x09\x0b\x0d\x0f]")
 """What an MP3 has at its beginning that says how many frames follow. Of others libsndfile makes a guess."""
 
+UNKNOWN = 1 << 62
+"""Samples from which on a header says none: for FLAC from a pipe libsndfile gives the largest number that it has."""
+
+
+def duration_s(source: str | BinaryIO, name: str) -> float:
+    """Length of a file or an open one by its header, which alone is read.
+
+    Raises :class:`AudioError` with ``name`` for one that does not say its length, and whatever soundfile does for what
+    it does not read.
+    """
+    import soundfile
+
+    info = soundfile.info(source)
+    if info.frames >= UNKNOWN:
+        raise AudioError(f"{name} does not say its length: write it to a file, not to a pipe")
+    return float(info.frames / info.samplerate)
+
 
 def decode(source: str | BinaryIO, name: str, unreadable: str) -> tuple[npt.NDArray[np.float32], int]:
     """All samples of a file or an open one, float32 (T, channels), and the sample rate in Hz.

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input, :class:`OptionError` for a configuration without
     an untargeted PGD and for batches that the memory does not hold.
     """
-    start, told = time.monotonic(), sys.stderr if args.json else sys.stdout
+    start = time.monotonic()
     for name, least in (("utterances", LEAST_UTTERANCES), ("iterations", 1), ("evaluation_draws", 1)):
         with within(f"--{name.replace('_', '-')}"):
             check_option(name, getattr(args, name), count(least))
@@ -113,18 +113,17 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"Audit of {name}: {len(chosen)} utterances, {plan.iterations} of {attack.max_iter} iterations, "
         f"transcripts per utterance and attempt: {trials.evaluations}\n",
-        file=told,
         flush=True,
     )
     with _enough_memory(bound, findings, len(only)):
         for finding in audit(trials, Options(draws, attack.max_iter), only, tell):
             findings.append(finding)
-            print(report.block(NAMES.index(finding.check) + 1, finding) + "\n", file=told, flush=True)
+            print(report.block(NAMES.index(finding.check) + 1, finding) + "\n", flush=True)
             content = as_json(about, findings, time.monotonic() - start)
             if args.output is not None:  # after each check: an audit that is stopped has found what it has found
                 with storing(lambda: f"{len(findings)} findings are printed"):
                     write_text(args.output, dumps(content, indent=1, sort_keys=True) + "\n")
-    print(report.verdict(findings), file=told)
+    print(report.verdict(findings))
     if args.json:
         console.print_json(content)
     return int(any(finding.verdict == FAIL for finding in findings))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
-def add_commands(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
-    """Add them to an argument parser's sub-commands. ``run`` runs a configuration as ``armory-mdnf run`` does."""
+def add_commands(commands: Any, run: Callable[[Sequence[str], Mapping[str, Any]], int]) -> None:
+    """Add them to an argument parser's sub-commands. ``run`` is :data:`armory_mdnf.commands.evaluate.Run`."""
     from armory_mdnf.commands import attack, configs, defend, doctor, evaluate, plot, report, transcribe
 
     for module in (transcribe, defend, attack, configs, report, plot, doctor):

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.errors import OptionError, choices, quoted, refuse_unknown
+from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.files.strict_json import read_json
 from armory_mdnf.options import count, number
+from armory_mdnf.runner.config import check_block, within
 
 Block = dict[str, Any]
 
@@ -142,9 +143,8 @@ def _from_file(path: Path) -> Block | None:
     block = content.get("defense", content)
     if block is None:
         return None
-    if not isinstance(block, dict) or not {"module", "name"} <= block.keys():
-        raise OptionError(f"{path}: expected a defence with module and name, found {quoted(block)}")
-    if not isinstance(block.get("kwargs", {}), dict):
-        raise OptionError(f"{path}: expected the kwargs of the defence as an object, found {quoted(block['kwargs'])}")
-    refuse_unknown(block, ("args", "kwargs", "module", "name", "type"), f"the defence of {path}")
-    return {"kwargs": {}, "type": "Preprocessor"} | block
+    if isinstance(block, dict):
+        block = {"kwargs": {}, "type": "Preprocessor"} | block
+    with within(str(path)):
+        check_block(block, "defense")
+    return block

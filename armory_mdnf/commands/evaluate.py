@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import json
 import os
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +16,12 @@ from armory_mdnf.errors import OptionError, quoted
 
 OUTPUTS = Path("outputs")
 NO_ATTACK = "none"
+Run = Callable[[Sequence[str], Mapping[str, Any]], int]
+"""What ``armory-mdnf run`` does with words of a command line; its JSON tells what is given with them besides."""
 
 
-def add_command(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
-    """Add the command to an argument parser's sub-commands. ``run`` does what ``armory-mdnf run`` does."""
+def add_command(commands: Any, run: Run) -> None:
+    """Add the command to an argument parser's sub-commands."""
     parser = commands.add_parser(
         "evaluate",
         help="evaluate a recogniser behind a defence under an attack, in one line",
@@ -55,7 +53,7 @@ def add_command(commands: Any, run: Callable[[Sequence[str]], int]) -> None:
     parser.set_defaults(run=lambda args: evaluate(args, run))
 
 
-def evaluate(args: argparse.Namespace, run: Callable[[Sequence[str]], int]) -> int:
+def evaluate(args: argparse.Namespace, run: Run) -> int:
     """Write the configuration and run it. Returns the exit code of the run."""
     from armory_mdnf.files.atomic import ensure_writable, write_text
     from armory_mdnf.files.strict_json import dumps
@@ -66,25 +64,15 @@ def evaluate(args: argparse.Namespace, run: Callable[[Sequence[str]], int]) -> i
     if path.exists() and path.read_bytes() != text.encode():
         raise OptionError(f"{path} is there and differs: --config FILE.json takes another name")
     write_text(path, text)
-    told = sys.stderr if args.json else sys.stdout
-    print(f"configuration: {path}", file=told, flush=True)
+    print(f"configuration: {path}", flush=True)
     if args.only_write:
         if args.json:
             console.print_json({"config": str(path)})
         return 0
     words = [str(path), "--output-dir", str(args.output_dir)]
     words += ["--device", args.device] if args.device == "cuda" else []
-    if not args.json:
-        return run(words)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        code = run([*words, "--json"])
-    # Its object comes last, after whatever a component of somebody's has printed.
-    others, begin, found = f"\n{printed.getvalue()}".rpartition("\n{\n")
-    if others:
-        print(others, file=sys.stderr)
-    if begin:
-        console.print_json(json.loads(begin + found) | {"config": str(path)})
-    return code
+    words += ["--json"] if args.json else []
+    return run(words, {"config": str(path)})
 
 
 def make_config(args: argparse.Namespace) -> Block:

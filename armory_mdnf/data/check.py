@@ -63,7 +63,7 @@ def check_split(root: Path, name: str, decode: bool = False) -> Report:
     for chapter in chapters(root / name):
         sound, damaged, strays = read_chapter(chapter, transcribed=False)
         utterances += sound
-        problems += [*strays, *(u.problem for u in damaged)]
+        problems += [u.problem for u in (*strays, *damaged)]
     if decode:
         problems += list(_damaged(utterances, name))
     return Report(

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from armory_mdnf.audio.files import UNKNOWN
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.errors import AudioError, BundleError, OptionError, choices, quoted
 from armory_mdnf.files.provenance import sha256_of
@@ -104,12 +105,12 @@ def load_split(
     strays: list[str] = []
     for chapter in chapters(root / name):
         found, damaged, others = read_chapter(chapter, transcribed)
-        problems = [*others, *(u.problem for u in damaged)]
+        problems = [u.problem for u in (*others, *damaged)]
         if problems and strict:
             more = f" (and {len(problems) - 1} more there)" if len(problems) > 1 else ""
             raise BundleError(f"{problems[0]}{more}; `armory-mdnf data check {root}` lists all")
         utterances += [*found, *damaged]
-        strays += others
+        strays += [u.problem for u in others]
     if strays:
         more = f" (and {len(strays) - 1} more; `armory-mdnf data check {root}` lists all)" if len(strays) > 1 else ""
         warnings.warn(f"{strays[0]}{more}", stacklevel=2)
@@ -136,16 +137,29 @@ def chapters(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (int(path.parent.name), int(path.name)))
 
 
-def read_chapter(folder: Path, transcribed: bool = True) -> tuple[list[Utterance], list[Utterance], list[str]]:
-    """The sound utterances of a chapter, those with a ``problem``, and a sentence on whatever is no utterance."""
+def listing_of(chapter: Path) -> Path:
+    """The list of a chapter's transcripts."""
+    return chapter / f"{chapter.parent.name}-{chapter.name}.trans.txt"
+
+
+def read_chapter(folder: Path, transcribed: bool = True) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
+    """The sound utterances of a chapter, those with a ``problem``, and strays.
+
+    A stray is a recording or a line that has the name of no utterance; its ``problem`` says so.
+    """
     speaker = folder.parent.name
     stem = f"{speaker}-{folder.name}"
     words: dict[str, str] = {}
     refused: dict[str, str] = {}
-    strays: list[str] = []
-    listing = folder / f"{stem}.trans.txt"
+    sentences: list[str] = []
+    listing = listing_of(folder)
     if listing.is_file():
-        words, refused, strays = read_transcripts(listing, stem)
+        words, refused, sentences = read_transcripts(listing, stem)
+    place = f"{speaker}/{folder.name}"
+    strays = [
+        Utterance(f"{place}/{listing.name}, {number}", listing, "", speaker, 0.0, sentence)
+        for number, sentence in enumerate(sentences, 1)
+    ]
     sound: list[Utterance] = []
     damaged: list[Utterance] = []
     audio = {path.stem: path for path in recordings(folder.iterdir())}
@@ -155,7 +169,8 @@ def read_chapter(folder: Path, transcribed: bool = True) -> tuple[list[Utterance
         if name not in audio:
             problem = problem or f"{listing} names {name}, of which there is neither {' nor '.join(SUFFIXES)}"
         elif not _names(stem, name):
-            strays.append(f"{path}: expected a name such as {stem}-0000{path.suffix}")
+            problem = f"{path}: expected a name such as {stem}-0000{path.suffix}"
+            strays.append(Utterance(f"{place}/{name}", path, "", speaker, 0.0, problem))
             continue
         elif not problem and name not in words and transcribed:
             problem = (
@@ -255,7 +270,7 @@ def _samples(path: Path) -> int:
         info = soundfile.info(str(path))
     except (OSError, UnicodeError, soundfile.SoundFileError) as error:
         raise AudioError(f"{path} is not a readable audio file (truncated or corrupt?): {error}") from error
-    if (info.samplerate, info.channels) != (SAMPLE_RATE_HZ, 1) or info.frames < 1:
+    if (info.samplerate, info.channels) != (SAMPLE_RATE_HZ, 1) or not 1 <= info.frames < UNKNOWN:
         raise AudioError(
             f"{path}: expected one channel at {SAMPLE_RATE_HZ} Hz, found {info.channels} at {info.samplerate} Hz, "
             f"{info.frames} samples"

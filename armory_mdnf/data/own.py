@@ -21,10 +21,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from armory_mdnf.audio.files import duration_s
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.data.librispeech import SPLITS, chapters, read_chapter
+from armory_mdnf.data.librispeech import SPLITS, chapters, listing_of, read_chapter
 from armory_mdnf.data.paths import LISTS
-from armory_mdnf.data.saved import UNREADABLE, SavedUtterance, audio_of, duration_s, is_saved, open_saved
+from armory_mdnf.data.saved import UNREADABLE, SavedUtterance, audio_of, is_saved, open_saved, seconds_of
 from armory_mdnf.data.text import normalise
 from armory_mdnf.errors import AudioError, BundleError, TranscriptError, cause, quoted, shown
 from armory_mdnf.files.strict_json import loads, readable
@@ -66,8 +67,9 @@ def _find(place: Path) -> list[Utterance]:
         return _by_name(_saved(place.resolve()))
     if (place / "wav.scp").is_file() or (place / "text").is_file():
         return _by_name(_kaldi(place))
-    if found := chapters(place):
-        return sorted(_librispeech(found), key=lambda u: hashlib.sha256(u.id.encode()).digest())
+    found = chapters(place)
+    if any(listing_of(chapter).is_file() for chapter in found):  # other folders are called by numbers too, as 2021/05
+        return _librispeech(place, found)
     if inner := [split for split in SPLITS if (place / split).is_dir()]:
         raise BundleError(f"{name} is a LibriSpeech: name one of its splits, as {shown(str(place / inner[0]), 200)}")
     lists = [path for path in sorted(place.iterdir()) if path.suffix in LISTS]
@@ -89,9 +91,7 @@ def _by_name(utterances: Iterable[Utterance]) -> list[Utterance]:
 
 def _utterance(name: str, path: Path, text: str, speaker: str = "") -> Utterance:
     """An utterance, with what is wrong with it."""
-    import soundfile
-
-    problem, transcript, duration_s = "", "", 0.0
+    problem, transcript, seconds = "", "", 0.0
     try:
         transcript = normalise(text)
         if not transcript:
@@ -106,16 +106,21 @@ def _utterance(name: str, path: Path, text: str, speaker: str = "") -> Utterance
         problem = f"no audio file at {shown(str(path), 200)}"
     else:
         try:
-            info = soundfile.info(str(path))
-            duration_s = info.frames / info.samplerate
-            problem = problem or ("" if info.frames else f"{path} is empty: expected samples")
+            seconds = duration_s(str(path), str(path))
+            problem = problem or ("" if seconds else f"{path} is empty: expected samples")
+        except AudioError as error:
+            problem = str(error)
         except UNREADABLE as error:
             problem = f"{path} is not audio that can be read: {cause(error)}"
-    return Utterance(name, path, transcript, speaker, float(duration_s), problem, converted=True)
+    return Utterance(name, path, transcript, speaker, seconds, problem, converted=True)
+
+
+def _sounds(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SOUNDS and path.is_file()]
 
 
 def _beside(folder: Path) -> Iterable[Utterance]:
-    sounds = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SOUNDS and path.is_file()]
+    sounds = _sounds(folder)
     if not sounds:
         raise BundleError(
             f"{shown(str(folder), 200)}: expected recordings with a text file beside each, a list "
@@ -219,7 +224,7 @@ def _saved(folder: Path) -> Iterable[Utterance]:
             if not isinstance(text := row[text_column], str):
                 raise TranscriptError(f"expected {text_column} as text, found {quoted(text)}")
             transcript = normalise(text)
-            seconds = duration_s(audio_of(row[audio_column], folder, number))
+            seconds = seconds_of(audio_of(row[audio_column], folder, number), f"{folder}, row {number}")
             problem = "" if transcript else f"{folder}, row {number}: expected a transcript with words"
         except AudioError as error:
             problem = str(error)
@@ -264,10 +269,21 @@ def _kaldi_lines(path: Path) -> Iterable[tuple[str, str]]:
             yield name, "".join(rest)
 
 
-def _librispeech(found: Iterable[Path]) -> Iterable[Utterance]:
+def _librispeech(place: Path, found: Iterable[Path]) -> list[Utterance]:
+    """The utterances of the chapters, and after them, each with its problem, whatever else there is of recordings."""
+    utterances: list[Utterance] = []
+    strays: list[Utterance] = []
     for chapter in found:
-        sound, damaged, _ = read_chapter(chapter)
-        yield from (*sound, *damaged)
+        sound, damaged, others = read_chapter(chapter)
+        utterances += [*sound, *damaged]
+        strays += others
+    known = {u.path.with_suffix("") for u in (*utterances, *strays)}
+    for path in _sounds(place):
+        if path.with_suffix("") not in known:
+            name = readable(str(path.relative_to(place)))
+            problem = f"{path}: expected a recording of LibriSpeech, SPEAKER/CHAPTER/SPEAKER-CHAPTER-0000.flac"
+            strays.append(Utterance(name, path, "", "", 0.0, problem))
+    return [*sorted(utterances, key=lambda u: hashlib.sha256(u.id.encode()).digest()), *strays]
 
 
 def _lines(path: Path, most: int = MAX_BYTES) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from armory_mdnf.audio.files import duration_s
 from armory_mdnf.audio.recordings import Samples, from_samples, read_recording
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.errors import AudioError, BundleError, OptionError, cause, quoted, shown
@@ -117,14 +118,12 @@ def audio_of(value: Any, folder: Path, row: int) -> Path | bytes | tuple[Samples
     raise AudioError(f"{where}: expected audio as a path, or as an object with {known}, found {found}")
 
 
-def duration_s(audio: Path | bytes | tuple[Samples, int]) -> float:
+def seconds_of(audio: Path | bytes | tuple[Samples, int], where: str) -> float:
     """Length of what :func:`audio_of` gives; of encoded audio only the header is read.
 
-    Raises one of :data:`UNREADABLE` for what libsndfile does not read.
+    Raises :class:`AudioError` naming the row for what does not say it, one of :data:`UNREADABLE` for what libsndfile
+    does not read.
     """
-    import soundfile
-
     if isinstance(audio, tuple):
         return len(audio[0]) / audio[1]
-    info = soundfile.info(io.BytesIO(audio) if isinstance(audio, bytes) else str(audio))
-    return float(info.frames / info.samplerate)
+    return duration_s(io.BytesIO(audio) if isinstance(audio, bytes) else str(audio), where)

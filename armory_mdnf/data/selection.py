@@ -96,7 +96,7 @@ def fingerprint(utterance: Utterance) -> str:
         return of_values([of_array(utterance.samples), utterance.transcript])[:16]
     try:
         audio = audio_checksum(utterance)
-    except (AudioError, OSError) as error:
+    except (OSError, ValueError) as error:  # AudioError is one, and what a null in a path raises
         audio = str(error)
     return of_values([audio, utterance.transcript])[:16]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,18 @@ from armory_mdnf.files import run_folder
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path to write to, and move it to ``path`` when the block ends well.
 
-    A killed run leaves the old file or the new one; an error leaves the old one. Missing folders are made.
+    A killed run leaves the old file or the new one; an error leaves the old one. Missing folders are made. Who may read
+    it is as the user's umask says.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
+        partial.unlink(missing_ok=True)  # of a killed process of the same number
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
-        partial.chmod(0o644)  # some writers leave the file to its owner alone; an image may run as any user
+        partial.chmod(mode)  # some writers leave the file to its owner alone
         with partial.open("rb") as written:
             os.fsync(written)  # else a power cut may leave the new name without its content
         os.replace(partial, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from armory_mdnf.errors import ArmoryMdnfError, BundleError, quoted
 from armory_mdnf.files.atomic import write_text
@@ -31,6 +31,21 @@ def objects(
 def finished(content: bytes) -> bytes:
     """A journal without the half line that a killed process may have left at its end."""
     return content[: content.rfind(b"\n") + 1]
+
+
+def append(file: IO[bytes], line: str) -> None:
+    """Add a line to a journal that is open unbuffered; it is on disk when this returns.
+
+    After an ``OSError``, such as that of a full disk, nothing of it is there. The error names the file.
+    """
+    end, rest = os.fstat(file.fileno()).st_size, line.encode() + b"\n"
+    try:
+        while rest:  # a disk that is nearly full takes a part
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    except OSError as error:
+        os.ftruncate(file.fileno(), end)
+        raise OSError(error.errno, error.strerror, str(file.name)) from error
 
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[Mapping[str, Any]]) -> None:

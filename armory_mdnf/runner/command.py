@@ -64,8 +64,8 @@ class Whole(Protocol):
         """Utterances that the configuration chooses."""
 
 
-def run(args: argparse.Namespace) -> int:
-    """Do what the command line asks for.
+def run(args: argparse.Namespace, about: Mapping[str, Any] | None = None) -> int:
+    """Do what the command line asks for. ``about``: what ``--json`` tells besides.
 
     Returns the exit code: 0, 3 if utterances are left out of the results, or 130 after Ctrl-C.
     Raises :class:`armory_mdnf.errors.ArmoryMdnfError` for bad input, and for a disk that cannot be written.
@@ -91,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
         write_text(path, content + "\n")
     try:
         if args.json:
-            console.print_json(numbers(found, str(path)))
-            sys.stdout.flush()
+            console.print_json(numbers(found, str(path)) | dict(about or {}), flush=True)
         else:
             print(summarise(found, where=str(path)), flush=True)
     except BrokenPipeError:

@@ -176,12 +176,9 @@ def within(where: str) -> Iterator[None]:
 def check_config(config: Any) -> None:
     """Raise :class:`OptionError` for the first key that is unknown, missing, of another type, or not supported."""
     _check_block(config, TOP, "")
-    for name, keys in BLOCKS.items():
+    for name in BLOCKS:
         if config.get(name) is not None:
-            _check_block(config[name], keys, name, is_open=_takes_more(config[name], name))
-    for (block, key), why in UNSUPPORTED.items():
-        if (config.get(block) or {}).get(key):
-            raise OptionError(f"{block}.{key} is not supported, found {quoted(config[block][key])}: {why}")
+            check_block(config[name], name)
     _check_outputs(config["sysconfig"])
     _check_attack(config["attack"])
     _check_metric(config["metric"])
@@ -193,6 +190,14 @@ def check_config(config: Any) -> None:
         raise OptionError(f"dataset.batch_size: expected at least 1, found {config['dataset']['batch_size']}")
     if config["dataset"].get("framework", "numpy") != "numpy":
         raise OptionError(f"dataset.framework: expected 'numpy', found {quoted(config['dataset']['framework'])}")
+
+
+def check_block(block: Any, name: str) -> None:
+    """:func:`check_config` for one of :data:`BLOCKS`."""
+    _check_block(block, BLOCKS[name], name, is_open=_takes_more(block, name))
+    for (of, key), why in UNSUPPORTED.items():
+        if of == name and block.get(key):
+            raise OptionError(f"{name}.{key} is not supported, found {quoted(block[key])}: {why}")
 
 
 def component(block: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ run leaves the first two, from which it can go on.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,8 @@ from armory_mdnf.errors import ArmoryMdnfError, OptionError, ResultsError, quote
 from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.files import provenance, strict_json
 from armory_mdnf.files.atomic import write_text
-from armory_mdnf.files.json_lines import finished, objects
+from armory_mdnf.files.json_lines import append, finished, objects
+from armory_mdnf.files.locks import lock
 from armory_mdnf.files.provenance import made_of
 from armory_mdnf.files.run_folder import ABOUT, LINES
 from armory_mdnf.runner.config import Config
@@ -131,15 +131,7 @@ class Journal:
         """
         assert self._file is not None
         for line in lines:
-            end = os.fstat(self._file.fileno()).st_size
-            rest = to_line(line).encode() + b"\n"
-            try:
-                while rest:  # a disk that is nearly full takes a part
-                    rest = rest[self._file.write(rest) :]
-                os.fsync(self._file.fileno())
-            except OSError as error:
-                os.ftruncate(self._file.fileno(), end)
-                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            append(self._file, to_line(line))
             self._keep(line)
 
     def close(self) -> None:
@@ -167,11 +159,9 @@ class Journal:
 
     def _open(self) -> None:
         self._file = self.path.open("ab", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock(self._file):
             self.close()
-            raise ResultsError(f"{self.path} is being written by another run") from None
+            raise ResultsError(f"{self.path} is being written by another run")
 
 
 def begun(folder: Path) -> bool:

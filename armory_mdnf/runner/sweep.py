@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import shlex
 import socket
@@ -22,6 +21,7 @@ from armory_mdnf.errors import OptionError, ResultsError, StorageError
 from armory_mdnf.evaluation.records import read_json
 from armory_mdnf.evaluation.summary import numbers
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
+from armory_mdnf.files.locks import lock
 from armory_mdnf.files.run_folder import NATIVE, PARTIAL
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.runner.command import INCOMPLETE, INTERRUPTED, keep, nothing, record_of, results_of, tell
@@ -111,16 +111,14 @@ def _refuse_existing(folders: Sequence[Path], args: argparse.Namespace) -> None:
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other sweeps out of a folder.
 
-    The lock is the operating system's and ends with the process, however it ends: a file that a killed sweep left
-    behind locks nothing, and says of whom it was to nobody. Raises :class:`ResultsError` naming who has it.
+    A file that a killed sweep left behind locks nothing, and says of whom it was to nobody.
+    Raises :class:`ResultsError` naming who has it.
     """
     with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock(file):
             file.seek(0)
             owner = file.read(200).strip() or "another process"
-            raise ResultsError(f"{folder} is being written by {owner}") from None
+            raise ResultsError(f"{folder} is being written by {owner}")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -203,12 +203,13 @@ def visible(device: str, inherited: str | None) -> str:
 def _begin(seen: multiprocessing.queues.SimpleQueue[str] | None) -> None:
     """In a new process: Ctrl-C is the parent's, notes have been told, and nothing goes on without the parent.
 
+    What components print is lost: standard output is for what the parent tells.
     ``seen``: what each process sees of the GPUs, which torch looks at when it first needs one.
     """
     if seen is not None:
         os.environ[VISIBLE] = seen.get()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 -- for as long as the process lives
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 -- for as long as the process lives
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

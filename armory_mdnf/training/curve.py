@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,13 @@ def _make(args: argparse.Namespace, recordings: list[np.ndarray], data: str, pro
     vocoder = load_vocoder(args.vocoder)
     size = vocoder.recipe.n_mels + 1
     pair = Kind(f"{size} numbers of at least 0", lambda v: listed(number(0), "").holds(v) and len(v) == size)
-    progress = Progress(args.out, provenance, {"differences": listed(pair, "lists of that", empty=False)})
-    done = [pair for row in progress.rows for pair in row["differences"]]
-    if done:
-        print(f"going on after {len(done)} of {len(recordings)} pairs", file=sys.stderr)
-    estimator = RecognizerEstimator(load_recognizer(args.recognizer))
-    keep = lambda pairs: progress.append({"differences": pairs})  # noqa: E731
-    with storing(progress.__str__):
+    kinds = {"differences": listed(pair, "lists of that", empty=False)}
+    with closing(Progress(args.out, provenance, kinds)) as progress, storing(progress.__str__):
+        done = [pair for row in progress.rows for pair in row["differences"]]
+        if done:
+            print(f"going on after {len(done)} of {len(recordings)} pairs", file=sys.stderr)
+        estimator = RecognizerEstimator(load_recognizer(args.recognizer))
+        keep = lambda pairs: progress.append({"differences": pairs})  # noqa: E731
         curve, mean = estimate(estimator, vocoder, recordings, args.eps, args.iterations, done, keep)
         content = {
             "description": "mean |log mel difference| of (adversarial, benign) pairs per mel bin, largest = 1",

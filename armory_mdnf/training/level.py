@@ -19,6 +19,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -157,23 +158,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _make(args: argparse.Namespace, chosen: list[Utterance], provenance: Mapping[str, Any]) -> None:
     """Write ``--out``; what is done of it is kept beside it meanwhile."""
-    progress = Progress(args.out, provenance, ROW)
-    done = progress.rows[:]
-    noises = grid(args.curve, args.levels)
-    if done:
-        print(f"going on after {len(done)} of {len(noises)} levels", file=sys.stderr)
-    utterances = [(read_samples(u), u.transcript) for u in chosen]
-    defense = {"vocoder": args.vocoder, "normalize": args.normalize, "seed": args.seed}
-    attack = {"eps": args.eps, "max_iter": args.iterations}
-    attack |= {"eot_draws": args.eot_draws, "batch_seconds": args.batch_seconds}
-    left = noises[len(done) :]
-    with storing(progress.__str__):
-        rows = done + measure(args.recognizer, left, utterances, defense, attack, progress.append)
+    with closing(Progress(args.out, provenance, ROW)) as progress, storing(progress.__str__):
+        have = {_key(row["curve"], row["noise_level"]): row for row in progress.rows}
+        noises = grid(args.curve, args.levels)
+        if have:
+            print(f"going on after {len(have)} of {len(noises)} levels", file=sys.stderr)
+        utterances = [(read_samples(u), u.transcript) for u in chosen]
+        defense = {"vocoder": args.vocoder, "normalize": args.normalize, "seed": args.seed}
+        attack = {"eps": args.eps, "max_iter": args.iterations}
+        attack |= {"eot_draws": args.eot_draws, "batch_seconds": args.batch_seconds}
+        left = [noise for noise in noises if _key(*noise) not in have]
+        new = measure(args.recognizer, left, utterances, defense, attack, progress.append)
+        have |= {_key(row["curve"], row["noise_level"]): row for row in new}
+        rows = [have[_key(*noise)] for noise in noises]
         best = min(rows, key=lambda row: row["benign_wer"] + row["adversarial_wer"])
         recipe = {k: v for k, v in vars(args).items() if k != "out"}
         content = {"recipe": recipe, MADE_OF: provenance, "grid": rows, "chosen": best}
         write_text(args.out, dumps(content, indent=1) + "\n")
         progress.finish()
+
+
+def _key(curve: str, level: float) -> tuple[str | None, float]:
+    """What a cell of the grid is known by; the curves may be in another order than when it was measured."""
+    return curve if level else None, level
 
 
 if __name__ == "__main__":

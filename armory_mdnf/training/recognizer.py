@@ -31,11 +31,11 @@ from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.audio import ragged
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import load_split, split_name
-from armory_mdnf.data.selection import any_split, read_samples
+from armory_mdnf.data.selection import any_split, fingerprint, read_samples
 from armory_mdnf.errors import AudioError, OptionError, quoted
 from armory_mdnf.files import bundles
 from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, storing
-from armory_mdnf.files.provenance import made_of, of_values
+from armory_mdnf.files.provenance import check_same, made_of, of_values
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
 from armory_mdnf.options import whole
@@ -47,7 +47,15 @@ from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.recipe import PRECISIONS, Recipe, build_sources, recipe_help
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, librispeech_in
 from armory_mdnf.training.start import init_checksum, starting_recognizer
-from armory_mdnf.training.state import MADE_OF, after_failure, cut_log, fill_optimizer, load_state, save_state
+from armory_mdnf.training.state import (
+    MADE_OF,
+    OTHERWISE,
+    after_failure,
+    cut_log,
+    fill_optimizer,
+    load_state,
+    save_state,
+)
 
 Batch = list[tuple[np.ndarray, list[int]]]
 """Audio (T,) and characters of each utterance."""
@@ -248,26 +256,28 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
     batches = Batches(recipe, recognizer, data_dir, workers)
     provenance = _provenance(recipe, data_dir, batches)
     chosen = watched(recipe.dev, recipe.dev_utterances, recipe.held_out_speakers, librispeech_in(data_dir))
-    if workers.first:  # which evaluates; what it cannot hear is refused now, not after the first steps
+    checkpoint = run_dir / "checkpoint.pt"
+    before = _load(checkpoint, provenance, batches.names) if checkpoint.exists() else {}
+    step = before.get("step", 0)
+    heard = of_values(map(fingerprint, chain(*chosen.values()))) if workers.first else ""
+    # The first evaluates; what it cannot hear is refused now, not after the first steps. To decode all takes a while.
+    if workers.first and before.get("heard") != heard:
         check_heard(recognizer, chain(*chosen.values()))
-    checkpoint, step, state = run_dir / "checkpoint.pt", 0, None
-    if checkpoint.exists():
-        state = load_state(checkpoint, {"network": dict, "optimizer": dict, "step": int}, provenance)
-        step = state["step"]
     end = -(-recipe.steps // Batches.CHUNK_STEPS)
     chunks = ahead(batches.chunk, step // Batches.CHUNK_STEPS, end, loaders)
     loaded: list[Batch] = next(chunks, [])  # the loaders start before the model is on a GPU
     recognizer.to(device)
     optimizer = _optimizer(recipe, recognizer)
-    if state is not None:
-        bundles.fill(recognizer.network, state["network"], str(checkpoint))
-        fill_optimizer(optimizer, state["optimizer"], checkpoint)
+    if before:
+        bundles.fill(recognizer.network, before["network"], str(checkpoint))
+        fill_optimizer(optimizer, before["optimizer"], checkpoint)
     if workers.first:
-        cut_log(run_dir / "log.jsonl", -1 if state is None else step)
+        cut_log(run_dir / "log.jsonl", step if before else -1)
     log = open(run_dir / "log.jsonl" if workers.first else os.devnull, "a", buffering=1)  # noqa: SIM115
     log.write(json.dumps({"step": step, "utterances": batches.sizes()}) + "\n")
     bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=not (workers.first and sys.stderr.isatty()))
-    running, since, began, seconds = 0.0, step, time.monotonic(), 0.0
+    running, since = 0.0, step
+    seconds, began = before.get("audio_s", 0.0), time.monotonic() - before.get("elapsed_s", 0.0)
     while step < recipe.steps:
         for batch in loaded[step % Batches.CHUNK_STEPS :]:
             recognizer.train()
@@ -291,13 +301,15 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
             step += 1
             bar.update()
             if workers.first and (step % every == 0 or step == recipe.steps):
+                elapsed_s = time.monotonic() - began
                 line = {"step": step, "loss": round(running / (step - since), 4)}
-                line |= {"audio_h": round(seconds / 3600, 3), "elapsed_s": round(time.monotonic() - began, 1)}
+                line |= {"audio_h": round(seconds / 3600, 3), "elapsed_s": round(elapsed_s, 1)}
                 line |= evaluate(recognizer, chosen)
                 log.write(json.dumps(line) + "\n")
                 bar.set_postfix(line)
                 running, since = 0.0, step
                 state = {"network": recognizer.network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+                state |= {"heard": heard, "audio_s": seconds, "elapsed_s": elapsed_s, "source_order": batches.names}
                 save_state(checkpoint, state | {MADE_OF: dumps(provenance)})
             if step == recipe.steps:
                 break
@@ -308,6 +320,17 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
     if workers.first:
         save_recognizer(out, recognizer.eval(), about, half=True)
     workers.leave()
+
+
+def _load(checkpoint: Path, provenance: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """The state to go on with. Raises :class:`BundleError` as :func:`load_state`, and for sources in another order.
+
+    A draw goes by that, and provenance leaves it out; older checkpoints do not say it.
+    """
+    state = load_state(checkpoint, {"network": dict, "optimizer": dict, "step": int}, provenance)
+    order = {"source_order": names}
+    check_same(order | {key: state[key] for key in order.keys() & state}, order, checkpoint, OTHERWISE)
+    return state
 
 
 def _provenance(recipe: Recipe, data_dir: Path, batches: Batches) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from armory_mdnf.files.atomic import ensure_writable_folder, storing
 from armory_mdnf.files.provenance import made_of, of_values, sha256_of
 from armory_mdnf.options import SEED, number
 from armory_mdnf.training.augmentation import under_white_noise
-from armory_mdnf.training.corpora.files import write_shard
+from armory_mdnf.training.corpora.files import UNFINISHED, write_shard
 from armory_mdnf.training.held_out import LEFT_OUT
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.recipe import build_sources
@@ -122,6 +122,7 @@ def _write_shards(folder: Path, resynthesis: Resynthesis, drawn: Drawn, seed: in
 
     bounds = np.cumsum([len(a) for a, _ in drawn]) // int(SHARD_HOURS * 3600 * SAMPLE_RATE_HZ)
     bar = tqdm(total=len(drawn), unit="utterance", desc=folder.name, disable=not sys.stderr.isatty())
+    (folder / UNFINISHED).touch()  # nobody trains on the first shards as if they were all
     for shard in range(int(bounds[-1]) + 1):
         name = f"{shard:04d}"
         members = [i for i, b in enumerate(bounds) if b == shard]
@@ -129,6 +130,7 @@ def _write_shards(folder: Path, resynthesis: Resynthesis, drawn: Drawn, seed: in
         if not members or (folder / f"{name}.jsonl").exists():
             continue
         write_shard(folder, name, _spoken(resynthesis, drawn, members, seed))
+    (folder / UNFINISHED).unlink()
     bar.close()
 
 

@@ -18,6 +18,7 @@ from armory_mdnf.errors import BundleError, quoted
 from armory_mdnf.files.json_lines import objects
 from armory_mdnf.files.provenance import of_array, sha256_of
 from armory_mdnf.options import FILE_NAME, TEXT, Kind, number, whole
+from armory_mdnf.training.corpora.files import check_finished
 from armory_mdnf.training.held_out import check_left_out, check_speakers
 
 SAMPLE_RATE_HZ = 16000
@@ -219,12 +220,16 @@ def _load_shard(path: Path) -> np.ndarray:
 
 
 class Shards:
-    """Utterances in int16 shards, memory-mapped, listed in JSON lines: shard, offset, length, transcript."""
+    """Utterances in int16 shards, memory-mapped, listed in JSON lines: shard, offset, length, transcript.
+
+    Raises :class:`BundleError` for a folder that has none, or not all yet.
+    """
 
     def __init__(self, folder: Path, max_duration_s: float = 9.0, held_out_speakers: Sequence[str] = ()) -> None:
         lists = sorted(folder.glob("*.jsonl"))
         if not lists:
             raise BundleError(f"no shards in {folder}; build the corpus first")
+        check_finished(folder)
         check_left_out(folder, held_out_speakers)
         self.folder = folder
         self.lines = [line for path in lists for line in read_lines(path, IN_SHARDS)]

@@ -14,13 +14,17 @@ import torch
 from armory_mdnf.defenses.curves import curve_file
 from armory_mdnf.errors import BundleError, quoted
 from armory_mdnf.files.atomic import replacing, write_text
-from armory_mdnf.files.json_lines import finished, objects
+from armory_mdnf.files.json_lines import append, finished, objects
+from armory_mdnf.files.locks import lock
 from armory_mdnf.files.provenance import check_same, sha256_of
 from armory_mdnf.files.strict_json import dumps, loads, read_json
 from armory_mdnf.options import Kind
 
 MADE_OF = "made_of"
 FLAT = "flat"
+AGAIN = "delete it to begin again"
+OTHERWISE = f"begin in a new folder, or {AGAIN}"
+"""Advice for a checkpoint that is damaged, and for one of another training."""
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -45,21 +49,20 @@ def load_state(
 
     Raises :class:`BundleError` if it is damaged, of another training, or does not say of which it is.
     """
-    again = "delete it to begin again"
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
-        raise BundleError(f"{path} is not a readable checkpoint (truncated or corrupt?); {again}") from error
+        raise BundleError(f"{path} is not a readable checkpoint (truncated or corrupt?); {AGAIN}") from error
     if not isinstance(state, dict) or not isinstance(state.get(MADE_OF), str):
-        raise BundleError(f"{path} does not say what it was made of, so that nothing can go on with it; {again}")
+        raise BundleError(f"{path} does not say what it was made of, so that nothing can go on with it; {AGAIN}")
     for key, kind in kinds.items():
         if not isinstance(state.get(key), kind):
             found = quoted(state[key]) if key in state else "nothing"
-            raise BundleError(f"{path}: expected {key!r} of type {kind.__name__}, found {found}; {again}")
+            raise BundleError(f"{path}: expected {key!r} of type {kind.__name__}, found {found}; {AGAIN}")
     stored = loads(state[MADE_OF], f"{path}: {MADE_OF!r}")
     if not isinstance(stored, dict):
-        raise BundleError(f"{path}: expected {MADE_OF!r} to be an object, found {quoted(stored)}; {again}")
-    check_same(stored, made_of, path, f"begin in a new folder, or {again}", incidental)
+        raise BundleError(f"{path}: expected {MADE_OF!r} to be an object, found {quoted(stored)}; {AGAIN}")
+    check_same(stored, made_of, path, OTHERWISE, incidental)
     return state
 
 
@@ -68,9 +71,7 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], chec
     try:
         optimizer.load_state_dict(state)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(
-            f"{checkpoint}: its optimizer's state does not fit: {error}; delete it to begin again"
-        ) from error
+        raise BundleError(f"{checkpoint}: its optimizer's state does not fit: {error}; {AGAIN}") from error
 
 
 def cut_log(path: Path, step: int) -> None:
@@ -143,23 +144,37 @@ def curve_checksum(word: str) -> str:
 class Progress:
     """Partial results in ``OUT.progress.jsonl`` beside the file that they will become, a line per result.
 
-    Its first line says what they are made of, ``kinds`` what the values of the others are. Raises :class:`BundleError`
-    if the file is of something else, or damaged.
+    Its first line says what they are made of, ``kinds`` what the values of the others are. One command at a time has
+    it, until :meth:`close`. Raises :class:`BundleError` if another one does, or the file is of something else, or
+    damaged.
     """
 
     def __init__(self, out: Path, made_of: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
         self.path = out.with_name(f"{out.name}.progress.jsonl")
         self.rows: list[dict[str, Any]] = []
-        if not self.path.exists():
-            write_text(self.path, dumps({MADE_OF: made_of}) + "\n")
-            return
-        content = finished(self.path.read_bytes())
-        lines = [line for _, line in objects(content, self.path)]
+        self._file = self.path.open("ab", buffering=0)
+        try:
+            if not (lock(self._file) and self._is_there()):
+                raise BundleError(f"{self.path} is being written by another command")
+            self._read(made_of, kinds)
+        except BaseException:
+            self.close()
+            raise
+
+    def _is_there(self) -> bool:
+        """Whether the file is still the one of that name: the command that had the lock may have come to its end."""
+        return self.path.exists() and os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+
+    def _read(self, made_of: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+        content = self.path.read_bytes()
+        whole = finished(content)
+        lines = [line for _, line in objects(whole, self.path)]
         advice = f"delete {self.path} to begin again, or give another --out"
-        if not lines or not isinstance(lines[0].get(MADE_OF), dict):
+        if content and not (lines and isinstance(lines[0].get(MADE_OF), dict)):
             raise BundleError(f"{self.path} does not say what it was made of; {advice}")
-        if len(lines) == 1:  # nothing was done yet
-            write_text(self.path, dumps({MADE_OF: made_of}) + "\n")
+        if len(lines) < 2:  # nothing was done yet
+            os.truncate(self.path, 0)
+            append(self._file, dumps({MADE_OF: made_of}))
             return
         check_same(lines[0][MADE_OF], made_of, self.path, advice)
         for number, row in enumerate(lines[1:], 2):
@@ -169,14 +184,11 @@ class Progress:
                     f"{self.path}, line {number}: expected {', '.join(kinds)}, found {quoted(row)}; {advice}"
                 )
         self.rows = lines[1:]
-        os.truncate(self.path, len(content))
+        os.truncate(self.path, len(whole))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Keep a result: it is on disk when this returns."""
-        with self.path.open("a", encoding="utf-8") as f:
-            f.write(dumps(row) + "\n")
-            f.flush()
-            os.fsync(f.fileno())
+        append(self._file, dumps(row))
         self.rows.append(dict(row))
 
     def __str__(self) -> str:
@@ -185,3 +197,7 @@ class Progress:
     def finish(self) -> None:
         """The result is written: what was partial goes."""
         self.path.unlink()
+
+    def close(self) -> None:
+        """Let others write."""
+        self._file.close()

@@ -90,8 +90,10 @@ class Run:
         self.discriminator = MelGANMultiScaleDiscriminator(max_downsample_channels=256).to(self.device)
         self.optimizer = torch.optim.AdamW(self.learning(), recipe.lr, (0.8, 0.99), weight_decay=1e-4)
         self.critic = torch.optim.AdamW(self.discriminator.parameters(), recipe.lr / 2, (0.5, 0.9), weight_decay=1e-4)
+        self.seconds = 0.0
         if stored is not None:
             self.resume(self.checkpoint, stored)
+            self.seconds = stored.get("seconds", 0.0)
         elif recipe.continue_from is not None:
             other = Path(recipe.continue_from)
             self.resume(other, load_state(other, STATE, {}, incidental=lambda key: True))
@@ -132,6 +134,7 @@ class Run:
     def save(self) -> None:
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts().items()}
         state |= {"step": self.step, "mean": self.mean, "scale": self.scale, "kind": self.recipe.kind}
+        state |= {"seconds": self.seconds}
         save_state(self.checkpoint, state | {MADE_OF: dumps(self.provenance)})
 
     def resume(self, path: Path, state: dict[str, Any]) -> None:
@@ -209,7 +212,7 @@ class Run:
             self._train()
 
     def _train(self) -> None:
-        recipe, watching, started = self.recipe, self.watching, time.monotonic()
+        recipe, watching, started = self.recipe, self.watching, time.monotonic() - self.seconds
         bar = tqdm(total=recipe.steps, initial=self.step, disable=not sys.stderr.isatty(), unit="step")
         cut_log(self.folder / "log.jsonl", self.step if self.checkpoint.is_file() else -1)
         with (self.folder / "log.jsonl").open("a") as log:
@@ -221,7 +224,8 @@ class Run:
                 count += 1
                 bar.update()
                 if self.step % watching.log_every == 0 or self.step == recipe.steps:
-                    row: dict[str, float] = {"step": self.step, "seconds": round(time.monotonic() - started, 1)}
+                    self.seconds = time.monotonic() - started
+                    row: dict[str, float] = {"step": self.step, "seconds": round(self.seconds, 1)}
                     row |= {name: round(value / count, 4) for name, value in sums.items()}
                     if self.step % watching.evaluate_every == 0 or self.step == recipe.steps:
                         row |= {name: round(value, 4) for name, value in self.evaluate().items()}

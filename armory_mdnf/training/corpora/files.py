@@ -11,12 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from armory_mdnf.audio.files import write_flac
-from armory_mdnf.errors import AudioError
+from armory_mdnf.errors import AudioError, BundleError
 from armory_mdnf.files.atomic import replacing
 from armory_mdnf.files.json_lines import write_lines
 from armory_mdnf.files.provenance import sha256_of
 
 SAMPLE_RATE_HZ = 16_000
+UNFINISHED = "unfinished"
+AHEAD = "ahead"
+MAKERS = {UNFINISHED: "`train resynthesis`", AHEAD: "`train corpus` or `train books`"}
+"""What is in a folder of shards until they are whole, an empty file or a folder, and the command that makes them."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,13 @@ def write_shard(
             raise OSError(f"{folder / name}.npy could not be written ({error}; is the disk full?)") from error
     write_lines(folder / f"{name}.jsonl", lines)
     return offset / SAMPLE_RATE_HZ
+
+
+def check_finished(folder: Path) -> None:
+    """Raise :class:`BundleError` for a folder of shards whose command was stopped, or is at work."""
+    for name, maker in MAKERS.items():
+        if (folder / name).exists():
+            raise BundleError(f"{folder / name}: the shards there are not all: start {maker} again, which goes on")
 
 
 def write_split(folder: Path, entries: Iterable[Entry]) -> None:

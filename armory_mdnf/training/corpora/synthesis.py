@@ -14,7 +14,7 @@ from tqdm import tqdm
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.files.json_lines import objects
 from armory_mdnf.training.corpora.engines import VOICES, Request, Waveform, synthesise
-from armory_mdnf.training.corpora.files import SAMPLE_RATE_HZ, Entry, write_shard, write_split
+from armory_mdnf.training.corpora.files import AHEAD, SAMPLE_RATE_HZ, Entry, write_shard, write_split
 from armory_mdnf.training.corpora.sentences import Sampler
 from armory_mdnf.training.loading import ahead
 
@@ -133,8 +133,9 @@ def fill_shards(
     own, and however often they were stopped; shards that are there already, of a command for more hours, stay.
     Returns the hours there are.
     """
-    aside = folder / "ahead"
+    aside = folder / AHEAD
     shutil.rmtree(aside, ignore_errors=True)  # of a killed command, perhaps of other sentences
+    aside.mkdir(parents=True, exist_ok=True)
 
     def make(n: int) -> None:
         if not _list_of(folder, n).is_file():

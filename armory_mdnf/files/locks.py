@@ -1,0 +1,30 @@
+"""Files that one process at a time writes; a lock is the operating system's, and ends with its process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from typing import IO, Any
+
+_TOLD: set[int] = set()
+"""File systems of which it was said that they have no locks."""
+
+
+def lock(file: IO[Any]) -> bool:
+    """Keep others from a file that is open for writing, until it is closed. Returns False if another has it.
+
+    Some file systems have no locks. The work goes on there, which is as safe as long as one command at a time writes;
+    a note on standard error says so, once for each.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the second is how some network file systems say it
+        return False
+    except OSError as error:
+        device = os.fstat(file.fileno()).st_dev
+        if device not in _TOLD:
+            _TOLD.add(device)
+            why = error.strerror or error
+            print(f"note: {file.name} cannot be locked ({why}): let no other command write there", file=sys.stderr)
+    return True
