@@ -24,10 +24,10 @@ class Options:
 _FUNCTIONS: tuple[Callable[[Trials, Options], Finding], ...] = (
     lambda trials, options: check_gradient(trials),
     lambda trials, options: check_draws(trials),
-    lambda trials, options: check_published(trials),
+    lambda trials, options: check_published(trials, options.iterations_asked),
     lambda trials, options: check_convergence(trials, options.draws, options.iterations_asked),
     lambda trials, options: check_budget(trials, options.iterations_asked),
-    lambda trials, options: check_adaptive(trials),
+    lambda trials, options: check_adaptive(trials, options.iterations_asked),
     lambda trials, options: check_steps(trials, options.iterations_asked),
     lambda trials, options: check_headline(trials),
 )

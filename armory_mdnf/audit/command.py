@@ -23,6 +23,7 @@ from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.files.atomic import ensure_writable, storing, write_text
 from armory_mdnf.files.strict_json import dumps, readable
+from armory_mdnf.metrics.intervals import FEWEST
 from armory_mdnf.options import check_option, count
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.command import batch_seconds
@@ -110,9 +111,10 @@ def run(args: argparse.Namespace) -> int:
         "versions": results.versions(),
         "fingerprints": files_of([estimator, *(estimator.preprocessing_defences or [])]),
     }
+    few = f"\nWith fewer than {FEWEST} utterances (--utterances) a difference is a warning at most."
     print(
         f"Audit of {name}: {len(chosen)} utterances, {plan.iterations} of {attack.max_iter} iterations, "
-        f"transcripts per utterance and attempt: {trials.evaluations}\n",
+        f"transcripts per utterance and attempt: {trials.evaluations}{few if len(chosen) < FEWEST else ''}\n",
         file=told,
         flush=True,
     )

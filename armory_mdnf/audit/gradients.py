@@ -17,7 +17,19 @@ from armory_mdnf.attacks.pgd import Batch
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio import ragged
 from armory_mdnf.audio.noise import normal, stream
-from armory_mdnf.audit.findings import FAIL, NOTABLE, PASS, SKIP, WARN, Finding, gain_of, judge_gain, points, worst
+from armory_mdnf.audit.findings import (
+    FAIL,
+    NOTABLE,
+    PASS,
+    SKIP,
+    WARN,
+    Finding,
+    gain_of,
+    judge_gain,
+    of_part,
+    points,
+    worst,
+)
 from armory_mdnf.audit.trials import Trials
 from armory_mdnf.errors import AttackError
 
@@ -101,8 +113,11 @@ def check_draws(trials: Trials) -> Finding:
     return Finding(name, FAIL, statement, evidence, advice)
 
 
-def check_published(trials: Trials) -> Finding:
-    """The published gradient, of two draws, against the exact one: their cosine, and what each attack reaches."""
+def check_published(trials: Trials, asked: int) -> Finding:
+    """The published gradient, of two draws, against the exact one: their cosine, and what each attack reaches.
+
+    ``asked``: the configuration's iterations, of which the audit may take fewer.
+    """
     name = "published"
     if (silent := _without_noise(trials, name, "Without noise the published gradient is the exact one.")) is not None:
         return silent
@@ -123,9 +138,10 @@ def check_published(trials: Trials) -> Finding:
     )
     if plan.published:
         verdict = worst([judge_gain(gain), PASS if min(found.values()) >= STABLE else WARN])
+        verdict = of_part(verdict, plan.iterations, asked)
         advice = "This configuration attacks with the published gradient: report the exact one's result beside it."
         return Finding(name, verdict, statement, evidence, "" if verdict == PASS else advice)
-    verdict = judge_gain(gain_of(published.counts, exact.counts))
+    verdict = of_part(judge_gain(gain_of(published.counts, exact.counts)), plan.iterations, asked)
     if verdict != PASS:
         advice = "The published gradient attacks better than the exact one: try more draws and smaller steps."
         return Finding(name, verdict, statement, evidence, advice)
