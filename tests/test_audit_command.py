@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runner_folder import strict
+from runner_folder import OURS, strict
 
 from armory_mdnf import cli
 from armory_mdnf.audit.checks import CHECKS
@@ -19,6 +21,7 @@ from armory_mdnf.audit.findings import FAIL, PASS, WARN, Finding, worst
 from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.trials import Trials
 from armory_mdnf.errors import OptionError
+from armory_mdnf.runner import components
 
 
 def test_names_are_those_of_the_checks_and_of_the_docs() -> None:
@@ -138,6 +141,40 @@ def test_the_command_refuses(
     given = options if "--utterances" in options else ["--utterances", "2", *options]
     assert cli.main(["audit", str(source), *given]) == 2
     assert f"armory-mdnf: error: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("attack", "transcript", "message"),
+    [
+        ({"eps": 0}, str, "attack: expected a bound above 0 to audit, found eps 0"),
+        ({"eps": 1.5}, lambda text: "", "expected references with at least one word, got 2 without"),
+        ({"eps": 1.5}, str.lower, "expected a transcript in lower case as the references, found "),
+    ],
+    ids=["no bound", "no word", "case"],
+)
+def test_the_command_refuses_what_nothing_could_be_judged_by(
+    attack: dict[str, Any],
+    transcript: Callable[[str], str],
+    message: str,
+    config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The defence would be blamed for it."""
+    load = components.load_dataset
+
+    def changed(*given: Any, **options: Any) -> components.Chosen:
+        return [(i, replace(u, transcript=transcript(u.transcript))) for i, u in load(*given, **options)]
+
+    monkeypatch.setattr(components, "load_dataset", changed)
+    source = tmp_path / "tiny.json"
+    source.write_text(json.dumps(config | {"attack": config["attack"] | OURS | {"kwargs": {"max_iter": 2} | attack}}))
+    assert cli.main(["audit", str(source), "--utterances", "2"]) == 2
+    printed = capsys.readouterr()
+    assert f"armory-mdnf: error: {message}" in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
 
 
 KEPT = sorted((Path(__file__).parents[1] / "results" / "audit").glob("*.json"))
