@@ -22,14 +22,16 @@ from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audit import strength
 from armory_mdnf.audit.checks import Options, audit
 from armory_mdnf.audit.command import default_draws
+from armory_mdnf.audit.differences import check_gradient
 from armory_mdnf.audit.findings import FAIL, PASS, SKIP, WARN, Finding
 from armory_mdnf.audit.gradients import (
     _agreement,
     _draws,
     check_draws,
-    check_gradient,
     check_published,
+    draw_cosine,
     draws_for,
+    draws_needed,
     mean_cosine,
 )
 from armory_mdnf.audit.report import block, verdict
@@ -37,7 +39,7 @@ from armory_mdnf.audit.strength import check_headline
 from armory_mdnf.audit.trials import EVALUATION, FRESH, OWN, Plan, Trials
 from armory_mdnf.audit.views import View
 from armory_mdnf.defenses.base import WaveformDefense
-from armory_mdnf.errors import AttackError, OptionError
+from armory_mdnf.errors import AttackError, OptionError, TranscriptError
 
 # Arithmetic.
 
@@ -64,6 +66,31 @@ def test_cosines_are_those_of_a_common_part_under_independent_noise() -> None:
     assert found["predicted_of_means_of_2"] == pytest.approx(1 / 3, abs=0.02)
     assert found["snr_db_of_means"]["1"] == pytest.approx(10 * np.log10(1 / 4), abs=0.5)
     assert found["snr_db_of_means"]["20"] == pytest.approx(10 * np.log10(20 / 4), abs=0.5)
+    assert found["cosine_by_means_of_2"] == pytest.approx(0.2, abs=0.02)
+    for cosine in (-0.05, 0.02, 0.3, 1.0):
+        assert draw_cosine(mean_cosine(cosine, 2), 2) == pytest.approx(cosine)
+
+
+def test_draws_of_unlike_power_take_more_of_them() -> None:
+    """The largest alone makes a mean: it gains less than the cosine of single draws says, which knows no power."""
+    torch.manual_seed(0)
+    draws = torch.randn(1, 2, 40000) + 2 * torch.randn(4, 2, 40000)
+    alike = _agreement(draws)
+    draws[0] *= 10
+    unlike = _agreement(draws)
+    assert unlike["cosine"] == pytest.approx(alike["cosine"])
+    few, many = draws_needed(alike), draws_needed(unlike)
+    assert few in (4, 5)
+    assert many is not None
+    assert many > few
+    assert unlike["snr_db_of_means"]["5"] < alike["snr_db_of_means"]["5"]
+
+
+def test_draws_that_averaging_brings_no_closer_are_never_enough() -> None:
+    assert draws_needed({"cosine": 0.2, "cosine_by_means_of_2": -0.01}) is None
+    assert draws_needed({"cosine": -0.2, "cosine_by_means_of_2": 0.1}) is None
+    assert draws_needed({"cosine": 0.2, "cosine_by_means_of_2": 0.1}) == 9
+    assert draws_needed({"cosine": 0.5, "cosine_by_means_of_2": 0.4}) == 1  # as measured
 
 
 # Attacks.
@@ -124,8 +151,10 @@ def test_batches_do_not_matter() -> None:
         torch.testing.assert_close(
             _draws(parts, "clean", back), expected, rtol=0, atol=1e-3 * float(expected.abs().max())
         )
-    found, expected = (check_gradient(tried).evidence["across"] for tried in (parts, whole))
-    assert found == pytest.approx(expected, abs=0.01)
+    found, expected = (check_gradient(tried).evidence for tried in (parts, whole))
+    for where in ("random", "attacked"):
+        for name in ("along", "across"):
+            assert found[where][name] == pytest.approx(expected[where][name], abs=0.02)
 
 
 def test_no_check_of_the_gradient_takes_more_at_once_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +226,39 @@ def test_what_is_no_untargeted_pgd_is_refused() -> None:
         Plan.of(PGD(model, eps=1.0, max_iter=0))
     assert Plan.of(PGD(model, eps=1.0, max_iter=9), 4).iterations == 4
     assert Plan.of(PGD(model, eps=1.0, max_iter=9), 40).iterations == 9
+
+
+class _Mine(PGD):
+    """Does what it likes."""
+
+    def attack(self, batch: Any) -> Any:
+        return batch.x
+
+
+def test_what_derives_from_a_pgd_is_not_audited_as_one() -> None:
+    with pytest.raises(OptionError, match="found _Mine, which may do something else than the PGD"):
+        Plan.of(_Mine(estimator(), eps=1.0))
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_bound_of_zero_is_refused(norm: str) -> None:
+    with pytest.raises(OptionError, match=r"expected a bound above 0 to audit, found eps 0\.0"):
+        Plan.of(PGD(estimator(), norm=norm, eps=0.0))
+
+
+def test_references_without_a_word_are_refused() -> None:
+    with pytest.raises(TranscriptError, match="expected references with at least one word, got 3 without"):
+        Trials.of(estimator(), AUDIO, ["", " ", ""], INDICES, PLAN)
+    assert Trials.of(estimator(), AUDIO, ["", " ", "A"], INDICES, PLAN).benign().rate > 0
+
+
+def test_a_bound_that_leaves_the_audio_as_it_is_says_nothing_of_the_gradient() -> None:
+    """Silence under a bound of its own power, and a bound that no sample resolves."""
+    silence, loud = replace(PLAN, norm="snr", eps=None, snr_db=20.0), replace(PLAN, eps=1e-30)
+    for audio, plan in (([0 * u for u in AUDIO], silence), ([0.5 + 0 * u for u in AUDIO], loud)):
+        found = check_gradient(Trials.of(estimator(), audio, REFERENCES, INDICES, plan))
+        assert found.verdict == SKIP, found.statement
+        assert found.statement.count("there is nothing to see") == 2
 
 
 def test_the_worst_case_is_per_utterance_and_inside_the_bound() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from armory_mdnf.audit.differences import check_gradient
 from armory_mdnf.audit.findings import FAIL, Finding
-from armory_mdnf.audit.gradients import check_draws, check_gradient, check_published
+from armory_mdnf.audit.gradients import check_draws, check_published
 from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.strength import check_adaptive, check_budget, check_convergence, check_headline, check_steps
 from armory_mdnf.audit.trials import Trials

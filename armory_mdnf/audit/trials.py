@@ -315,20 +315,22 @@ class Trials:
             found[rows, : part.x.shape[1]] = gradients
         return found
 
-    def differences(self, i: int, x: Tensor, steps: Tensor, key: Key) -> Tensor:
-        """How much utterance ``i``'s loss differs between x + step and x - step, at the noise of one key.
+    def around(self, i: int, x: Tensor, steps: Tensor, key: Key) -> tuple[Tensor, Tensor]:
+        """Utterance ``i``'s losses at x + step and at x - step, at the noise of one key, and how far these are apart.
 
-        Shape: x (n,), steps (K, n) -> (K,). Both sides of a step are of one batch, whose rounding they share.
+        Shape: x (n,), steps (K, n) -> (2, K), (K, n), of double precision: the distance is that of the samples as they
+        are, which a short step rounds. Both sides of a step are of one batch, whose rounding they share.
         """
         n = x.shape[0]
-        found = []
+        losses, moved = [], []
         for part in steps.split(max(1, int(self._room / (2 * n)))):
-            k = 2 * len(part)
-            rows, lengths = torch.cat([x + part, x - part]), self.batch.lengths[i].repeat(k)
+            k = len(part)
+            rows, lengths = torch.cat([x + part, x - part]).to(x), self.batch.lengths[i].repeat(2 * k)
             with torch.no_grad():
-                losses = self.white_box.losses(rows, lengths, [self.batch.targets[i]] * k, [key] * k)
-            found.append(losses[: len(part)] - losses[len(part) :])
-        return torch.cat(found)
+                found = self.white_box.losses(rows, lengths, [self.batch.targets[i]] * (2 * k), [key] * (2 * k))
+            losses.append(found.double().unflatten(0, (2, k)))
+            moved.append(rows[:k].double() - rows[k:].double())
+        return torch.cat(losses, 1), torch.cat(moved)
 
     def _draws_noise(self, view: View) -> bool:
         """Whether what the recogniser hears of clean audio differs between two draws by more than rounding does.
