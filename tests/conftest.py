@@ -60,7 +60,7 @@ NUMERIC = {
     *("test_report", "test_report_charts", "test_report_rows", "test_report_sounds"),
     *("test_deepspeech_pytorch", "test_defenses", "test_estimator", "test_foreign_attacks"),
     *("test_extend", "test_training_gan", "test_attack_gradient", "test_audit", "test_audit_canaries"),
-    *("test_audit_command", "test_audit_views", "test_own_components", "test_set_params"),
+    *("test_audit_command", "test_audit_verdicts", "test_audit_views", "test_own_components", "test_set_params"),
     *("test_frozen_block", "test_frozen_stack", "test_golden_deepspeech2", "test_gpu_benchmark"),
     *("test_huggingface", "test_huggingface_ctc", "test_huggingface_whisper"),
     *("test_librispeech_recipes", "test_mel", "test_plugin", "test_preprocessing"),

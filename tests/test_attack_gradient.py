@@ -14,7 +14,8 @@ from armory_mdnf.attacks import PGD, RandomNoise
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.defenses import MDNF
-from armory_mdnf.errors import OptionError
+from armory_mdnf.defenses.base import WaveformDefense
+from armory_mdnf.errors import AttackError, OptionError
 
 X = speechlike(6400)
 TEXT = "AB C"
@@ -155,3 +156,20 @@ def test_the_seed_and_the_index_fix_the_noise() -> None:
 def test_noise_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         RandomNoise(estimator(), **options)
+
+
+class Detached(WaveformDefense):
+    """Gives back what it is given, and no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__(0, False, True, "cpu")
+
+    def defend(self, x: torch.Tensor, lengths: torch.Tensor, streams: Any) -> torch.Tensor:
+        return x.detach()
+
+
+@pytest.mark.parametrize("gradient", ["exact", "published"])
+def test_a_defence_that_passes_no_gradient_on_is_told(gradient: str) -> None:
+    attack = PGD(estimator(Detached()), eps=EPS, max_iter=1, gradient=gradient)
+    with pytest.raises(AttackError, match=r"^no gradient reaches the audio: the defence or the recogniser detaches"):
+        attack.generate([X])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.findings import FAIL, PASS, SKIP, WARN, Finding
 from armory_mdnf.audit.trials import Plan, Trials
-from armory_mdnf.defenses import RandomizedSmoothing
+from armory_mdnf.defenses import MDNF, RandomizedSmoothing
 from armory_mdnf.defenses.base import WaveformDefense
 
-AUDIO = [speechlike(n, seed=seed) for n, seed in ((4800, 0), (5200, 3), (5600, 4))]
-PLAN = Plan(norm="l2", eps=0.15, snr_db=None, step=None, step_fraction=0.2, iterations=4)
+# Ten, by fewer of which no difference fails, and of several words each, which LowPass leaves as they are.
+AUDIO = [speechlike(3600 + 100 * k, seed=seed) for k, seed in enumerate((0, 2, 5, 6, 8, 9, 11, 15, 26, 28))]
+PLAN = Plan(norm="l2", eps=0.3, snr_db=None, step=None, step_fraction=0.2, iterations=4)
+PLACES = ("random", "attacked")
 TAPS = torch.tensor([0.05, 0.9, 0.05])
 
 
@@ -39,7 +42,7 @@ def findings(*defences: Any, only: Sequence[str] = tuple(CHECKS), plan: Plan = P
     plain = RecognizerEstimator(recognizer, device_type="cpu")
     references = [str(text) for text in plain.predict(AUDIO)]
     estimator = RecognizerEstimator(recognizer, preprocessing_defences=list(defences) or None, device_type="cpu")
-    trials = Trials.of(estimator, AUDIO, references, [0, 1, 2], plan, use_label=True)
+    trials = Trials.of(estimator, AUDIO, references, list(range(len(AUDIO))), plan, use_label=True)
     return {found.check: found for found in audit(trials, Options((1, 5), plan.iterations), only)}
 
 
@@ -136,7 +139,7 @@ class RedrawnThroughArt(_Foreign):
 
 @pytest.mark.parametrize("defences", [[], [LowPass()]], ids=["none", "low-pass"])
 def test_what_is_sound_passes(defences: list[Any]) -> None:
-    found = findings(*defences)
+    found = findings(*defences, plan=replace(PLAN, iterations=8))
     assert tuple(found) == tuple(CHECKS)
     assert {name: f.statement for name, f in found.items() if f.verdict not in (PASS, SKIP)} == {}
     assert [name for name, f in found.items() if f.verdict == SKIP] == (
@@ -147,13 +150,15 @@ def test_what_is_sound_passes(defences: list[Any]) -> None:
 def test_a_sound_preprocessor_of_others_has_the_right_gradient() -> None:
     (found,) = findings(LowPassThroughArt(), only=["gradient"]).values()
     assert found.verdict == PASS
-    assert found.evidence["along"] == pytest.approx(1, abs=0.02)
+    for place in PLACES:
+        assert found.evidence[place]["along"] == pytest.approx(1, abs=0.02)
+        assert found.evidence[place]["step_in_parts_of_the_bound"] >= 1e-3
 
 
 def test_rounding_has_no_gradient_and_falls_to_an_identity() -> None:
     found = findings(Quantised(), only=["gradient", "budget", "adaptive"])
     assert {name: f.verdict for name, f in found.items()} == dict.fromkeys(("gradient", "budget", "adaptive"), FAIL)
-    assert found["gradient"].evidence["zero_share"] == 1
+    assert found["gradient"].evidence["random"]["zero_share"] == 1
     assert found["adaptive"].evidence["identity backward"]["wer"] > found["adaptive"].evidence["own_wer"] + 50
     assert "masked" in found["adaptive"].advice
 
@@ -161,19 +166,19 @@ def test_rounding_has_no_gradient_and_falls_to_an_identity() -> None:
 def test_a_lie_in_estimate_gradient_is_found_by_differences_and_by_attacks_past_it() -> None:
     found = findings(Liar(), only=["gradient", "adaptive"])
     assert {name: f.verdict for name, f in found.items()} == {"gradient": FAIL, "adaptive": FAIL}
-    assert abs(found["gradient"].evidence["along"]) < 0.3
+    assert abs(found["gradient"].evidence["random"]["along"]) < 0.3
 
 
 @pytest.mark.parametrize("defence", [Redrawn(), RedrawnThroughArt()], ids=["ours", "theirs"])
 def test_noise_redrawn_in_the_backward_pass_is_found_by_differences(defence: Any) -> None:
     (found,) = findings(defence, only=["gradient"]).values()
     assert found.verdict == FAIL
-    assert found.evidence["along"] < 0.8
+    assert found.evidence["random"]["along"] < 0.8
 
 
 def test_the_same_noise_in_both_passes_is_no_lie_but_needs_many_draws() -> None:
     found = findings(Redrawn(redrawn=False), only=["gradient", "draws"])
-    gradient, draws = found["gradient"].evidence, found["draws"].evidence
+    gradient, draws = found["gradient"].evidence["random"], found["draws"].evidence
     assert gradient["along"] == pytest.approx(1, abs=0.05)
     assert gradient["across"] > 0.95
     assert found["draws"].verdict in (WARN, FAIL)
@@ -209,3 +214,95 @@ class Wavy(WaveformDefense):
 def test_a_loss_that_bends_early_has_its_gradient_all_the_same() -> None:
     found = findings(Wavy(), only=["gradient"])["gradient"]
     assert found.verdict == PASS, found.evidence
+    for place in PLACES:
+        assert found.evidence[place]["step_in_parts_of_the_bound"] < 1e-3
+    assert found.statement.count("over longer ones, as an attack takes, it bends") == 2
+
+
+@pytest.mark.parametrize("norm", [{}, {"norm": "linf", "eps": 0.005}], ids=["l2", "linf"])
+@pytest.mark.parametrize("vocoder", ["", "melgan", "hifigan"])
+def test_the_defences_of_this_package_have_the_right_gradient(
+    vocoder: str, norm: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    defence = (
+        MDNF(request.getfixturevalue(vocoder), 40.0, None, device_type="cpu")
+        if vocoder
+        else RandomizedSmoothing(15.0, 2, device_type="cpu")
+    )
+    found = findings(defence, only=["gradient"], plan=replace(PLAN, **norm))["gradient"]
+    assert found.verdict == PASS, found.evidence
+
+
+class _Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> Tensor:
+        return grad[0] / 2
+
+
+class InPart(WaveformDefense):
+    """Does something to the three longest of ten utterances alone."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(0, False, True, "cpu")
+        self.change = change
+
+    def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        rows = [self.change(row) if n > len(AUDIO[6]) else row for row, n in zip(x, lengths.tolist(), strict=True)]
+        return torch.stack(rows)
+
+
+def test_a_few_utterances_without_gradient_are_found() -> None:
+    found = findings(InPart(lambda row: torch.round(row * 128) / 128), only=["gradient"])["gradient"]
+    assert found.verdict == FAIL
+    assert found.evidence["random"]["zero_share"] < 0.5
+    assert found.evidence["random"]["utterances_without_gradient"] == 3
+    assert "in 3 of 10 utterances, whose loss changes all the same" in found.statement
+
+
+def test_a_few_utterances_that_are_not_heard_have_no_gradient_to_find() -> None:
+    """Nothing is hidden, but an attack is as good as not made on them."""
+    found = findings(InPart(torch.zeros_like), only=["gradient"])["gradient"]
+    assert found.verdict == WARN
+    assert found.evidence["random"]["largest_zero_share"] == 1
+    assert found.evidence["random"]["utterances_without_gradient"] == 0
+
+
+def test_a_few_gradients_of_the_wrong_length_are_found() -> None:
+    found = findings(InPart(_Halved.apply), only=["gradient"])["gradient"]
+    assert found.verdict == FAIL
+    assert found.evidence["random"]["along"] == pytest.approx(2, abs=0.1)
+
+
+class Detached(WaveformDefense):
+    """Has no gradient beyond a part of the bound; everywhere with a part of -1."""
+
+    def __init__(self, part: float) -> None:
+        super().__init__(0, False, True, "cpu")
+        self.part = part
+        self.clean = {len(u): torch.tensor(u) for u in AUDIO}
+
+    def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        change = [(row[:n] - self.clean[n]).norm() for row, n in zip(x.detach(), lengths.tolist(), strict=True)]
+        far = torch.stack(change) > self.part * float(PLAN.eps or 0)
+        return x.detach() if far.all() and self.part < 0 else torch.where(far[:, None], x.detach(), x)
+
+
+def test_a_gradient_that_ends_where_the_attack_goes_is_found() -> None:
+    found = findings(Detached(0.6), only=["gradient"])["gradient"]
+    assert found.verdict == FAIL
+    assert found.evidence["random"]["utterances_without_gradient"] == 0
+    assert found.evidence["random"]["along"] == pytest.approx(1, abs=0.05)
+    assert found.evidence["attacked"]["utterances_without_gradient"] == len(AUDIO)
+
+
+def test_a_defence_that_passes_no_gradient_on_is_found() -> None:
+    found = findings(Detached(-1), only=["gradient", "convergence"])
+    assert [f.verdict for f in found.values()] == [FAIL, FAIL]
+    assert found["gradient"].statement.startswith(
+        "At a random place there is none to follow: no gradient reaches the audio"
+    )
+    assert found["convergence"].statement.startswith("The attack broke down: no gradient reaches the audio")

@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runner_folder import strict
+from runner_folder import OURS, strict
 
 from armory_mdnf import cli
 from armory_mdnf.audit.checks import CHECKS
 from armory_mdnf.audit.command import parse_checks, parse_draws
-from armory_mdnf.audit.findings import FAIL, PASS, WARN, Finding, worst
+from armory_mdnf.audit.findings import FAIL, PASS, WARN, Finding, judge_gain, of_part, worst
+from armory_mdnf.audit.gradients import AFFORDABLE, draw_cosine, draws_needed
 from armory_mdnf.audit.names import NAMES
+from armory_mdnf.audit.strength import ANOTHER_SEED, HIGHER
 from armory_mdnf.audit.trials import Trials
 from armory_mdnf.errors import OptionError
+from armory_mdnf.metrics.intervals import Interval
+from armory_mdnf.runner import components
 
 
 def test_names_are_those_of_the_checks_and_of_the_docs() -> None:
@@ -140,6 +146,40 @@ def test_the_command_refuses(
     assert f"armory-mdnf: error: {message}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("attack", "transcript", "message"),
+    [
+        ({"eps": 0}, str, "attack: expected a bound above 0 to audit, found eps 0"),
+        ({"eps": 1.5}, lambda text: "", "expected references with at least one word, got 2 without"),
+        ({"eps": 1.5}, str.lower, "expected a transcript in lower case as the references, found "),
+    ],
+    ids=["no bound", "no word", "case"],
+)
+def test_the_command_refuses_what_nothing_could_be_judged_by(
+    attack: dict[str, Any],
+    transcript: Callable[[str], str],
+    message: str,
+    config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The defence would be blamed for it."""
+    load = components.load_dataset
+
+    def changed(*given: Any, **options: Any) -> components.Chosen:
+        return [(i, replace(u, transcript=transcript(u.transcript))) for i, u in load(*given, **options)]
+
+    monkeypatch.setattr(components, "load_dataset", changed)
+    source = tmp_path / "tiny.json"
+    source.write_text(json.dumps(config | {"attack": config["attack"] | OURS | {"kwargs": {"max_iter": 2} | attack}}))
+    assert cli.main(["audit", str(source), "--utterances", "2"]) == 2
+    printed = capsys.readouterr()
+    assert f"armory-mdnf: error: {message}" in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
 KEPT = sorted((Path(__file__).parents[1] / "results" / "audit").glob("*.json"))
 
 
@@ -153,3 +193,43 @@ def test_the_docs_say_what_the_kept_audits_found(path: Path) -> None:
     row = f"| `{path.stem}` | {len(settings['utterances'])}, {settings['iterations']} | {told} | "
     assert row in text
     assert str(Path.home()) not in path.read_text()
+
+
+def _today(found: dict[str, Any]) -> dict[str, str]:
+    """Verdicts that a kept audit would have by its evidence, of the checks whose evidence tells."""
+    evidence = {f["check"]: f["evidence"] for f in found["findings"]}
+    if set(evidence) != set(NAMES):
+        return {}
+    settings = found["settings"]
+    part = settings["iterations"], settings["iterations_asked"]
+
+    def judged(gain: dict[str, float]) -> str:
+        bounds = (gain[name] / 100 for name in ("value", "low", "high"))
+        return of_part(judge_gain(Interval(*bounds, len(settings["utterances"]))), *part)
+
+    gains = [evidence["convergence"][f"gain_of_{what}"] for what in ("last_doubling", "most_draws")]
+    of_means = evidence["draws"]["attacked"]["cosine_of_means_of_2"]
+    needed = draws_needed(evidence["draws"]["attacked"] | {"cosine_by_means_of_2": draw_cosine(of_means, 2)})
+    enough = needed is not None and needed <= evidence["draws"]["draws_of_the_attack"]
+    tried = evidence["steps"]["tried"].values()
+    best = {name: max(row[name] for row in tried) for name in ("wer", "loss")}
+    past = [row for name, row in evidence["adaptive"].items() if isinstance(row, dict) and name != ANOTHER_SEED]
+    # None beats the white box's best in mean loss by so much that it could in every utterance, nor in words.
+    assert all(row["loss"] < HIGHER * best["loss"] and row["wer"] <= best["wer"] for row in past)
+    return {
+        "draws": PASS if enough else WARN if needed is not None and needed <= AFFORDABLE else FAIL,
+        "convergence": worst([judged(gain) for gain in gains]),
+        "budget": next(of_part(f["verdict"], *part) for f in found["findings"] if f["check"] == "budget"),
+        "adaptive": PASS,
+        "steps": judged(evidence["steps"]["gain_of_best"]),
+        "headline": PASS if judged(evidence["headline"]["gain"]) == PASS else WARN,
+    }
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_the_docs_say_what_the_kept_audits_would_find_today(path: Path) -> None:
+    found, text = strict(path), (Path(__file__).parents[1] / "docs" / "audit.md").read_text(encoding="utf-8")
+    then = {f["check"]: f["verdict"] for f in found["findings"]}
+    others = [f"{check} {verdict}" for check, verdict in _today(found).items() if verdict != then[check]]
+    (row,) = re.findall(rf"^\| `{path.stem}` \|.*$", text, re.MULTILINE)
+    assert row.split("|")[4].strip() == ", ".join(others)

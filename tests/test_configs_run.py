@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import re
 import shutil
 import subprocess
+from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from config_tables import CELLS, FOLDER, ROOT, defence_of, load, tiny, tool, und
 from librispeech_folder import make_librispeech
 
 from armory_mdnf.asr.estimator import RecognizerEstimator
+from armory_mdnf.attacks import PGD, CarliniWagner, RandomNoise
+from armory_mdnf.data import librispeech, selection
 from armory_mdnf.data.librispeech import VARIABLE
-from armory_mdnf.defenses import MDNF
+from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
 from armory_mdnf.plugin.targets import MatchedLengthTargeter
 from armory_mdnf.runner import components
 from armory_mdnf.runner.config import check_config
@@ -82,6 +86,26 @@ def test_the_readmes_examples_of_swapping_a_defence_work() -> None:
     fenced = re.findall(r"```json\n(\"defense\".*?)```", (ROOT / "docs" / "configurations.md").read_text(), re.DOTALL)
     made = [components.make_defense(json.loads(f"{{{text}}}")["defense"], "cpu") for text in fenced]
     assert {type(defence).__name__ for defence in made} == {"MDNF", "RandomizedSmoothing", "MelResynth"}
+
+
+@pytest.mark.parametrize("kind", [MDNF, MelResynth, RandomizedSmoothing, PGD, CarliniWagner, RandomNoise])
+def test_the_docs_have_every_option(kind: type[Any]) -> None:
+    """In the row of the component, in that of another which it names, or in that of all."""
+    text = (ROOT / "docs" / "configurations.md").read_text(encoding="utf-8")
+    (table,) = (part for part in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE) if f"\n| `{kind.__name__}` |" in part)
+    rows = {row.split("|")[1].strip(" `"): row for row in table.splitlines()}
+    told, own = rows["all"] + rows[kind.__name__], rows[kind.__name__]
+    told += "".join(row for name, row in rows.items() if f"those of `{name}`" in own)
+    attack = is_dataclass(kind)
+    names = [field.name for field in fields(kind)] if attack else list(inspect.signature(kind.__init__).parameters)[1:]
+    assert len(names) > 4
+    assert [name for name in names if f"`{name}`" not in told] == []
+
+
+def test_the_docs_have_every_split() -> None:
+    text = (ROOT / "docs" / "configurations.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| `dataset.eval_split` \|.*$", text, re.MULTILINE)
+    assert [name for name in (*selection.SPLITS, *librispeech.SPLITS) if f"`{name}`" not in row] == []
 
 
 @incomplete

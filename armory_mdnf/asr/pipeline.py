@@ -15,7 +15,7 @@ from armory_mdnf.asr.voting import vote
 from armory_mdnf.audio import ragged
 from armory_mdnf.cpu.switch import fast
 from armory_mdnf.cpu.threads import rounds, side_by_side
-from armory_mdnf.errors import OptionError
+from armory_mdnf.errors import AttackError, OptionError
 
 # Audio that a CPU's thread takes at once: less, and recurrent layers batch too little; more, and caches do not hold it.
 PART_SECONDS = 8.0
@@ -77,10 +77,10 @@ class Pipeline:
                     outer = leaf
                 else:
                     heard = outer = heard.detach().requires_grad_()
-                (found,) = torch.autograd.grad(recognizer.losses(heard, heard_lengths, chosen).sum(), outer)
+                found = _pulled_back(recognizer.losses(heard, heard_lengths, chosen).sum(), outer)
                 if back is not None:
                     again, _ = chain(leaf, lengths[rows], select(back, rows))
-                    (found,) = torch.autograd.grad(again, leaf, found)
+                    found = _pulled_back(again, leaf, found)
                 # Whisper fills up with silence, in which it has a gradient too: not the utterance's.
                 result[rows, :width] = ragged.zero_beyond(found, lengths[rows])
 
@@ -157,3 +157,11 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             inner.training = training
         for layers, dropout in recurrent:
             layers.dropout = dropout
+
+
+def _pulled_back(output: Tensor, leaf: Tensor, gradient: Tensor | None = None) -> Tensor:
+    """Gradient in ``leaf``. Raises :class:`AttackError` where nothing connects it with the output."""
+    found = torch.autograd.grad(output, leaf, gradient, allow_unused=True)[0] if output.requires_grad else None
+    if found is None:
+        raise AttackError("no gradient reaches the audio: the defence or the recogniser detaches what it makes of it")
+    return found

@@ -23,7 +23,13 @@ def add_audit_command(commands: Any) -> None:
     )
     add = parser.add_argument
     add("config", metavar="CONFIG.json", help="configuration with an untargeted PGD; - reads standard input")
-    add("--utterances", type=int, default=4, metavar="N", help="the first N of the configuration's (default 4)")
+    add(
+        "--utterances",
+        type=int,
+        default=4,
+        metavar="N",
+        help="the configuration's first N (default 4; a difference may fail from 10)",
+    )
     add("--iterations", type=int, default=20, metavar="N", help="the configuration's, but at most N (default 20)")
     add("--draws", metavar="K,...", help="of mean gradients to try (default 1, and twice its own, at least 5)")
     add("--evaluation-draws", type=int, default=3, metavar="N", help="draws that judge an attempt (default 3)")

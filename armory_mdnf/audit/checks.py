@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from armory_mdnf.audit.differences import check_gradient
 from armory_mdnf.audit.findings import FAIL, Finding
-from armory_mdnf.audit.gradients import check_draws, check_gradient, check_published
+from armory_mdnf.audit.gradients import check_draws, check_published
 from armory_mdnf.audit.names import NAMES
 from armory_mdnf.audit.strength import check_adaptive, check_budget, check_convergence, check_headline, check_steps
 from armory_mdnf.audit.trials import Trials
@@ -24,10 +25,10 @@ class Options:
 _FUNCTIONS: tuple[Callable[[Trials, Options], Finding], ...] = (
     lambda trials, options: check_gradient(trials),
     lambda trials, options: check_draws(trials),
-    lambda trials, options: check_published(trials),
+    lambda trials, options: check_published(trials, options.iterations_asked),
     lambda trials, options: check_convergence(trials, options.draws, options.iterations_asked),
     lambda trials, options: check_budget(trials, options.iterations_asked),
-    lambda trials, options: check_adaptive(trials),
+    lambda trials, options: check_adaptive(trials, options.iterations_asked),
     lambda trials, options: check_steps(trials, options.iterations_asked),
     lambda trials, options: check_headline(trials),
 )

@@ -18,16 +18,17 @@ from armory_mdnf.audit import report
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.findings import FAIL, TOGETHER, Finding, worst
 from armory_mdnf.audit.names import FORMAT, NAMES
-from armory_mdnf.audit.trials import Plan, Trials
+from armory_mdnf.audit.trials import EVALUATION, Plan, Trials
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.files.atomic import ensure_writable, storing, write_text
 from armory_mdnf.files.strict_json import dumps, readable
+from armory_mdnf.metrics.intervals import FEWEST
 from armory_mdnf.options import check_option, count
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.command import batch_seconds
 from armory_mdnf.runner.config import Config, read_config, within
-from armory_mdnf.runner.evaluate import Evaluation, check_reference
+from armory_mdnf.runner.evaluate import Evaluation, case_of, check_in_case, check_reference
 from armory_mdnf.runner.named import files_of
 from armory_mdnf.runner.overrides import Overrides, override, run_seed
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(
             f"--utterances: expected at most the {len(chosen)} of the configuration, got {args.utterances}"
         )
-    chosen = chosen[: args.utterances]
+    case, chosen = case_of(utterance.transcript for _, utterance in chosen), chosen[: args.utterances]
     components.initialise(config.get("user_init"))
     estimator = components.make_estimator(config, device)
     bound = batch_seconds(config)
@@ -88,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
             batch_seconds=bound,
             seed=run_seed(config) or 0,
         )
+        texts = trials.transcribe(trials.batch.x, trials.keys(EVALUATION, 0))
+    check_in_case(case, "transcript", texts)
 
     def tell(number: int, name: str) -> None:
         print(f"{time.monotonic() - start:.0f} s: check {number} of {len(CHECKS)}, {name}", file=sys.stderr, flush=True)
@@ -110,9 +113,10 @@ def run(args: argparse.Namespace) -> int:
         "versions": results.versions(),
         "fingerprints": files_of([estimator, *(estimator.preprocessing_defences or [])]),
     }
+    few = f"\nWith fewer than {FEWEST} utterances (--utterances) a difference is a warning at most."
     print(
         f"Audit of {name}: {len(chosen)} utterances, {plan.iterations} of {attack.max_iter} iterations, "
-        f"transcripts per utterance and attempt: {trials.evaluations}\n",
+        f"transcripts per utterance and attempt: {trials.evaluations}{few if len(chosen) < FEWEST else ''}\n",
         flush=True,
     )
     with _enough_memory(bound, findings, len(only)):

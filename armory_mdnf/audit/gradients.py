@@ -1,4 +1,4 @@
-"""Checks of the gradient itself: that it is right, that draws agree on it, and what the published one is worth."""
+"""Checks of what draws of the noise do to the gradient: how far they agree, and what the published one is worth."""
 
 from __future__ import annotations
 
@@ -8,71 +8,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from armory_mdnf.attacks.pgd import Batch
 from armory_mdnf.attacks.recognizer import Purpose
-from armory_mdnf.audio import ragged
-from armory_mdnf.audio.noise import normal, stream
-from armory_mdnf.audit.findings import FAIL, NOTABLE, PASS, SKIP, WARN, Finding, gain_of, judge_gain, points, worst
+from armory_mdnf.audit.findings import (
+    FAIL,
+    NOTABLE,
+    PASS,
+    SKIP,
+    WARN,
+    Finding,
+    gain_of,
+    judge_gain,
+    of_part,
+    points,
+    worst,
+)
 from armory_mdnf.audit.trials import Trials
 from armory_mdnf.errors import AttackError
 
-# Finite differences: steps in parts of the radius, random directions per utterance, and what counts as agreement.
-# In parts of the radius. A GAN vocoder bends the loss within a thousandth of it: then shorter ones are tried too.
-STEPS, SHORTER = (0.1, 0.01, 0.001), (1e-4, 1e-5)
-DIRECTIONS = 4
-AGREE, DIFFER = 0.95, 0.8
-# Shares of components of the gradient that are zero, from which there is something to look into, or nothing to follow.
-FEW_ZEROS, MANY_ZEROS = 0.1, 0.9
 # Draws behind the cosines, and the largest mean that an attack can afford (EOT 20 of the paper's grid).
-DRAWS = 4
+DRAWS, HALF = 4, 2
 PLACES = ("clean", "attacked")
 AFFORDABLE = 20
 STABLE = 0.5
-
-
-def check_gradient(trials: Trials) -> Finding:
-    """The gradient exists and is right: finite differences at fixed noise; zero, non-finite, saturated components."""
-    batch = trials.batch
-    keys = [(index, Purpose.ATTACK, 0, 0, 0) for index in batch.indices]
-    radius = trials.plan.geometry().radius(batch.x)
-    gradient = trials.gradient(_inside(trials).x, keys)
-    inside = ragged.mask(batch.lengths, batch.x.shape[1])
-    size = int(inside.sum())
-    zero = int(((gradient == 0) & inside).sum()) / size
-    broken = int((~gradient.isfinite() & inside).sum()) / size
-    saturated = int(((batch.x.abs() >= 1) & inside).sum()) / size if trials.white_box.clip_values is not None else 0.0
-    evidence: dict[str, Any] = {"zero_share": zero, "non_finite_share": broken, "saturated_share": saturated}
-    if broken or zero > MANY_ZEROS:
-        what = "has components that are not finite" if broken else "is zero in most of its components"
-        advice = (
-            "Look for rounding, thresholds and estimate_gradient in the defence; attack with the identity as its "
-            "backward pass (check 6) and with noise, and trust no result of this gradient."
-        )
-        return Finding("gradient", FAIL, f"The gradient {what}: an attack has nothing to follow.", evidence, advice)
-    along, across = _finite_differences(trials, gradient, radius)
-    evidence |= {"along": along, "across": across}
-    low = min(1 - abs(1 - along), across)
-    verdict = PASS if low >= AGREE else WARN if low >= DIFFER else FAIL
-    statement = (
-        f"Along the gradient the loss rises {along:.2f} times as fast as it says; in random directions, differences of "
-        f"the loss and what it says of them have cosine {across:.2f}."
-    )
-    advice = {
-        PASS: "",
-        WARN: "The gradient is nearly right: rounding, kinks, or a small part that is left out of the backward pass.",
-        FAIL: (
-            "The gradient is not that of what is evaluated. Look for an estimate_gradient or a backward pass that "
-            "approximates, and for noise that is drawn anew in it; attack past it (check 6)."
-        ),
-    }[verdict]
-    if verdict == PASS and zero > FEW_ZEROS:
-        verdict, advice = WARN, "Some samples cannot be attacked: see whether they are silence, or cut off by a floor."
-    return Finding("gradient", verdict, statement, evidence, advice)
 
 
 def check_draws(trials: Trials) -> Finding:
@@ -83,7 +44,7 @@ def check_draws(trials: Trials) -> Finding:
     found = {where: _agreement(_draws(trials, where)) for where in PLACES}
     # Most of an attack's steps are taken where it ends up; clean audio is one step, at which the loss may be flat.
     cosine = found["attacked"]["cosine"]
-    needed = draws_for(cosine)
+    needed = draws_needed(found["attacked"])
     evidence: dict[str, Any] = {**found, "draws_of_the_attack": trials.plan.draws, "draws_for_half": needed}
     said = "no number of draws makes" if needed is None else "one draw makes" if needed == 1 else f"{needed} draws make"
     statement = (
@@ -101,8 +62,11 @@ def check_draws(trials: Trials) -> Finding:
     return Finding(name, FAIL, statement, evidence, advice)
 
 
-def check_published(trials: Trials) -> Finding:
-    """The published gradient, of two draws, against the exact one: their cosine, and what each attack reaches."""
+def check_published(trials: Trials, asked: int) -> Finding:
+    """The published gradient, of two draws, against the exact one: their cosine, and what each attack reaches.
+
+    ``asked``: the configuration's iterations, of which the audit may take fewer.
+    """
     name = "published"
     if (silent := _without_noise(trials, name, "Without noise the published gradient is the exact one.")) is not None:
         return silent
@@ -123,9 +87,10 @@ def check_published(trials: Trials) -> Finding:
     )
     if plan.published:
         verdict = worst([judge_gain(gain), PASS if min(found.values()) >= STABLE else WARN])
+        verdict = of_part(verdict, plan.iterations, asked)
         advice = "This configuration attacks with the published gradient: report the exact one's result beside it."
         return Finding(name, verdict, statement, evidence, "" if verdict == PASS else advice)
-    verdict = judge_gain(gain_of(published.counts, exact.counts))
+    verdict = of_part(judge_gain(gain_of(published.counts, exact.counts)), plan.iterations, asked)
     if verdict != PASS:
         advice = "The published gradient attacks better than the exact one: try more draws and smaller steps."
         return Finding(name, verdict, statement, evidence, advice)
@@ -153,52 +118,27 @@ def draws_for(cosine: float, target: float = STABLE) -> int | None:
     return max(1, math.ceil(round(target * (1 - cosine) / (cosine * (1 - target)), 6)))
 
 
+def draws_needed(agreement: dict[str, Any]) -> int | None:
+    """Draws whose independent means have cosine one half, by :func:`_agreement` at a place; None if none do.
+
+    By the cosine of single draws, and by that of means where it says less: draws of unlike power, of which the largest
+    alone makes the mean, gain less by averaging than the former says.
+    """
+    found = [draws_for(agreement["cosine"]), draws_for(agreement[f"cosine_by_means_of_{HALF}"])]
+    if found[0] == 1:  # as measured: nothing is said of means
+        return 1
+    numbers = [number for number in found if number is not None]
+    return max(numbers) if len(numbers) == len(found) else None
+
+
+def draw_cosine(of_means: float, draws: int) -> float:
+    """Cosine of single draws, where two independent means of so many have ``of_means``: of :func:`mean_cosine`."""
+    return of_means / (draws - (draws - 1) * of_means)
+
+
 def mean_cosine(cosine: float, draws: int) -> float:
     """Cosine of two independent means of so many draws, where single draws have ``cosine``."""
     return draws * cosine / (1 + (draws - 1) * cosine)
-
-
-def _inside(trials: Trials) -> Batch:
-    """The utterances at a random place in the ball: where no loss is at its least, as it may be at a clean one."""
-    batch, geometry = trials.batch, trials.plan.geometry()
-    streams = [stream(trials.plan.seed, index, 0) for index in batch.indices]
-    x = batch.x + 0.5 * geometry.random_start(batch.lengths, geometry.radius(batch.x), streams)
-    return replace(batch, x=x if trials.white_box.clip_values is None else x.clamp(-1, 1))
-
-
-def _finite_differences(trials: Trials, gradient: Tensor, radius: Tensor) -> tuple[float, float]:
-    """How many times as fast the loss rises along the gradient, and the cosine of differences in random directions.
-
-    The former is the median over the utterances. Each with the step that serves it best: too long a one bends, too
-    short a one drowns in rounding, and which is which hangs on the recogniser.
-    """
-    place = _inside(trials)
-    rates: list[float] = []
-    cosines: list[float] = []
-    for step in (*STEPS, *SHORTER):
-        if step in SHORTER and rates and min(max(cosines), max(1 - abs(1 - rate) for rate in rates)) >= AGREE:
-            break
-        ratios, found, said = [], [], []
-        for i, n in enumerate(place.lengths.tolist()):
-            own = gradient[i, :n]
-            norm = own.norm()
-            if float(norm) == 0 or float(radius[i]) == 0:
-                continue
-            noise = normal([stream(k, place.indices[i], 1) for k in range(DIRECTIONS)], [n] * DIRECTIONS, own)
-            directions = torch.cat([own[None] / norm, noise / noise.norm(dim=1, keepdim=True)])
-            h = float(radius[i]) * step
-            key = (place.indices[i], Purpose.ATTACK, 0, 0, 0)
-            differences = trials.differences(i, place.x[i, :n], h * directions, key).double() / (2 * h)
-            expected = (directions.double() @ own.double()) / norm.double()
-            ratios.append(float(differences[0] / norm))
-            found.append((differences[1:] / norm).double())
-            said.append(expected[1:])
-        if ratios:
-            rates.append(float(np.nan_to_num(np.median(ratios), posinf=0.0, neginf=0.0)))
-            cosines.append(float(np.nan_to_num(_cosine(torch.cat(found), torch.cat(said)))))
-    if not rates:
-        return 0.0, 0.0
-    return min(rates, key=lambda rate: abs(rate - 1)), max(cosines)
 
 
 def _draws(trials: Trials, where: str, back: bool = False) -> Tensor:
@@ -224,21 +164,23 @@ def _draws(trials: Trials, where: str, back: bool = False) -> Tensor:
 def _agreement(gradients: Tensor) -> dict[str, Any]:
     """Mean cosine over pairs of draws and utterances, the same of means of half the draws, and signal to noise.
 
-    ``gradients`` (K, N, T). The signal-to-noise ratio is the power of the common part over that of the rest, of the
-    mean over 1, 5 and 20 draws, as the cosine predicts it; None where it is not positive.
+    ``gradients`` (:data:`DRAWS`, N, T). The signal-to-noise ratio is the power of the common part over that of the
+    rest, of the mean over 1, 5 and 20 draws, as the lesser of the two cosines predicts it; None where it is not
+    positive.
     """
-    number = len(gradients)
-    cosine = _mean_cosine([(gradients[a], gradients[b]) for a in range(number) for b in range(a)])
-    half = number // 2
+    cosine = _mean_cosine([(gradients[a], gradients[b]) for a in range(DRAWS) for b in range(a)])
     halves = []
-    for first in itertools.combinations(range(1, number), half - 1):
-        rest = [k for k in range(1, number) if k not in first]
+    for first in itertools.combinations(range(1, DRAWS), HALF - 1):
+        rest = [k for k in range(1, DRAWS) if k not in first]
         halves.append((gradients[[0, *first]].mean(0), gradients[rest].mean(0)))
+    of_means = _mean_cosine(halves)
+    by_means = draw_cosine(of_means, HALF)
     return {
         "cosine": cosine,
-        f"cosine_of_means_of_{half}": _mean_cosine(halves),
-        f"predicted_of_means_of_{half}": mean_cosine(cosine, half),
-        "snr_db_of_means": {str(k): _snr_db(cosine, k) for k in (1, 5, 20)},
+        f"cosine_of_means_of_{HALF}": of_means,
+        f"predicted_of_means_of_{HALF}": mean_cosine(cosine, HALF),
+        f"cosine_by_means_of_{HALF}": by_means,
+        "snr_db_of_means": {str(k): _snr_db(min(cosine, by_means), k) for k in (1, 5, 20)},
     }
 
 
@@ -254,7 +196,3 @@ def _published_cosine(trials: Trials, where: str) -> float:
 def _mean_cosine(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
     """Mean over pairs of (N, T), and over their rows."""
     return float(torch.stack([functional.cosine_similarity(a.double(), b.double(), dim=1) for a, b in pairs]).mean())
-
-
-def _cosine(a: Tensor, b: Tensor) -> float:
-    return float(functional.cosine_similarity(a, b, dim=0))

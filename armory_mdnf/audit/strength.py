@@ -12,10 +12,23 @@ import torch
 
 from armory_mdnf.audio.noise import normal, stream
 from armory_mdnf.audit import views
-from armory_mdnf.audit.findings import FAIL, PASS, SKIP, WARN, Finding, gain_of, judge_gain, points, worst
-from armory_mdnf.audit.trials import FRESH, OWN, Attempt, Plan, Trials
+from armory_mdnf.audit.findings import (
+    FAIL,
+    PASS,
+    SKIP,
+    VERDICTS,
+    WARN,
+    Finding,
+    gain_of,
+    judge_gain,
+    judge_wins,
+    of_part,
+    points,
+    worst,
+)
+from armory_mdnf.audit.trials import FRESH, OWN, Attempt, Trials
 from armory_mdnf.audit.views import View
-from armory_mdnf.metrics.intervals import Interval, wer_interval
+from armory_mdnf.metrics.intervals import ROUNDING, Interval, wer_interval
 
 # Multiples of the bound and of the step. The largest bound has to bring the recogniser down, whatever defends it.
 BOUNDS = (0.5, 2.0, 10.0)
@@ -24,16 +37,8 @@ ANOTHER_SEED = "another seed"
 # Of the ceiling, or of what the attack does, as a fraction.
 NEARLY, HARDLY = 0.95, 0.5
 FAR_LESS = 0.5
-# How many times the loss of the white-box attack another's must be, in every utterance, to show that it is masked.
+# How many times the loss of the white box another's must be in an utterance to win there.
 HIGHER = 1.1
-
-
-def _of_part(verdict: str, taken: int, asked: int) -> str:
-    """A verdict of an attack that took fewer iterations than the configuration asks for: a warning at most.
-
-    That it has not converged, or that a longer step makes up for what was left out, says nothing of the configuration.
-    """
-    return WARN if verdict == FAIL and taken < asked else verdict
 
 
 def check_convergence(trials: Trials, draws: Sequence[int], asked: int) -> Finding:
@@ -54,7 +59,7 @@ def check_convergence(trials: Trials, draws: Sequence[int], asked: int) -> Findi
         gain = gain_of(curve[last].counts, curve[before].counts)
         evidence["gain_of_last_doubling"] = points(gain)
         verdict = judge_gain(gain)
-        verdicts.append(_of_part(verdict, last, asked))
+        verdicts.append(of_part(verdict, last, asked))
         said.append(f"from {before} to {last} iterations the word error rate changes by {100 * gain.value:+.1f} points")
         if verdict != PASS:
             advice.append("take more iterations" + (" (--iterations)" if last < asked else ""))
@@ -67,7 +72,7 @@ def check_convergence(trials: Trials, draws: Sequence[int], asked: int) -> Findi
     if most > plan.draws:
         gain = gain_of(tried[most].counts, own.counts)
         evidence["gain_of_most_draws"] = points(gain)
-        verdicts.append(judge_gain(gain))
+        verdicts.append(of_part(judge_gain(gain), plan.iterations, asked))
         said.append(f"from {plan.draws} to {most} draws it changes by {100 * gain.value:+.1f} points")
         if verdicts[-1] != PASS:
             advice.append(f"attack with the mean of {most} draws or more")
@@ -118,7 +123,7 @@ def check_budget(trials: Trials, asked: int) -> Finding:
     verdicts.append(worst([judge_gain(by_noise), WARN if hardly else PASS]))
     if verdicts[-1] != PASS:
         advice.append("white noise of this size does nearly as much: what was measured is robustness to noise")
-    verdict = _of_part(worst(verdicts), plan.iterations, asked)
+    verdict = of_part(worst(verdicts), plan.iterations, asked)
     if verdict != PASS and plan.iterations < asked:
         advice.append("first take all iterations (--iterations)")
     statement = (
@@ -128,43 +133,60 @@ def check_budget(trials: Trials, asked: int) -> Finding:
     return Finding("budget", verdict, statement, evidence, _sentences(advice))
 
 
-def check_adaptive(trials: Trials) -> Finding:
-    """Attacks past the defence: its backward pass as the identity, and audio made for other recognisers."""
+def check_adaptive(trials: Trials, asked: int) -> Finding:
+    """Attacks past the defence: its backward pass as the identity, and audio made for other recognisers.
+
+    They are held against the best that the white box does with any of its steps and starts: a gradient that does as
+    well with another step is not masked. ``asked``: the configuration's iterations, of which the audit may take fewer,
+    which favours attacks without noise, for they converge in fewer.
+    """
     name = "adaptive"
     if not trials.defended:
         return Finding(name, SKIP, "Nothing stands in front of the recogniser.", {})
-    own = trials.own()
-    ways: dict[str, tuple[View | None, Plan]] = {
-        "identity backward": (views.straight_through(trials.white_box), trials.plan),
-        "from no defence": (views.undefended(trials.white_box), trials.plan),
+    plan, own, varied = trials.plan, trials.own(), _steps_and_starts(trials).values()
+    in_words, in_loss = max(varied, key=lambda attempt: attempt.rate), max(varied, key=_loss)
+    ways: dict[str, View | None] = {
+        "identity backward": views.straight_through(trials.white_box),
+        "from no defence": views.undefended(trials.white_box),
     }
     if trials.stochastic:
-        ways["without its noise"] = (views.without_noise(trials.white_box), trials.plan)
-        ways[ANOTHER_SEED] = (views.reseeded(trials.white_box), trials.plan)
+        ways["without its noise"] = views.without_noise(trials.white_box)
+        ways[ANOTHER_SEED] = views.reseeded(trials.white_box)
     gains: dict[str, Interval] = {}
     judged: dict[str, str] = {}
-    evidence: dict[str, Any] = {"own_wer": _percent(own.rate)}
-    for way, (view, plan) in ways.items():
+    white_box = {"wer": _percent(in_words.rate), "loss": _row(in_loss)["loss"]}
+    evidence: dict[str, Any] = {"own_wer": _percent(own.rate), "best_white_box": white_box}
+    for way, view in ways.items():
         if view is None:
             evidence[way] = None
             continue
         attempt = trials.attack(way, plan, view)
-        gains[way] = gain_of(attempt.counts, own.counts)
+        if way == ANOTHER_SEED:  # the same attack once more: it tells how much of a difference is chance
+            evidence[way] = _row(attempt) | {"gain": points(gain_of(attempt.counts, own.counts))}
+            continue
+        gains[way] = gain_of(attempt.counts, in_words.counts)
         # The loss is what an attack climbs, and tells more than the words of a few utterances.
-        higher = bool((attempt.losses > HIGHER * own.losses).all())
-        evidence[way] = _row(attempt) | {"gain": points(gains[way]), "loss_higher_in_every_utterance": higher}
-        # Another seed is the same attack once more: it tells how much of a difference is chance.
-        if way != ANOTHER_SEED:
-            judged[way] = FAIL if higher else judge_gain(gains[way])
-    verdict = worst(list(judged.values()))
-    best = max(judged, key=lambda way: (judged[way] == verdict, gains[way].value, _loss(trials.attempts[way])))
+        wins = int((attempt.losses > HIGHER * in_loss.losses).sum())
+        evidence[way] = _row(attempt) | {"gain": points(gains[way]), "wins": wins}
+        judged[way] = worst([judge_gain(gains[way]), judge_wins(wins, len(own.counts))])
+    verdict = of_part(worst(list(judged.values())), plan.iterations, asked)
+    best = max(judged, key=lambda way: (VERDICTS.index(judged[way]), gains[way].value, _loss(trials.attempts[way])))
     reached = trials.attempts[best]
     statement = (
-        f"The attack reaches {100 * own.rate:.1f} % and a mean loss of {_loss(own):.1f}; of those that go past the "
-        f"defence the best, {best}, {100 * reached.rate:.1f} % and {_loss(reached):.1f}."
+        f"The best of the white box's steps and starts reaches {100 * in_words.rate:.1f} % and a mean loss of "
+        f"{_loss(in_loss):.1f}; of those that go past the defence the best, {best}, {100 * reached.rate:.1f} % and "
+        f"{_loss(reached):.1f}."
     )
-    advice = f"An attack that knows less does better ({best}): the gradient is masked. Report the better one."
-    return Finding(name, verdict, statement, evidence, "" if verdict == PASS else advice)
+    if verdict == PASS:
+        return Finding(name, verdict, statement, evidence)
+    advice = f"An attack that knows less does better ({best}): report the better one. "
+    if verdict == FAIL:
+        advice += "The gradient is masked."
+    elif plan.iterations < asked:
+        advice += "With all iterations (--iterations) the white box may catch up."
+    else:
+        advice += "It may be chance: more utterances (--utterances) tell."
+    return Finding(name, verdict, statement, evidence, advice)
 
 
 def check_steps(trials: Trials, asked: int) -> Finding:
@@ -172,17 +194,12 @@ def check_steps(trials: Trials, asked: int) -> Finding:
 
     ``asked``: the configuration's iterations, of which the audit may take fewer.
     """
-    plan, own = trials.plan, trials.own()
-    # The second start of an attack that starts at random is another random one.
-    starts = {"its start": plan, "another start": replace(plan, random_start=True, seed=plan.seed + plan.random_start)}
-    rows: dict[str, Attempt] = {}
-    for start, placed in starts.items():
-        for times in STEPS:
-            name, varied = f"step x {times:g}, {start}", replace(placed, step_times=times)
-            rows[name] = own if varied == plan else trials.attack(name, varied)
+    plan, own, rows = trials.plan, trials.own(), _steps_and_starts(trials)
     interval = wer_interval(own.counts)
     rates = [attempt.rate for attempt in rows.values()]
     width = None if interval.low is None or interval.high is None else interval.high - interval.low
+    if width is not None and width <= ROUNDING:  # utterances that came out alike, by which nothing can be measured
+        width = None
     best = max(rows, key=lambda name: rows[name].rate)
     gain = gain_of(rows[best].counts, own.counts)
     evidence = {
@@ -191,7 +208,7 @@ def check_steps(trials: Trials, asked: int) -> Finding:
         "width_of_interval": None if width is None else _percent(width),
         "gain_of_best": points(gain),
     }
-    verdict = _of_part(judge_gain(gain), plan.iterations, asked)
+    verdict = of_part(judge_gain(gain), plan.iterations, asked)
     if width is not None and max(rates) - own.rate > width:
         verdict = worst([verdict, WARN])
     statement = (
@@ -221,10 +238,11 @@ def check_headline(trials: Trials) -> Finding:
     found = trials.judge(audio, purpose=FRESH)
     alone = trials.judge(own.audio, purpose=FRESH)
     worst_case, reached = wer_interval(found.counts), wer_interval(alone.counts)
+    gain = gain_of(found.counts, alone.counts)
     evidence = {
         "worst_case": points(worst_case),
         "own": points(reached),
-        "gain": points(gain_of(found.counts, alone.counts)),
+        "gain": points(gain),
         "attempts": len(within),
         "by_utterance": {str(index): name for index, name in zip(trials.batch.indices, chosen, strict=True)},
     }
@@ -232,10 +250,23 @@ def check_headline(trials: Trials) -> Finding:
         f"The worst of {len(within)} attempts per utterance has a word error rate of {worst_case.percent()} %; the "
         f"configuration's attack has {reached.percent()} %."
     )
-    # The worst of many is nearly always worse: what counts is whether the attack's own interval still holds it.
-    verdict = WARN if worst_case.value > (reached.value if reached.high is None else reached.high) else PASS
+    # Paired, by the same rule as elsewhere: the fewer the utterances, the wider the intervals of either alone. Never a
+    # failure, for the worst of many is nearly always worse.
+    verdict = PASS if judge_gain(gain) == PASS else WARN
     advice = "The configuration understates what an attacker reaches: report the worst case as the defence's result."
     return Finding("headline", verdict, statement, evidence, "" if verdict == PASS else advice)
+
+
+def _steps_and_starts(trials: Trials) -> dict[str, Attempt]:
+    """The configuration's attack with each of :data:`STEPS` from its start and from another; itself among them."""
+    plan, rows = trials.plan, {}
+    # The second start of an attack that starts at random is another random one.
+    starts = {"its start": plan, "another start": replace(plan, random_start=True, seed=plan.seed + plan.random_start)}
+    for start, placed in starts.items():
+        for times in STEPS:
+            name, varied = f"step x {times:g}, {start}", replace(placed, step_times=times)
+            rows[name] = trials.own() if varied == plan else trials.attack(name, varied)
+    return rows
 
 
 def _ceiling(trials: Trials) -> float:

@@ -22,7 +22,7 @@ from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.audit.views import View
-from armory_mdnf.errors import OptionError, quoted
+from armory_mdnf.errors import OptionError, TranscriptError, quoted
 from armory_mdnf.metrics.wer import WordCounts, count_words, pool
 
 # What the noise of an evaluation is for, unlike any purpose of an attack; and that of the last word on the worst case,
@@ -59,17 +59,21 @@ class Plan:
     def of(cls, attack: Any, iterations: int | None = None) -> Plan:
         """That of an untargeted PGD, this package's or ART's. Raises :class:`OptionError` for another attack.
 
-        An audit attacks by this package's PGD, which takes ART's steps.
+        An audit attacks by this package's PGD, which takes ART's steps. What derives from one may do something else,
+        which the audit would not.
         """
         if type(attack).__module__.startswith(ART_PGD):
             attack = _from_art(attack)
-        if not isinstance(attack, PGD) or attack.targeted:
-            found = (
-                f"a targeted {type(attack).__name__}" if getattr(attack, "targeted", False) else type(attack).__name__
-            )
+        if type(attack) is not PGD or attack.targeted:
+            name = type(attack).__name__
+            found = f"a targeted {name}" if getattr(attack, "targeted", False) else name
+            if isinstance(attack, PGD) and type(attack) is not PGD:
+                found += ", which may do something else than the PGD that it derives from"
             raise OptionError(f"expected an untargeted PGD to audit, found {found}")
         if attack.max_iter < 1:
             raise OptionError(f"expected at least one iteration to audit, found max_iter {quoted(attack.max_iter)}")
+        if attack.eps == 0:
+            raise OptionError(f"expected a bound above 0 to audit, found eps {quoted(attack.eps)}")
         return cls(
             norm=attack.norm,
             eps=attack.eps,
@@ -189,8 +193,11 @@ class Trials:
     ) -> Trials:
         """Trials of utterances (T,), with labels as a run has them: the recogniser's own, or the references.
 
-        Raises :class:`armory_mdnf.errors.AudioError` for audio that cannot be attacked.
+        Raises :class:`armory_mdnf.errors.AudioError` for audio that cannot be attacked, :class:`TranscriptError` for
+        references without a word, by which nothing can be judged.
         """
+        if not any(reference.split() for reference in references):
+            raise TranscriptError(f"expected references with at least one word, got {len(references)} without")
         waveforms = checks.as_waveforms(audio, min_samples=estimator.min_samples)
         x, lengths = ragged.pad([torch.tensor(u, device=estimator.device) for u in waveforms])
         batch = Batch(x, lengths, [[]] * len(audio), list(indices))
@@ -308,20 +315,22 @@ class Trials:
             found[rows, : part.x.shape[1]] = gradients
         return found
 
-    def differences(self, i: int, x: Tensor, steps: Tensor, key: Key) -> Tensor:
-        """How much utterance ``i``'s loss differs between x + step and x - step, at the noise of one key.
+    def around(self, i: int, x: Tensor, steps: Tensor, key: Key) -> tuple[Tensor, Tensor]:
+        """Utterance ``i``'s losses at x + step and at x - step, at the noise of one key, and how far these are apart.
 
-        Shape: x (n,), steps (K, n) -> (K,). Both sides of a step are of one batch, whose rounding they share.
+        Shape: x (n,), steps (K, n) -> (2, K), (K, n), of double precision: the distance is that of the samples as they
+        are, which a short step rounds. Both sides of a step are of one batch, whose rounding they share.
         """
         n = x.shape[0]
-        found = []
+        losses, moved = [], []
         for part in steps.split(max(1, int(self._room / (2 * n)))):
-            k = 2 * len(part)
-            rows, lengths = torch.cat([x + part, x - part]), self.batch.lengths[i].repeat(k)
+            k = len(part)
+            rows, lengths = torch.cat([x + part, x - part]).to(x), self.batch.lengths[i].repeat(2 * k)
             with torch.no_grad():
-                losses = self.white_box.losses(rows, lengths, [self.batch.targets[i]] * k, [key] * k)
-            found.append(losses[: len(part)] - losses[len(part) :])
-        return torch.cat(found)
+                found = self.white_box.losses(rows, lengths, [self.batch.targets[i]] * (2 * k), [key] * (2 * k))
+            losses.append(found.double().unflatten(0, (2, k)))
+            moved.append(rows[:k].double() - rows[k:].double())
+        return torch.cat(losses, 1), torch.cat(moved)
 
     def _draws_noise(self, view: View) -> bool:
         """Whether what the recogniser hears of clean audio differs between two draws by more than rounding does.

@@ -123,7 +123,7 @@ class Evaluation:
         references = [utterance.transcript for utterance in utterances]
         if self.benign:
             columns["benign"], seconds["inference"] = self._timed(lambda: self._predict(audio, indices, BENIGN))
-            self._check_case("transcript", columns["benign"])  # before the attack, which takes the time
+            check_in_case(self.case, "transcript", columns["benign"])  # before the attack, which takes the time
         if self.intelligibility is not None:
             behind = self._defended(audio, indices)
             columns["stoi"] = [self.intelligibility(x, y) for x, y in zip(audio, behind, strict=True)]
@@ -131,13 +131,13 @@ class Evaluation:
             labels = self._labels(indices, references)
             if self.targeter is not None and labels is not None:
                 columns["target"] = labels
-                self._check_case("target", labels)
+                check_in_case(self.case, "target", labels)
             changed, seconds["attack"] = self._timed(lambda: self.generate(audio, labels, indices))
             wrong = {i: why for i in range(n) if (why := _difference(audio[i], changed[i]))}
             kept = [i for i in range(n) if i not in wrong]
             texts = self._predict([changed[i] for i in kept], [indices[i] for i in kept], ADVERSARIAL) if kept else []
             columns["adversarial"] = _spread(kept, texts, n)
-            self._check_case("transcript", texts)
+            check_in_case(self.case, "transcript", texts)
             for name in SIZES:
                 measure = getattr(perturbation, name)
                 columns[name] = _spread(kept, [finite(measure(audio[i], changed[i])) for i in kept], n)
@@ -199,15 +199,6 @@ class Evaluation:
             raise AudioError(f"the recogniser gave {len(texts)} transcripts for {len(audio)} utterances")
         return texts
 
-    def _check_case(self, what: str, texts: Iterable[str | None]) -> None:
-        """Raise :class:`TranscriptError` for a text of another case than the references.
-
-        Words are compared with their case: each would count as an error, and nobody would see why.
-        """
-        wrong = next((text for text in texts if text and self.case and text != _in_case(self.case, text)), None)
-        if wrong is not None:
-            raise TranscriptError(f"expected a {what} in {self.case} case as the references, found {quoted(wrong)}")
-
     def _defended(self, audio: list[np.ndarray], indices: Sequence[int]) -> list[np.ndarray]:
         """What the recogniser hears of clean utterances (T,), by the draws that :meth:`_predict` has for them."""
         with self._seeded(indices, BENIGN):
@@ -260,6 +251,16 @@ def case_of(references: Iterable[str]) -> str:
     """ "upper" or "lower" where all references are of that case, else an empty string."""
     joined = " ".join(references)
     return "upper" if joined.isupper() else "lower" if joined.islower() else ""
+
+
+def check_in_case(case: str, what: str, texts: Iterable[str | None]) -> None:
+    """Raise :class:`TranscriptError` for a text of another case than that of all references, by :func:`case_of`.
+
+    Words are compared with their case: each would count as an error, and nobody would see why.
+    """
+    wrong = next((text for text in texts if text and case and text != _in_case(case, text)), None)
+    if wrong is not None:
+        raise TranscriptError(f"expected a {what} in {case} case as the references, found {quoted(wrong)}")
 
 
 def check_reference(estimator: Any, reference: str) -> None:
