@@ -133,13 +133,18 @@ def test_what_a_user_did_gives_no_traceback(
     assert str(code) in cli.EXIT_CODES
 
 
-def test_a_fault_of_this_package_is_told_whole(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_this_package_is_told_whole_and_is_no_regression(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(*args: Any) -> None:
         raise RuntimeError("it cannot be")
 
     monkeypatch.setattr(summary, "summarise", fail)
-    with pytest.raises(RuntimeError, match="it cannot be"):
-        cli.main(["summary", str(results)])
+    assert cli.main(["summary", str(results)]) == 70
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback")
+    assert told.endswith("RuntimeError: it cannot be\n")
+    assert "\n  70 " in cli.EXIT_CODES
 
 
 def test_options_that_would_have_no_effect_are_refused(results: Path, tmp_path: Path, capsys: Any) -> None:
