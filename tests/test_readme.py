@@ -160,7 +160,7 @@ def test_the_state_paragraph_has_the_numbers_of_the_records() -> None:
         f"{snr[2]:.1f} and {snr[3]:.1f} %",
         "WG-MDNF makes the attack easier under every bound, WG alone under l2 0.5 and linf 0.01; under the others that "
         "is open",
-        f"at 40 dB {spoilt[0]:.1f} % of the words are lost undefended, {spoilt[1]:.1f} with MG, {spoilt[2]:.1f} with "
+        f"at 40 dB the word error rate is {spoilt[0]:.1f} % undefended, {spoilt[1]:.1f} with MG, {spoilt[2]:.1f} with "
         f"MG-MDNF and {spoilt[3]:.1f} % with randomised smoothing",
     )
     assert [sentence for sentence in said if sentence not in STATE] == []
@@ -195,6 +195,26 @@ def test_most_errors_are_in_the_voice_that_was_not_heard() -> None:
     for utterance, outcome in zip(utterances, run.outcomes, strict=True):
         errors[utterance.voice] += compare(outcome, "benign").errors
     assert errors["festival-ked"] > sum(errors.values()) / 2
+
+
+def test_every_interval_that_is_told_is_one_of_the_tables() -> None:
+    """Of a difference, told either way round and rounded to whole points or to tenths."""
+    prose, tables = DOCS["findings"].split("<!-- results -->")[:2]
+    known = {
+        (round(sign * a, places) + 0.0, round(sign * b, places) + 0.0)
+        for low, high in intervals_in(tables)
+        for sign, a, b in ((1, low, high), (-1, high, low))
+        for places in (0, 1)
+    }
+    for text in (prose, README.split("**State.**")[1].split("\n## ")[0]):
+        told = intervals_in(text)
+        assert told
+        assert [bounds for bounds in told if bounds not in known] == []
+
+
+def intervals_in(text: str) -> list[tuple[float, float]]:
+    found = re.findall(r"\[(-?[\d.]+), (-?[\d.]+)\]", " ".join(text.split()))
+    return [(float(low), float(high)) for low, high in found]
 
 
 def test_resampling_costs_what_the_benchmark_says() -> None:

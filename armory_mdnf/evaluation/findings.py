@@ -25,6 +25,16 @@ def _with_its_noise(name: str, defended: str, undefended: str, threat: str) -> t
     )
 
 
+def _fine_tuning_apart(name: str, defended: str, undefended: str, threat: str = "pgd_l2_ours") -> tuple[Pair, ...]:
+    """A vocoder against the recogniser that was fine-tuned for it alone, and that against what it was tuned from."""
+    alone, flooded, tuned = (f"{system}_{threat}" for system in (defended, f"{defended}_mdnf", f"none_{defended}"))
+    return (
+        (f"or is it the fine-tuning for {name}?", tuned, f"{undefended}_{threat}"),
+        (f"does {name} help, the fine-tuning apart?", alone, tuned),
+        (f"does {name}-MDNF help, the fine-tuning apart?", flooded, tuned),
+    )
+
+
 def _by_both_gradients(name: str, defended: str, undefended: str) -> tuple[Pair, ...]:
     """The same under l2 1.5, the noise attacked by the exact gradient and by the published one."""
     helps, flooded_helps, adds = _with_its_noise(name, defended, undefended, "pgd_l2_ours")
@@ -49,7 +59,11 @@ LIBRISPEECH = (
     ("does MG help?", "whisper_mg_pgd_linf_ours", "whisper_pgd_linf_ours"),
     ("does MG-MDNF help?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does MG-MDNF help?", "whisper_mg_mdnf_pgd_linf_ours", "whisper_pgd_linf_ours"),
-    ("or is it the fine-tuning?", "none_whisper_mg_pgd_l2_ours", "whisper_pgd_l2_ours"),
+    *_fine_tuning_apart("MG", "whisper_mg", "whisper"),
+    *_fine_tuning_apart("MG", "whisper_mg", "whisper", "pgd_linf_ours"),
+    *_fine_tuning_apart("HG", "whisper_hg", "whisper"),
+    ("does WG help, the fine-tuning for MG apart?", "whisper_wg_pgd_l2_ours", "none_whisper_mg_pgd_l2_ours"),
+    ("does WG-MDNF help, the fine-tuning for MG apart?", "whisper_wg_mdnf_pgd_l2_ours", "none_whisper_mg_pgd_l2_ours"),
     ("does the noise add to MG?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_mg_pgd_l2_ours"),
     ("does the noise add to MG?", "whisper_mg_mdnf_pgd_linf_ours", "whisper_mg_pgd_linf_ours"),
     ("the curve or flat noise?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_mg_mdnf_flat_pgd_l2_ours"),
@@ -65,6 +79,7 @@ LIBRISPEECH = (
         "whisper_mg_mdnf_flat_pgd_linf_ours",
     ),
     ("is EOT 5 stronger?", "whisper_mg_mdnf_eot_l2", "whisper_mg_mdnf_pgd_l2_ours"),
+    ("does the noise add to MG, against EOT 5?", "whisper_mg_mdnf_eot_l2", "whisper_mg_pgd_l2_ours"),
     ("is EOT 20 stronger?", "whisper_mg_mdnf_eot20_l2", "whisper_mg_mdnf_pgd_l2_ours"),
     ("does HG help?", "whisper_hg_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does HG-MDNF help?", "whisper_hg_mdnf_pgd_l2_ours", "whisper_pgd_l2_ours"),
@@ -76,6 +91,7 @@ LIBRISPEECH = (
     ("is EOT 5 stronger?", "whisper_hg_mdnf_eot_l2", "whisper_hg_mdnf_pgd_l2_ours"),
     *_by_both_gradients("HG", "tiny_en_hg", "tiny_en"),
     ("does MG-MDNF help?", "tiny_en_mg_mdnf_pgd_l2_ours", "tiny_en_pgd_l2_ours"),
+    ("does RS help?", "tiny_en_rs_pgd_l2_ours", "tiny_en_pgd_l2_ours"),
     *(
         pair
         for threat in ("pgd_l2", "pgd_linf", "pgd_l2_1.0", "pgd_l2_0.5", "pgd_linf_0.005")
@@ -117,6 +133,8 @@ BUNDLED = (
     ("is EOT 5 stronger?", "rs_eot_l2", "rs_pgd_l2_ours"),
     ("does RS help, against EOT 5?", "rs_eot_l2", "none_pgd_l2_ours"),
     *(pair for norm in ("l2", "linf") for pair in _with_its_noise("WG", "wg", "none", f"pgd_{norm}_ours")),
+    *(pair for name in ("MG", "HG", "WG") for pair in _fine_tuning_apart(name, name.lower(), "none")),
+    *_fine_tuning_apart("WG", "wg", "none", "pgd_linf_ours"),
 )
 TITLES = {"test_clean": "LibriSpeech test-clean", "human": "Bundled menu prompts"}
 PAIRS = {"test_clean": LIBRISPEECH, "human": BUNDLED}
@@ -152,6 +170,7 @@ HEADLINE = (
             ("none", "whisper_pgd_l2_ours"),
             ("none, white noise instead", "whisper_noise_l2"),
             ("RS", "whisper_rs_pgd_l2_ours"),
+            ("none, fine-tuned for MG", "none_whisper_mg_pgd_l2_ours"),
             ("MG", "whisper_mg_pgd_l2_ours"),
             *((f"MG{words}", f"whisper_mg_{name}") for words, name in _OF_MDNF),
             ("HG", "whisper_hg_pgd_l2_ours"),
@@ -173,6 +192,7 @@ HEADLINE = (
         (
             ("none", "none_pgd_l2_ours"),
             ("RS", "rs_pgd_l2_ours"),
+            ("none, fine-tuned for HG", "none_hg_pgd_l2_ours"),
             ("HG", "hg_pgd_l2_ours"),
             *((f"HG{words}", f"hg_{name}") for words, name in _OF_MDNF),
         ),
@@ -230,7 +250,10 @@ def _differences(by_name: Mapping[str, RunRecord], pairs: Iterable[Pair]) -> str
                 raise ResultsError(f"no record of {name}, which the findings compare")
         found = paired(by_name[first], by_name[second])
         rows.append([question, f"{first} - {second}", str(found.utterances), found.percent(), verdict(found)])
-    return markdown(rows, ("question", "difference", "utterances", "points of WER", "the first is"))
+    table = markdown(rows, ("question", "difference", "utterances", "points of WER", "the first is"))
+    decided = sum(row[-1] != "open" for row in rows)
+    chance = f"were there nothing to find,\nchance would decide about {len(rows) / 20:.0f}"
+    return f"{table}\n\n{len(rows)} differences, each at 95 % by itself, {decided} of them higher or lower: {chance}."
 
 
 def paired(first: RunRecord, second: RunRecord) -> Interval:
