@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 # Rows that a configuration's description calls something else than its label.
 ROWS = {
     "none": NO_DEFENCE,
-    "none-MG": NO_DEFENCE,
+    **dict.fromkeys(("none-MG", "none-WG", "none-HG"), NO_DEFENCE),
     "MG-MDNF of the later files": "MG-MDNF with noise over the frame",
     "MG-MDNF of a curve anew": "MG-MDNF, curve whisper_l2",
 }
