@@ -100,7 +100,9 @@ def _at(trials: Trials, place: Batch) -> Finding:
     if not any(bounds):
         return Finding(NAME, SKIP, "there is nothing to see: the bound leaves every utterance as it is", evidence)
     blind = [
-        i for i, share in enumerate(zeros) if share > MANY_ZEROS and bounds[i] and _moves(trials, place, gradient, i)
+        i
+        for i, (share, bound) in enumerate(zip(zeros, bounds, strict=True))
+        if share > MANY_ZEROS and bound and _moves(trials, place, gradient, i, bound)
     ]
     evidence["utterances_without_gradient"] = len(blind)
     if blind or not any(bound and gradient[i].any() for i, bound in enumerate(bounds)):
@@ -156,10 +158,10 @@ def _unit(directions: Tensor) -> Tensor:
     return functional.normalize(directions.double(), dim=1)
 
 
-def _moves(trials: Trials, place: Batch, gradient: Tensor, i: int) -> bool:
+def _moves(trials: Trials, place: Batch, gradient: Tensor, i: int, bound: float) -> bool:
     """Whether the loss of utterance ``i`` moves by more than rounding where its gradient says that it does not."""
     n = int(place.lengths[i])
-    steps = REACH * _bounds(trials)[i] * _unit(_random(place, i, place.x[i, :n]) * (gradient[i, :n] == 0))
+    steps = REACH * bound * _unit(_random(place, i, place.x[i, :n]) * (gradient[i, :n] == 0))
     losses, _ = trials.around(i, place.x[i, :n], steps, _keys(place)[i])
     # A GPU may add in another order each time: that takes fewer than half of a float's digits.
     rounding = torch.finfo(torch.float32).eps ** 0.5 * losses.abs().max()

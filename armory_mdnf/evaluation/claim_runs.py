@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from armory_mdnf.evaluation.names import block_of, is_ours
-from armory_mdnf.evaluation.paper import BENIGN, EXACT, gradient_of, unlike_the_papers
+from armory_mdnf.evaluation.paper import BENIGN, EXACT, gradient_of, norm_of, unlike_the_papers
 from armory_mdnf.evaluation.records import RunRecord, as_number
 
 FAMILIES = {"melgan": "MG", "pwg": "WG"}
@@ -19,7 +19,6 @@ UNVOCODED = ("none", "RS")
 ROLES = re.compile(r"(.+?)_(base|mg|wg|hg)")
 BUNDLE = ".safetensors"
 INCIDENTAL = ("batch_seconds", "batch_size", "num_random_init", "seed", "targeted", "verbose")
-NORMS = {"2": "l2", "l2": "l2", "inf": "linf", "linf": "linf"}
 CW = "CW 0.01"
 CW_OPTIONS = {
     "eps": 0.01,
@@ -123,7 +122,8 @@ def _threat(run: RunRecord) -> str | None:
         return CW if CW_OPTIONS | kwargs == CW_OPTIONS else None
     steps = kwargs.pop("max_iter", 100)
     draws = kwargs.pop("eot_draws", 1)
-    norm, step = str(kwargs.pop("norm", None)), as_number(kwargs.pop("eps_step", None))
+    norm = "" if kwargs.pop("norm", None) is None else norm_of(block)  # the paper's bound is one that is said
+    step = as_number(kwargs.pop("eps_step", None))
     eps, snr_db, fraction = (as_number(kwargs.pop(key, None)) for key in ("eps", "snr_db", "step_fraction"))
     if kwargs or block.get("name") not in ("PGD", "ProjectedGradientDescent", "SNR_PGD_Numpy"):
         return None
@@ -133,7 +133,7 @@ def _threat(run: RunRecord) -> str | None:
         name = f"{bound:g} dB" if known else None
     else:
         small = eps is not None and (fraction == 0.2 or (step is not None and abs(step - eps / 5) < 1e-9))
-        name = f"{NORMS[norm]} {eps:g}" if small and norm in NORMS and not given.get("targeted") else None
+        name = f"{norm} {eps:g}" if small and norm in ("l2", "linf") and not given.get("targeted") else None
     if name is None:
         return None
     name += f" EOT {draws}" if draws != 1 else ""

@@ -151,7 +151,8 @@ def threat_in(config: Mapping[str, Any], name: str, targeted: bool) -> Threat:
     draws = kwargs.get("eot_draws", 1)
     draws = draws if isinstance(draws, int) else 1
     label = ", ".join([f"EOT-{draws} at {size}" if draws > 1 else size, *extras])
-    gradient = "" if gradient_of(config) == EXACT else f", {gradient_of(config)} gradient"
+    gradient = gradient_of(config)
+    gradient = "" if gradient == EXACT else f", {gradient} gradient"
     rank = {"l2": 1, "linf": 2, "snr": 3, "cw": 4}.get(kind, 5)
     # The gradient comes last, so that two gradients of one threat are neighbours.
     order = (rank, draws, -strength(kwargs, kind), label, gradient)
