@@ -26,6 +26,8 @@ from armory_mdnf.errors import OptionError
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.runner import components
 
+pytestmark = pytest.mark.usefixtures("closes_files")
+
 
 def test_names_are_those_of_the_checks_and_of_the_docs() -> None:
     assert tuple(CHECKS) == NAMES

@@ -27,6 +27,8 @@ from armory_mdnf.cli import main
 from armory_mdnf.files.provenance import sha256_of
 from armory_mdnf.vocoders import load_vocoder
 
+pytestmark = pytest.mark.usefixtures("closes_files")
+
 DATA = Path(__file__).parent / "data"
 CONTENT = b"PK" + bytes(range(254)) * 4096
 

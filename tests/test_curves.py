@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from armory_mdnf.defenses.curves import MAX_BYTES, curve_names, load_curve
 from armory_mdnf.errors import BundleError
 
+pytestmark = pytest.mark.usefixtures("closes_files")
+
 
 def test_the_published_curves():
     linear, log = load_curve("published_linear", 80), load_curve("published_log", 80)

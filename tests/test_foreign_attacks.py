@@ -22,7 +22,9 @@ from armory_mdnf.plugin import attacks as adapters
 CPU = {"device_type": "cpu"}
 TARGET = np.array(["THE CAT"])
 needs_armory = [pytest.mark.armory, pytest.mark.skipif(find_spec("armory") is None, reason="Armory is not installed")]
-pytestmark = pytest.mark.filterwarnings("error")
+# What the collector finds is of the tests before, which `closes_files` watches.
+OF_OTHERS = ("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings("error", *OF_OTHERS)
 
 
 def armory(function: Any) -> Any:

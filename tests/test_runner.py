@@ -29,6 +29,8 @@ from armory_mdnf.evaluation.records import FURTHER, read_record
 from armory_mdnf.runner import evaluate, progress
 from armory_mdnf.runner.evaluate import Evaluation
 
+pytestmark = pytest.mark.usefixtures("closes_files")
+
 
 def test_a_run_gives_what_the_other_commands_read(
     config: dict[str, Any], run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -19,6 +19,8 @@ from armory_mdnf.errors import OptionError
 from armory_mdnf.runner.config import check_config, read_config
 from armory_mdnf.runner.overrides import Overrides, override, parse_index
 
+pytestmark = pytest.mark.usefixtures("closes_files")
+
 
 def test_every_configuration_here_can_be_run() -> None:
     for path in CONFIGS.glob("*.json"):

@@ -37,6 +37,8 @@ from armory_mdnf.runner.components import make_estimator
 from armory_mdnf.runner.evaluate import Evaluation
 from armory_mdnf.runner.named import files_of
 
+pytestmark = pytest.mark.usefixtures("closes_files")
+
 
 @pytest.fixture
 def interrupted(config: dict[str, Any], run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:

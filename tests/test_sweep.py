@@ -29,7 +29,7 @@ from armory_mdnf.runner import sweep as module
 from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.sweep_engine import Done, Task, perform
 
-pytestmark = pytest.mark.usefixtures("kept_threads")
+pytestmark = pytest.mark.usefixtures("kept_threads", "closes_files")
 
 
 def stopping(after: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> list[Task]:

@@ -28,6 +28,8 @@ from armory_mdnf.runner.machine import GIB
 from armory_mdnf.runner.named import own_code
 from armory_mdnf.runner.sweep_engine import Processes, visible
 
+pytestmark = pytest.mark.usefixtures("closes_files")
+
 
 @pytest.fixture(autouse=True)
 def kept_state() -> Any:

@@ -18,8 +18,9 @@ from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.training import recognizer as recipe_module
 from armory_mdnf.training.augmentation import Augmentation, warped, with_noise
 from armory_mdnf.training.corpora.sentences import HeldOut
+from armory_mdnf.training.optimizer import learning_rate
 from armory_mdnf.training.recipe import Recipe, build_sources
-from armory_mdnf.training.recognizer import disagreement, learning_rate, loss_of, train
+from armory_mdnf.training.recognizer import disagreement, loss_of, train
 from armory_mdnf.training.sources import Joined, Shards, Spliced, read_recordings
 
 TEXTS = ["PRESS ONE TO HOLD", "PRESS TWO TO CALL BACK", "TO HOLD THE LINE PRESS STAR"]

@@ -21,8 +21,8 @@ from armory_mdnf.training import options as options_module
 from armory_mdnf.training import recipe as recipe_module
 from armory_mdnf.training import vocoder_recipe
 from armory_mdnf.training.augmentation import Augmentation
+from armory_mdnf.training.optimizer import make_optimizer
 from armory_mdnf.training.recipe import Recipe
-from armory_mdnf.training.recognizer import _optimizer
 from armory_mdnf.training.start import starting_recognizer
 
 FOLDER = Path(armory_mdnf.__file__).parent / "training" / "recipes"
@@ -106,10 +106,10 @@ def test_frozen_weights_that_there_are_not_are_refused() -> None:
     recognizer = tiny_recognizer()
     first = next(name for name, _ in recognizer.network.named_parameters()).partition(".")[0]
     recipe = Recipe("t", {"human": (1, 1)}, steps=1, seed=1, frozen=[first])
-    _optimizer(recipe, recognizer)
+    make_optimizer(recipe, recognizer)
     assert {p.requires_grad for n, p in recognizer.network.named_parameters() if n.startswith(first)} == {False}
     with pytest.raises(OptionError, match=r"t: frozen: no weight begins with 'encoder\.konv'"):
-        _optimizer(dataclasses.replace(recipe, frozen=[first, "encoder.konv"]), recognizer)
+        make_optimizer(dataclasses.replace(recipe, frozen=[first, "encoder.konv"]), recognizer)
 
 
 def test_every_field_is_described_and_every_description_is_of_a_field() -> None:

@@ -23,7 +23,10 @@ from armory_mdnf.training.sources import Shards
 from armory_mdnf.training.state import Progress
 from armory_mdnf.vocoders import Vocoder, save_vocoder
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split"),
+    pytest.mark.usefixtures("closes_files"),
+]
 
 
 @pytest.fixture

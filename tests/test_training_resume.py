@@ -20,6 +20,8 @@ from armory_mdnf.training import recognizer as training
 from armory_mdnf.training.recipe import Recipe
 from armory_mdnf.training.recognizer import train
 
+pytestmark = pytest.mark.usefixtures("closes_files")
+
 START = {"hidden_size": 16, "hidden_layers": 1, "conv_channels": 2}
 RECIPE = Recipe(
     name="t",

@@ -24,7 +24,10 @@ from armory_mdnf.training import recognizer as training
 from armory_mdnf.training.recipe import Recipe
 from armory_mdnf.training.recognizer import evaluate, train, watched
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*positions are other than in the whole split"),
+    pytest.mark.usefixtures("closes_files"),
+]
 RECIPE = Recipe(
     name="t",
     init="start.safetensors",

@@ -20,6 +20,8 @@ from armory_mdnf.training.vocoder_data import Segments, find_recordings, read_al
 from armory_mdnf.training.vocoder_losses import MultiResolutionSTFTLoss
 from armory_mdnf.vocoders import load_vocoder, make_vocoder, save_vocoder
 
+pytestmark = pytest.mark.usefixtures("closes_files")
+
 TINY = {"in_channels": 80, "channels": 256, "upsample_scales": [8, 8, 2, 2], "stacks": 1}
 
 

@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from itertools import chain, pairwise
 from pathlib import Path
@@ -42,6 +43,7 @@ from armory_mdnf.options import whole
 from armory_mdnf.training.augmentation import Augmentation
 from armory_mdnf.training.held_out import check_speakers
 from armory_mdnf.training.loading import ahead
+from armory_mdnf.training.optimizer import learning_rate, make_optimizer
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.parallel import Workers
 from armory_mdnf.training.recipe import PRECISIONS, Recipe, build_sources, recipe_help
@@ -125,15 +127,6 @@ class Batches:
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up to the peak, then a half cosine down to the final rate."""
-    if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    peak, final = recipe.learning_rate, recipe.final_learning_rate
-    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def loss_of(
@@ -267,59 +260,73 @@ def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, l
     chunks = ahead(batches.chunk, step // Batches.CHUNK_STEPS, end, loaders)
     loaded: list[Batch] = next(chunks, [])  # the loaders start before the model is on a GPU
     recognizer.to(device)
-    optimizer = _optimizer(recipe, recognizer)
+    optimizer = make_optimizer(recipe, recognizer)
     if before:
         bundles.fill(recognizer.network, before["network"], str(checkpoint))
         fill_optimizer(optimizer, before["optimizer"], checkpoint)
     if workers.first:
         cut_log(run_dir / "log.jsonl", step if before else -1)
-    log = open(run_dir / "log.jsonl" if workers.first else os.devnull, "a", buffering=1)  # noqa: SIM115
-    log.write(json.dumps({"step": step, "utterances": batches.sizes()}) + "\n")
-    bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=not (workers.first and sys.stderr.isatty()))
-    running, since = 0.0, step
-    seconds, began = before.get("audio_s", 0.0), time.monotonic() - before.get("elapsed_s", 0.0)
-    while step < recipe.steps:
-        for batch in loaded[step % Batches.CHUNK_STEPS :]:
-            recognizer.train()
-            for group in optimizer.param_groups:
-                group["lr"] = group["ratio"] * learning_rate(recipe, step)
-            rng = np.random.default_rng(workers.key(recipe.seed, step, 1))
-            if recipe.dropout:  # as the draws, of the seed and the step alone
-                own = np.random.default_rng(workers.key(recipe.seed, step, 2))
-                torch.manual_seed(int(own.integers(1 << 62)))
-            masks = _masks(batches.augmentation, rng)
-            loss = loss_of(recognizer, batch, masks, PRECISIONS[recipe.precision], recipe.consistency)
-            optimizer.zero_grad()
-            loss.backward()
-            workers.average_gradients(recognizer)
-            norm = torch.nn.utils.clip_grad_norm_(recognizer.parameters(), recipe.clip_norm)
-            if not math.isfinite(float(norm)):
-                raise OptionError(f"{recipe.name}: the gradient is not finite at step {step}; lower 'learning_rate'?")
-            optimizer.step()
-            running += float(loss.detach())
-            seconds += sum(len(a) for a, _ in batch) / SAMPLE_RATE_HZ
-            step += 1
-            bar.update()
-            if workers.first and (step % every == 0 or step == recipe.steps):
-                elapsed_s = time.monotonic() - began
-                line = {"step": step, "loss": round(running / (step - since), 4)}
-                line |= {"audio_h": round(seconds / 3600, 3), "elapsed_s": round(elapsed_s, 1)}
-                line |= evaluate(recognizer, chosen)
-                log.write(json.dumps(line) + "\n")
-                bar.set_postfix(line)
-                running, since = 0.0, step
-                state = {"network": recognizer.network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-                state |= {"heard": heard, "audio_s": seconds, "elapsed_s": elapsed_s, "source_order": batches.names}
-                save_state(checkpoint, state | {MADE_OF: dumps(provenance)})
-            if step == recipe.steps:
-                break
-        loaded = next(chunks, [])
-    bar.close()
-    log.close()
+    path = run_dir / "log.jsonl" if workers.first else Path(os.devnull)
+    quiet = not (workers.first and sys.stderr.isatty())
+    bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=quiet)
+    with closing(chunks), path.open("a", buffering=1) as log, bar:
+        log.write(json.dumps({"step": step, "utterances": batches.sizes()}) + "\n")
+        running, since = 0.0, step
+        seconds, began = before.get("audio_s", 0.0), time.monotonic() - before.get("elapsed_s", 0.0)
+        while step < recipe.steps:
+            for batch in loaded[step % Batches.CHUNK_STEPS :]:
+                running += _step(recipe, recognizer, optimizer, batch, step, batches.augmentation, workers)
+                seconds += sum(len(a) for a, _ in batch) / SAMPLE_RATE_HZ
+                step += 1
+                bar.update()
+                if workers.first and (step % every == 0 or step == recipe.steps):
+                    elapsed_s = time.monotonic() - began
+                    line = {"step": step, "loss": round(running / (step - since), 4)}
+                    line |= {"audio_h": round(seconds / 3600, 3), "elapsed_s": round(elapsed_s, 1)}
+                    line |= evaluate(recognizer, chosen)
+                    log.write(json.dumps(line) + "\n")
+                    bar.set_postfix(line)
+                    running, since = 0.0, step
+                    state: dict[str, Any] = {"network": recognizer.network.state_dict(), "step": step}
+                    state |= {"optimizer": optimizer.state_dict(), "heard": heard, "source_order": batches.names}
+                    state |= {"audio_s": seconds, "elapsed_s": elapsed_s}
+                    save_state(checkpoint, state | {MADE_OF: dumps(provenance)})
+                if step == recipe.steps:
+                    break
+            loaded = next(chunks, [])
     about = {"name": recipe.name, "steps": recipe.steps, "seed": recipe.seed}
     if workers.first:
         save_recognizer(out, recognizer.eval(), about, half=True)
     workers.leave()
+
+
+def _step(
+    recipe: Recipe,
+    recognizer: BundledRecognizer,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    step: int,
+    augmentation: Augmentation,
+    workers: Workers,
+) -> float:
+    """Take one step. Returns the loss before it. Raises :class:`OptionError` if the gradient is not finite."""
+    recognizer.train()
+    for group in optimizer.param_groups:
+        group["lr"] = group["ratio"] * learning_rate(recipe, step)
+    rng = np.random.default_rng(workers.key(recipe.seed, step, 1))
+    if recipe.dropout:  # as the draws, of the seed and the step alone
+        own = np.random.default_rng(workers.key(recipe.seed, step, 2))
+        torch.manual_seed(int(own.integers(1 << 62)))
+    masks = _masks(augmentation, rng)
+    loss = loss_of(recognizer, batch, masks, PRECISIONS[recipe.precision], recipe.consistency)
+    optimizer.zero_grad()
+    loss.backward()
+    workers.average_gradients(recognizer)
+    norm = torch.nn.utils.clip_grad_norm_(recognizer.parameters(), recipe.clip_norm)
+    if not math.isfinite(float(norm)):
+        raise OptionError(f"{recipe.name}: the gradient is not finite at step {step}; lower 'learning_rate'?")
+    optimizer.step()
+    return float(loss.detach())
 
 
 def _load(checkpoint: Path, provenance: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
@@ -340,34 +347,6 @@ def _provenance(recipe: Recipe, data_dir: Path, batches: Batches) -> dict[str, A
     if batches.workers.size > 1:  # each draws batches of its own
         parts["processes"] = batches.workers.size
     return made_of(**parts)
-
-
-def _optimizer(recipe: Recipe, recognizer: BundledRecognizer) -> torch.optim.Optimizer:
-    """AdamW over what is not frozen, whose groups keep the ratio of their learning rate to the recipe's.
-
-    Raises :class:`OptionError` for a name of ``frozen`` that no weight begins with, and for a ``layer_decay`` that
-    would change nothing.
-    """
-    names = [name for name, _ in recognizer.network.named_parameters()]
-    if recipe.layer_decay != 1 and not any(map(recognizer.layers_above, names)):
-        found = f"which has no stack of layers, got {recipe.layer_decay}"
-        raise OptionError(f"{recipe.name}: layer_decay: expected 1 for a {recognizer.kind}, {found}")
-    for prefix in recipe.frozen:
-        if not any(name.startswith(prefix) for name in names):
-            first = ", ".join(sorted({name.rpartition(".")[0] for name in names})[:8])
-            raise OptionError(f"{recipe.name}: frozen: no weight begins with {quoted(prefix)}; they are in {first} ...")
-    head = set() if recipe.head_learning_rate is None else {id(p) for p in recognizer.head.parameters()}
-    groups: dict[float, list[torch.nn.Parameter]] = {}
-    for name, parameter in recognizer.network.named_parameters():
-        if any(name.startswith(prefix) for prefix in recipe.frozen):
-            parameter.requires_grad_(False)
-        elif id(parameter) not in head:
-            groups.setdefault(recipe.layer_decay ** recognizer.layers_above(name), []).append(parameter)
-    chosen = [{"params": parameters, "ratio": ratio} for ratio, parameters in groups.items()]
-    if head:
-        ratio = (recipe.head_learning_rate or 0.0) / recipe.learning_rate
-        chosen.append({"params": list(recognizer.head.parameters()), "ratio": ratio})
-    return torch.optim.AdamW(chosen, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
 def _masks(augmentation: Augmentation, rng: np.random.Generator) -> Callable[[Tensor, Tensor], Tensor]:

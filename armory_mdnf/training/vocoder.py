@@ -215,7 +215,7 @@ class Run:
         recipe, watching, started = self.recipe, self.watching, time.monotonic() - self.seconds
         bar = tqdm(total=recipe.steps, initial=self.step, disable=not sys.stderr.isatty(), unit="step")
         cut_log(self.folder / "log.jsonl", self.step if self.checkpoint.is_file() else -1)
-        with (self.folder / "log.jsonl").open("a") as log:
+        with (self.folder / "log.jsonl").open("a") as log, bar:
             sums: dict[str, float] = {}
             count = 0
             while self.step < recipe.steps:
