@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from armory_mdnf.errors import ResultsError
+from armory_mdnf.errors import BundleError, ResultsError
 from armory_mdnf.files import locks
+from armory_mdnf.files.locks import held
 from armory_mdnf.files.provenance import made_of
 from armory_mdnf.runner.journal import Journal
-from armory_mdnf.runner.sweep import _locked
+from armory_mdnf.training.state import LOCK, MADE_OF, claimed
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_work_goes_on_where_nothing_can_be_locked(
 ) -> None:
     refusing(number, monkeypatch)
     about = made_of(config={}, changed={}, versions={})
-    with _locked(tmp_path):
+    with held(tmp_path / "sweep.lock", ResultsError):
         for name in ("a", "b"):
             journal = Journal.create_in(tmp_path / name, about)
             journal.close()
@@ -54,13 +55,36 @@ def test_work_goes_on_where_nothing_can_be_locked(
 def test_what_another_one_writes_is_refused(
     number: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with _locked(tmp_path):
+    with held(tmp_path / "sweep.lock", ResultsError):
         first = Journal.create_in(tmp_path / "a", made_of(config={}, changed={}, versions={}))
         if number is not None:  # as a file system may say it
             refusing(number, monkeypatch)
         with pytest.raises(ResultsError, match=r"utterances\.jsonl is being written by another run"):
             Journal.reopen(tmp_path / "a")
-        with pytest.raises(ResultsError, match=f"is being written by process {os.getpid()} on "), _locked(tmp_path):
+        with (
+            pytest.raises(ResultsError, match=f"is being written by process {os.getpid()} on "),
+            held(tmp_path / "sweep.lock", ResultsError),
+        ):
             pass
         first.close()
     assert capsys.readouterr().err == ""
+
+
+def test_one_command_at_a_time_makes_what_a_folder_is_for(tmp_path: Path) -> None:
+    """Also one that would make the same: each deletes what the other has half made."""
+    folder = tmp_path / "synthetic"
+    with claimed(folder, {"seed": 1}, "*.jsonl", "advice"):
+        for made in ({"seed": 1}, {"seed": 2}):
+            with (
+                pytest.raises(BundleError, match=f"{folder} is being written by"),
+                claimed(folder, made, "*", "advice"),
+            ):
+                pass
+        (folder / "0000.jsonl").touch()
+    with claimed(folder, {"seed": 1}, "*.jsonl", "advice"):
+        assert {path.name for path in folder.iterdir()} == {LOCK, f"{MADE_OF}.json", "0000.jsonl"}
+    with (
+        pytest.raises(BundleError, match="made of something else: seed was 1 there, is 2 now; advice"),
+        claimed(folder, {"seed": 2}, "*.jsonl", "advice"),
+    ):
+        pass

@@ -20,10 +20,10 @@ from test_runner_resume import full_from
 
 from armory_mdnf import cli
 from armory_mdnf.audio.files import write_flac
-from armory_mdnf.errors import AudioError
+from armory_mdnf.errors import AudioError, ResultsError
 from armory_mdnf.evaluation.armory_results import read_armory_results
 from armory_mdnf.evaluation.records import results_files
-from armory_mdnf.files import atomic
+from armory_mdnf.files import atomic, locks
 from armory_mdnf.runner import evaluate, named, sweep_engine
 from armory_mdnf.runner import sweep as module
 from armory_mdnf.runner.lines import failed
@@ -249,7 +249,7 @@ def test_too_little_memory_is_told_with_what_to_do(
 def test_two_sweeps_do_not_write_one_folder(grid: list[str], tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "runs"
     out.mkdir()
-    with module._locked(out):
+    with locks.held(out / module.LOCK, ResultsError):
         assert sweep(grid[:1], out, "--index", "13") == 2
     assert f"{out} is being written by process {os.getpid()} on " in capsys.readouterr().err
     assert not (out / "plain").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from armory_mdnf import cli
 from armory_mdnf.asr.checkpoints import load_bundle, save_recognizer
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.errors import BundleError, OptionError, StorageError
+from armory_mdnf.files.locks import held
 from armory_mdnf.training import recognizer as training
 from armory_mdnf.training.recipe import Recipe
 from armory_mdnf.training.recognizer import train
+from armory_mdnf.training.state import LOCK
 
 pytestmark = pytest.mark.usefixtures("closes_files")
 
@@ -330,6 +333,17 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(data_dir: Path, monk
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_folder_that_another_training_writes_is_refused(data_dir: Path) -> None:
+    folder = data_dir / "runs" / "t"
+    folder.mkdir(parents=True)
+    with held(folder / LOCK, BundleError):
+        with pytest.raises(BundleError, match=f"{folder} is being written by process {os.getpid()} on "):
+            train(RECIPE, data_dir, data_dir / "a.safetensors")
+        assert [path.name for path in folder.iterdir()] == [LOCK]
+    train(RECIPE, data_dir, data_dir / "a.safetensors")
+    assert (data_dir / "a.safetensors").is_file()
+
+
 def test_targets_are_tried_before_anything_is_read(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = {"name": "t", "init": "no such weights", "sources": {"nowhere": [1, 1]}, "steps": 1, "seed": 1}
     (data_dir / "r.json").write_text(json.dumps(recipe))
@@ -347,7 +361,7 @@ def test_what_is_watched_is_looked_up_before_the_first_step(data_dir: Path) -> N
     make_librispeech(data_dir / "LibriSpeech", "dev-clean")
     with pytest.raises(OptionError, match="unknown split 'dev-clear'"):
         train(replace(RECIPE, dev=["dev-clear"]), data_dir, data_dir / "a.safetensors")
-    assert not list((data_dir / "runs" / "t").iterdir())
+    assert [path.name for path in (data_dir / "runs" / "t").iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize("batch_seconds", [0.01, 0.9, 1.5, 4.0])

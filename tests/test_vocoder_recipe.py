@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 from armory_mdnf.audio.files import write_flac
 from armory_mdnf.audio.mel import LogMel
 from armory_mdnf.errors import AudioError, BundleError, OptionError
+from armory_mdnf.files.locks import held
 from armory_mdnf.training import vocoder as recipe
+from armory_mdnf.training.state import LOCK
 from armory_mdnf.training.vocoder_data import Segments, find_recordings, read_all
 from armory_mdnf.training.vocoder_losses import MultiResolutionSTFTLoss
 from armory_mdnf.vocoders import load_vocoder, make_vocoder, save_vocoder
@@ -202,6 +205,20 @@ def test_a_vocoders_checkpoint_of_unknown_origin_is_refused(
     for options in ([], ["--export-only", "--export", str(tmp_path / "x.safetensors")]):
         with pytest.raises(BundleError, match="not a readable checkpoint"):
             recipe.main([*command, *options])
+
+
+def test_a_folder_that_another_training_writes_is_refused(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipe.GENERATORS, "melgan", TINY)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    command = ["--kind", "melgan", "--source", str(recordings), "--batch", "1", "--steps", "1", "--out", str(folder)]
+    with held(folder / LOCK, BundleError):
+        with pytest.raises(BundleError, match=f"{folder} is being written by process {os.getpid()} on "):
+            recipe.main(command)
+        assert [path.name for path in folder.iterdir()] == [LOCK]
+    assert recipe.main(command) == 0
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
+
+from armory_mdnf.errors import ArmoryMdnfError
 
 _TOLD: set[int] = set()
 """File systems of which it was said that they have no locks."""
@@ -28,3 +34,21 @@ def lock(file: IO[Any]) -> bool:
             why = error.strerror or error
             print(f"note: {file.name} cannot be locked ({why}): let no other command write there", file=sys.stderr)
     return True
+
+
+@contextmanager
+def held(path: Path, error: type[ArmoryMdnfError]) -> Iterator[None]:
+    """Keep other processes out of the folder of a lock file, for as long as the block takes.
+
+    A file that a killed process left behind locks nothing, and says of whom it was to nobody.
+    Raises ``error`` naming who has the folder.
+    """
+    with path.open("a+") as file:
+        if not lock(file):
+            file.seek(0)
+            owner = file.read(200).strip() or "another process"
+            raise error(f"{path.parent} is being written by {owner}")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from armory_mdnf.errors import OptionError, ResultsError, StorageError
 from armory_mdnf.evaluation.records import read_json
 from armory_mdnf.evaluation.summary import numbers
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
-from armory_mdnf.files.locks import lock
+from armory_mdnf.files.locks import held
 from armory_mdnf.files.run_folder import NATIVE, PARTIAL
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.runner.command import INCOMPLETE, INTERRUPTED, keep, nothing, record_of, results_of, tell
@@ -74,7 +72,7 @@ def _sweep(args: argparse.Namespace, place: Place, folders: Sequence[Path], budg
             console.print_json(estimate.as_json())
         return 0
     ensure_writable_folder(args.output_dir)
-    with _locked(args.output_dir):
+    with held(args.output_dir / LOCK, ResultsError):
         journals = _journals(cells, folders, args)
         try:
             run = _Sweep(cells, journals, budget, start, args.strict, _again(args), place)
@@ -105,24 +103,6 @@ def _refuse_existing(folders: Sequence[Path], args: argparse.Namespace) -> None:
     there = [folder for folder in folders if begun(folder)]
     if there and not args.resume:
         raise OptionError(f"{there[0]} is there: --resume goes on with it; what is done is never overwritten")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other sweeps out of a folder.
-
-    A file that a killed sweep left behind locks nothing, and says of whom it was to nobody.
-    Raises :class:`ResultsError` naming who has it.
-    """
-    with (folder / LOCK).open("a+") as file:
-        if not lock(file):
-            file.seek(0)
-            owner = file.read(200).strip() or "another process"
-            raise ResultsError(f"{folder} is being written by {owner}")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
 
 
 def _journals(cells: Sequence[Cell], folders: Sequence[Path], args: argparse.Namespace) -> list[Journal]:

@@ -37,7 +37,7 @@ from armory_mdnf.training.corpora.synthesis import TRAIN_SHARES, Say, fill_shard
 from armory_mdnf.training.corpus import SPEECH_PACKAGES, versions
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.sources import librispeech_in
-from armory_mdnf.training.state import claim_folder
+from armory_mdnf.training.state import claimed
 
 FOLDER, KOKORO_FOLDER = "books", "books_kokoro"
 TEST_SPLITS = ("test-clean", "test-other")
@@ -164,8 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         engines = {"packages": versions_of(kokoro.PACKAGES), "voices": kokoro.contents(voices)}
     contents = made_of(text=of_values([text]), held_out=of_values(held_out), **engines)
     with storing(lambda: f"what is whole in {folder} is safe; start the same command again to go on"):
-        claim_folder(folder, contents, "*.jsonl", "delete that folder, or choose another --data-dir")
-        hours = write_books(folder, text, held_out, args.hours, args.processes, say)
+        with claimed(folder, contents, "*.jsonl", "delete that folder, or choose another --data-dir"):
+            hours = write_books(folder, text, held_out, args.hours, args.processes, say)
         print(f"{hours:.2f} h of novels in {folder}")
     return 0
 

@@ -37,7 +37,7 @@ from armory_mdnf.training.corpora.synthesis import (
     write_synthetic_train,
 )
 from armory_mdnf.training.options import Parser, program, typed
-from armory_mdnf.training.state import claim_folder
+from armory_mdnf.training.state import claimed
 
 PROMPT_PACKAGES = ("asterisk-core-sounds-en-g722", "asterisk-core-sounds-en", "ffmpeg")
 SPEECH_PACKAGES = ("flite", "espeak-ng", "festival", "festvox-kallpc16k", "festvox-kdlpc16k", "festvox-us-slt-hts")
@@ -102,18 +102,20 @@ def _build(data_dir: Path, hours: float, processes: int) -> None:
         seed=SENTENCES_SEED,
         packages=versions(SPEECH_PACKAGES),
     )
-    claim_folder(data_dir / "human", human, "*.jsonl", advice)
-    claim_folder(data_dir / "synthetic", spoken, "*.jsonl", advice)
-    if not (data_dir / "human" / "train.jsonl").is_file():
-        prompts = list(read_prompts())
-        splits = choose(prompts)
-        found = {p.id: p.transcript for p in prompts}
-        if {name: found[name] for name in splits.train} != transcripts:
-            raise BundleError(
-                "the installed prompts do not give the bundled split; expected version 1.6.1 of the packages"
-            )
-        write_human_train(data_dir / "human", prompts, splits)
-    write_synthetic_train(data_dir / "synthetic", list(transcripts.values()), held_out, hours, processes=processes)
+    with (
+        claimed(data_dir / "human", human, "*.jsonl", advice),
+        claimed(data_dir / "synthetic", spoken, "*.jsonl", advice),
+    ):
+        if not (data_dir / "human" / "train.jsonl").is_file():
+            prompts = list(read_prompts())
+            splits = choose(prompts)
+            found = {p.id: p.transcript for p in prompts}
+            if {name: found[name] for name in splits.train} != transcripts:
+                raise BundleError(
+                    "the installed prompts do not give the bundled split; expected version 1.6.1 of the packages"
+                )
+            write_human_train(data_dir / "human", prompts, splits)
+        write_synthetic_train(data_dir / "synthetic", list(transcripts.values()), held_out, hours, processes=processes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

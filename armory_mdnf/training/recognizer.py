@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from itertools import chain, pairwise
 from pathlib import Path
@@ -33,9 +33,10 @@ from armory_mdnf.audio import ragged
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.librispeech import load_split, split_name
 from armory_mdnf.data.selection import any_split, fingerprint, read_samples
-from armory_mdnf.errors import AudioError, OptionError, quoted
+from armory_mdnf.errors import AudioError, BundleError, OptionError, quoted
 from armory_mdnf.files import bundles
 from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, storing
+from armory_mdnf.files.locks import held
 from armory_mdnf.files.provenance import check_same, made_of, of_values
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
@@ -50,6 +51,7 @@ from armory_mdnf.training.recipe import PRECISIONS, Recipe, build_sources, recip
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, librispeech_in
 from armory_mdnf.training.start import init_checksum, starting_recognizer
 from armory_mdnf.training.state import (
+    LOCK,
     MADE_OF,
     OTHERWISE,
     after_failure,
@@ -227,18 +229,22 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
     """Run a recipe to its end, and write a bundle; goes on from ``data_dir/runs/NAME`` if it was begun before.
 
     ``loaders`` processes read and augment the utterances ahead; with 0, this one does.
-    Raises :class:`BundleError` if what was begun there is another training, :class:`StorageError` if the disk fails.
+    Raises :class:`BundleError` if what was begun there is another training, or goes on right now, :class:`StorageError`
+    if the disk fails.
     """
-    with storing(lambda: after_failure(data_dir / "runs" / recipe.name / "checkpoint.pt")):
-        _train(recipe, data_dir, out, device, every, loaders)
+    run_dir = data_dir / "runs" / recipe.name
+    with storing(lambda: after_failure(run_dir / "checkpoint.pt")):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        workers, device = Workers.join(device)
+        with held(run_dir / LOCK, BundleError) if workers.first else nullcontext():
+            _train(recipe, data_dir, run_dir, out, device, every, loaders, workers)
 
 
-def _train(recipe: Recipe, data_dir: Path, out: Path, device: str, every: int, loaders: int) -> None:
+def _train(
+    recipe: Recipe, data_dir: Path, run_dir: Path, out: Path, device: str, every: int, loaders: int, workers: Workers
+) -> None:
     from tqdm import tqdm
 
-    run_dir = data_dir / "runs" / recipe.name
-    run_dir.mkdir(parents=True, exist_ok=True)
-    workers, device = Workers.join(device)
     # In bfloat16 attention took 27 ms a call on an H200, where cuDNN's, which plans for each length anew, comes first.
     # That it was cuDNN's is inferred; without it nothing was timed.
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -37,7 +37,7 @@ from armory_mdnf.training.held_out import LEFT_OUT
 from armory_mdnf.training.options import Parser, program, typed
 from armory_mdnf.training.recipe import build_sources
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, LibriSpeech, OnDisk, Recordings, Source
-from armory_mdnf.training.state import claim_folder, curve_checksum, curve_option
+from armory_mdnf.training.state import claimed, curve_checksum, curve_option
 from armory_mdnf.vocoders import Vocoder, load_vocoder, vocoder_file
 
 SHARD_HOURS = 0.25
@@ -109,11 +109,12 @@ def write_shards(
 ) -> None:
     """Resynthesise and write, shard by shard; a shard that exists is kept, so a stopped run goes on.
 
-    Raises :class:`BundleError` if what exists is not made of ``provenance``, :class:`StorageError` if the disk fails.
+    Raises :class:`BundleError` if what exists is not made of ``provenance`` or another command is at it,
+    :class:`StorageError` if the disk fails.
     """
     advice = "delete that folder, or choose another --data-dir"
-    with storing(lambda: f"the shards in {folder} are safe; start the same command again to go on"):
-        claim_folder(folder, provenance, "*.jsonl", advice)
+    safe = f"the shards in {folder} are safe; start the same command again to go on"
+    with storing(lambda: safe), claimed(folder, provenance, "*.jsonl", advice):
         _write_shards(folder, resynthesis, drawn, seed)
 
 

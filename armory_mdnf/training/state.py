@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from armory_mdnf.defenses.curves import curve_file
 from armory_mdnf.errors import BundleError, quoted
 from armory_mdnf.files.atomic import replacing, write_text
 from armory_mdnf.files.json_lines import append, finished, objects
-from armory_mdnf.files.locks import lock
+from armory_mdnf.files.locks import held, lock
 from armory_mdnf.files.provenance import check_same, sha256_of
 from armory_mdnf.files.strict_json import dumps, loads, read_json
 from armory_mdnf.options import Kind
 
 MADE_OF = "made_of"
+LOCK = "training.lock"
+"""File in a folder that one command at a time writes."""
 FLAT = "flat"
 AGAIN = "delete it to begin again"
 OTHERWISE = f"begin in a new folder, or {AGAIN}"
@@ -95,12 +98,21 @@ def after_failure(checkpoint: Path) -> str:
     return f"{checkpoint} is safe; start the same command again to go on from there"
 
 
-def claim_folder(folder: Path, made_of: Mapping[str, Any], pattern: str, advice: str) -> None:
-    """Say in ``made_of.json`` what the files of a folder are made of, or see that it says the same already.
+@contextmanager
+def claimed(folder: Path, made_of: Mapping[str, Any], pattern: str, advice: str) -> Iterator[None]:
+    """Keep a folder for what is made of ``made_of``, and other commands out of it for as long as the block takes.
 
-    Raises :class:`BundleError` if they were made of something else, or if files of ``pattern`` are there and nothing
-    says of what.
+    Raises :class:`BundleError` if another command has it, if its files were made of something else, or if some of
+    ``pattern`` are there and nothing says of what.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / LOCK, BundleError):
+        _claim(folder, made_of, pattern, advice)
+        yield
+
+
+def _claim(folder: Path, made_of: Mapping[str, Any], pattern: str, advice: str) -> None:
+    """Say in ``made_of.json`` what the files of a folder are made of, or see that it says the same already."""
     path = folder / f"{MADE_OF}.json"
     if not any(folder.glob(pattern)):  # nothing was made yet
         write_text(path, dumps(made_of, indent=1) + "\n")
