@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,10 @@ import pytest
 
 from armory_mdnf.errors import BundleError, ResultsError
 from armory_mdnf.files import locks
-from armory_mdnf.files.locks import held
+from armory_mdnf.files.locks import alone_in, held
 from armory_mdnf.files.provenance import made_of
 from armory_mdnf.runner.journal import Journal
-from armory_mdnf.training.state import LOCK, MADE_OF, claimed
+from armory_mdnf.training.state import MADE_OF, claimed
 
 
 @pytest.fixture
@@ -82,9 +86,42 @@ def test_one_command_at_a_time_makes_what_a_folder_is_for(tmp_path: Path) -> Non
                 pass
         (folder / "0000.jsonl").touch()
     with claimed(folder, {"seed": 1}, "*.jsonl", "advice"):
-        assert {path.name for path in folder.iterdir()} == {LOCK, f"{MADE_OF}.json", "0000.jsonl"}
+        assert {path.name for path in folder.iterdir()} == {f"{MADE_OF}.json", "0000.jsonl"}
     with (
         pytest.raises(BundleError, match="made of something else: seed was 1 there, is 2 now; advice"),
         claimed(folder, {"seed": 2}, "*.jsonl", "advice"),
     ):
         pass
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from armory_mdnf.errors import BundleError
+from armory_mdnf.files.locks import alone_in
+from armory_mdnf.training.loading import ahead
+
+def compute(number):
+    return number
+
+with alone_in(Path(sys.argv[1]), BundleError):
+    chunks = ahead(compute, 0, 100, 2)
+    next(chunks)
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_a_killed_command_leaves_no_process_that_holds_its_folder(tmp_path: Path) -> None:
+    """Its processes inherit the lock: they must end with it."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BundleError, match="is being written by another command"), alone_in(tmp_path, BundleError):
+            pass
+        holder.kill()
+    for _ in range(1200):  # until they have noticed
+        with contextlib.suppress(BundleError), alone_in(tmp_path, BundleError):
+            return
+        time.sleep(0.05)
+    pytest.fail("the folder is held a minute after its command was killed")

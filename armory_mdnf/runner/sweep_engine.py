@@ -14,7 +14,6 @@ import re
 import resource
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -26,6 +25,7 @@ import torch
 
 from armory_mdnf.errors import OptionError, ResultsError, quoted
 from armory_mdnf.evaluation.records import LeftOut, Outcome
+from armory_mdnf.files.processes import end_with_parent
 from armory_mdnf.files.provenance import check_same
 from armory_mdnf.runner.command import prepare
 from armory_mdnf.runner.evaluate import Evaluation
@@ -210,15 +210,7 @@ def _begin(seen: multiprocessing.queues.SimpleQueue[str] | None) -> None:
         os.environ[VISIBLE] = seen.get()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 -- for as long as the process lives
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed parent tells nobody; its processes would wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def measured(processes: int, tasks: Sequence[Task]) -> float:

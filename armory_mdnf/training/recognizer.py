@@ -36,7 +36,7 @@ from armory_mdnf.data.selection import any_split, fingerprint, read_samples
 from armory_mdnf.errors import AudioError, BundleError, OptionError, quoted
 from armory_mdnf.files import bundles
 from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, storing
-from armory_mdnf.files.locks import held
+from armory_mdnf.files.locks import alone_in
 from armory_mdnf.files.provenance import check_same, made_of, of_values
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.metrics.wer import word_error_rate
@@ -51,7 +51,6 @@ from armory_mdnf.training.recipe import PRECISIONS, Recipe, build_sources, recip
 from armory_mdnf.training.sources import SAMPLE_RATE_HZ, librispeech_in
 from armory_mdnf.training.start import init_checksum, starting_recognizer
 from armory_mdnf.training.state import (
-    LOCK,
     MADE_OF,
     OTHERWISE,
     after_failure,
@@ -236,7 +235,7 @@ def train(recipe: Recipe, data_dir: Path, out: Path, device: str = "cpu", every:
     with storing(lambda: after_failure(run_dir / "checkpoint.pt")):
         run_dir.mkdir(parents=True, exist_ok=True)
         workers, device = Workers.join(device)
-        with held(run_dir / LOCK, BundleError) if workers.first else nullcontext():
+        with alone_in(run_dir, BundleError) if workers.first else nullcontext():
             _train(recipe, data_dir, run_dir, out, device, every, loaders, workers)
 
 
@@ -317,6 +316,11 @@ def _step(
 ) -> float:
     """Take one step. Returns the loss before it. Raises :class:`OptionError` if the gradient is not finite."""
     recognizer.train()
+    for name, module in recognizer.network.named_modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and f"{name}.weight".startswith(
+            tuple(recipe.frozen)
+        ):
+            module.eval()  # else its running statistics would change what frozen weights compute
     for group in optimizer.param_groups:
         group["lr"] = group["ratio"] * learning_rate(recipe, step)
     rng = np.random.default_rng(workers.key(recipe.seed, step, 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +15,12 @@ from armory_mdnf.defenses.curves import curve_file
 from armory_mdnf.errors import BundleError, quoted
 from armory_mdnf.files.atomic import replacing, write_text
 from armory_mdnf.files.json_lines import append, finished, objects
-from armory_mdnf.files.locks import held, lock
+from armory_mdnf.files.locks import alone_in, lock
 from armory_mdnf.files.provenance import check_same, sha256_of
 from armory_mdnf.files.strict_json import dumps, loads, read_json
 from armory_mdnf.options import Kind
 
 MADE_OF = "made_of"
-LOCK = "training.lock"
-"""File in a folder that one command at a time writes."""
 FLAT = "flat"
 AGAIN = "delete it to begin again"
 OTHERWISE = f"begin in a new folder, or {AGAIN}"
@@ -54,7 +51,9 @@ def load_state(
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # the readers of pickles raise what they like at damaged ones
         raise BundleError(f"{path} is not a readable checkpoint (truncated or corrupt?); {AGAIN}") from error
     if not isinstance(state, dict) or not isinstance(state.get(MADE_OF), str):
         raise BundleError(f"{path} does not say what it was made of, so that nothing can go on with it; {AGAIN}")
@@ -106,7 +105,7 @@ def claimed(folder: Path, made_of: Mapping[str, Any], pattern: str, advice: str)
     ``pattern`` are there and nothing says of what.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / LOCK, BundleError):
+    with alone_in(folder, BundleError):
         _claim(folder, made_of, pattern, advice)
         yield
 

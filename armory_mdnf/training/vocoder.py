@@ -30,13 +30,13 @@ from armory_mdnf.audio.noise import stream
 from armory_mdnf.errors import BundleError, OptionError
 from armory_mdnf.files import bundles
 from armory_mdnf.files.atomic import ensure_writable, ensure_writable_folder, storing
-from armory_mdnf.files.locks import held
+from armory_mdnf.files.locks import alone_in
 from armory_mdnf.files.provenance import made_of, of_array, of_values, sha256_of
 from armory_mdnf.files.strict_json import dumps
 from armory_mdnf.options import whole
 from armory_mdnf.training.options import Parser, describe_value, program, typed
 from armory_mdnf.training.sensitivity import noise_sensitivity, watched_prompts
-from armory_mdnf.training.state import LOCK, MADE_OF, after_failure, cut_log, fill_optimizer, load_state, save_state
+from armory_mdnf.training.state import MADE_OF, after_failure, cut_log, fill_optimizer, load_state, save_state
 from armory_mdnf.training.vocoder_data import (
     Segments,
     mel_statistics,
@@ -372,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ensure_writable_folder(args.out)
         if watching.evaluate:
             check_stoi()
-        with held(args.out / LOCK, BundleError):
+        with alone_in(args.out, BundleError):
             Run(recipe, args.out, watching, args.device).train()
     if args.export:
         with storing(lambda: after_failure(args.out / "checkpoint.pt")):
