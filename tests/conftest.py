@@ -25,7 +25,8 @@ from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.report import content, page, runs
 from armory_mdnf.vocoders import Vocoder, make_vocoder
 
-torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
+THREADS = int(os.environ.get("TEST_THREADS", "1"))
+torch.set_num_threads(THREADS)
 
 # A busy machine is slow, not wrong.
 settings.register_profile("no deadline", deadline=None)
@@ -90,6 +91,7 @@ def pytest_runtest_setup() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

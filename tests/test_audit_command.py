@@ -233,4 +233,3 @@ def test_the_kept_audits_are_what_todays_rules_make_of_their_evidence(path: Path
     today = _today(found)
     assert today == {check: then[check] for check in today}
     assert len(today) >= 6
-

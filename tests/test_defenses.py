@@ -378,6 +378,24 @@ def test_bad_batches_are_refused(defense, utterances):
         defense.estimate_gradient(utterances[0], utterances[0][:6400])
 
 
+def test_draws_do_not_hang_on_the_default_dtype():
+    x = speechlike(4000)[None]
+    smoothed = RandomizedSmoothing(passes=1, seed=0)(x)[0]
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = RandomizedSmoothing(passes=1, seed=0)(x)[0]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_allclose(again, smoothed, rtol=0, atol=1e-6)  # the noise's scale may round otherwise
+
+
+def test_a_view_of_negative_strides_is_heard_as_its_copy():
+    """Such as scipy's filtfilt returns."""
+    x = speechlike(4000)[None, ::-1]
+    smoothing, again = (RandomizedSmoothing(passes=1, seed=0) for _ in range(2))
+    np.testing.assert_array_equal(smoothing(x)[0], again(x.copy())[0])
+
+
 def test_noise_streams_do_not_touch_the_global_generator(defense, utterances):
     torch.manual_seed(5)
     expected = torch.rand(1)

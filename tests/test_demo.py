@@ -164,6 +164,7 @@ def test_on_a_terminal_the_line_is_written_over(monkeypatch: pytest.MonkeyPatch)
 
     screen = Terminal()
     monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(module.time, "monotonic", lambda: 7.0)
     line = module.Line("MG-MDNF")
     line.show()
     line.done, line.of = 1, 3

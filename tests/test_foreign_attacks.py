@@ -23,7 +23,11 @@ CPU = {"device_type": "cpu"}
 TARGET = np.array(["THE CAT"])
 needs_armory = [pytest.mark.armory, pytest.mark.skipif(find_spec("armory") is None, reason="Armory is not installed")]
 # What the collector finds is of the tests before, which `closes_files` watches.
-OF_OTHERS = ("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+OF_OTHERS = (
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning",
+)
 pytestmark = pytest.mark.filterwarnings("error", *OF_OTHERS)
 
 

@@ -157,6 +157,23 @@ def test_a_tokenizer_of_another_kind_is_named(folders: dict[str, Path], tmp_path
         load_recognizer(tmp_path / "m")
 
 
+def test_a_tokenizer_of_phonemes_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    """It writes tokens of several letters, which an attack would encode as others than the model heard."""
+    shutil.copytree(folders["hubert"], tmp_path / "m")
+    vocabulary = str(folders["hubert"] / "vocab.json")
+    transformers.Wav2Vec2PhonemeCTCTokenizer(vocabulary, do_phonemize=False).save_pretrained(tmp_path / "m")
+    with pytest.raises(BundleError, match="m: expected a Wav2Vec2CTCTokenizer, found Wav2Vec2PhonemeCTCTokenizer"):
+        load_recognizer(tmp_path / "m")
+
+
+def test_code_of_the_hub_is_refused_by_its_key(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["hubert"], tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"attn_implementation": "some/kernel"}))
+    with pytest.raises(BundleError, match=r"config\.json: attn_implementation: expected eager or sdpa, found 'some/k"):
+        load_recognizer(tmp_path / "m")
+
+
 def test_a_tokenizer_that_needs_another_package_names_it(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

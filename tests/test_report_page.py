@@ -134,3 +134,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "<h1>Mine</h1>" in out.read_text()
     assert cli.main([*words, "--audio", "-1"]) == 2
     assert "--audio: expected a whole number >= 0" in capsys.readouterr().err
+
+
+def test_a_file_whose_name_is_no_utf8_is_on_the_page_escaped(tmp_path: Path, not_utf8: str) -> None:
+    source = tmp_path / f"{not_utf8}.json"
+    write_record(tmp_path / "a.json", record("mg_mdnf_pgd_l2"))
+    (tmp_path / "a.json").rename(source)
+    assert cli.main(["report", str(source), "-o", str(tmp_path / "x.html")]) == 0
+    assert "caf\\udce9.json" in (tmp_path / "x.html").read_text(encoding="utf-8")

@@ -323,9 +323,9 @@ def test_processes_give_the_same_and_one_that_dies_is_replaced(
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}")
-    (tmp_path / "fragile.py").write_text(FRAGILE)
+    (tmp_path / "fragile_process.py").write_text(FRAGILE)
     config = json.loads(Path(grid[0]).read_text())
-    config["defense"] = {"module": "fragile", "name": "Fragile", "type": "Preprocessor", "kwargs": {}}
+    config["defense"] = {"module": "fragile_process", "name": "Fragile", "type": "Preprocessor", "kwargs": {}}
     Path(grid[0]).write_text(json.dumps(config))
     whole, out = tmp_path / "whole", tmp_path / "runs"
     assert sweep(grid, whole) == 0

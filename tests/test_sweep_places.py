@@ -415,9 +415,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_two_workers_of_ray_of_which_one_is_killed_give_the_same_bits(
     cluster: str, grid: list[str], tmp_path: Path, capsys: Any
 ) -> None:
-    (tmp_path / "fragile.py").write_text(FRAGILE)
+    (tmp_path / "fragile_worker.py").write_text(FRAGILE)
     config = json.loads(Path(grid[0]).read_text())
-    config["defense"] = {"module": "fragile", "name": "Fragile", "type": "Preprocessor", "kwargs": {}}
+    config["defense"] = {"module": "fragile_worker", "name": "Fragile", "type": "Preprocessor", "kwargs": {}}
     Path(grid[0]).write_text(json.dumps(config))
     whole, out = tmp_path / "whole", tmp_path / "runs"
     assert sweep(grid, whole, "--processes", "1") == 0

@@ -114,7 +114,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, melgan:
     monkeypatch.setattr(blocks, "FINE_TUNED", {})
     monkeypatch.setattr(blocks, "ATTACKS", {name: kwargs | {"max_iter": 1} for name, kwargs in blocks.ATTACKS.items()})
     monkeypatch.setitem(blocks.DEFENSES, "mg_mdnf", ("MDNF", {"vocoder": "melgan", "curve": None}))
-    monkeypatch.setattr(mel_resynth, "shared_vocoder", lambda name, device: melgan)
+    monkeypatch.setattr(mel_resynth, "shared_vocoder", lambda name, device: melgan.to(device))
     monkeypatch.setattr(published, "download", lambda name, folder, sha256: tmp_path / "librispeech.ckpt")
     monkeypatch.setattr(folders, "find_folder", lambda name, download: tmp_path)
 

@@ -55,8 +55,8 @@ class _EuclideanBall(Geometry):
     def random_start(self, lengths: Tensor, radius: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
         rows = []
         for stream, n in zip(streams, lengths.tolist(), strict=True):
-            row = torch.randn(n, generator=stream)
-            rows.append(row / row.norm() * torch.rand((), generator=stream) ** (1 / n))
+            row = torch.randn(n, generator=stream, dtype=torch.float32)  # whatever torch's default is
+            rows.append(row / row.norm() * torch.rand((), generator=stream, dtype=torch.float32) ** (1 / n))
         return ragged.pad(rows)[0].to(radius) * radius[:, None]
 
 

@@ -85,7 +85,7 @@ def check_made(found: Any, samples: int, origin: str, error: type[ArmoryMdnfErro
         raise error(f"{origin}: expected float samples, got {u.dtype}")
     if u.size != samples or u.ndim > 2 or u.size != max(u.shape, default=0):
         raise error(f"{origin}: expected {samples} samples for as many, got shape {u.shape}")
-    u = u.reshape(-1)
+    u = np.ascontiguousarray(u.reshape(-1))
     finite = np.isfinite(u)
     if not finite.all():
         at = int(np.argmin(finite))
@@ -151,7 +151,7 @@ def _check(i: int, u: npt.NDArray[Any], min_samples: int) -> Waveform:
             f"utterance {i}: expected samples in [-1, 1], got a peak of {peak:g}; did you pass int16 values as float? "
             "divide by 32768"
         )
-    return u.astype(np.float32, copy=False)
+    return np.ascontiguousarray(u, dtype=np.float32)  # torch has no negative strides
 
 
 def _typed(value: npt.NDArray[Any], like: Any) -> npt.NDArray[Any]:

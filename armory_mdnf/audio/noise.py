@@ -74,7 +74,7 @@ def normal(
     """
     width = max(sizes) if width is None else width
     shape = (len(streams), width) if rows is None else (len(streams), rows, width)
-    noise = torch.zeros(shape)
+    noise = torch.zeros(shape, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
     for row, generator, size in zip(noise, streams, sizes, strict=True):
-        row[..., :size] = torch.randn(*shape[1:-1], size, generator=generator)
+        row[..., :size] = torch.randn(*shape[1:-1], size, generator=generator, dtype=torch.float32, device="cpu")
     return noise.to(like)

@@ -185,4 +185,4 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
 
 def _gradients(grad: Any) -> list[Tensor]:
     rows = grad[None] if getattr(grad, "ndim", None) == 1 and grad.dtype != object else grad
-    return [torch.as_tensor(np.asarray(row, dtype=np.float32)) for row in rows]
+    return [torch.as_tensor(np.ascontiguousarray(row, dtype=np.float32)) for row in rows]

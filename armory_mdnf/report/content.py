@@ -16,6 +16,7 @@ from armory_mdnf.errors import ArmoryMdnfError, cause
 from armory_mdnf.evaluation.cells import cell_described, heading
 from armory_mdnf.evaluation.paper import BENIGN, paper, published
 from armory_mdnf.evaluation.records import Outcome, RunRecord, compare, is_reached
+from armory_mdnf.files.strict_json import readable
 from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report import alignment, charts
 from armory_mdnf.report.audits import Audit
@@ -274,6 +275,6 @@ def _checksums(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 def relative(path: str) -> str:
     """A path as it is shown: from here, where it lies below."""
     try:
-        return str(Path(path).resolve().relative_to(Path.cwd()))
+        return readable(str(Path(path).resolve().relative_to(Path.cwd())))
     except ValueError:
-        return path
+        return readable(path)

@@ -108,7 +108,7 @@ def load_ctc(folder: Path) -> HuggingFaceCTC:
         raise BundleError(f"{folder} does not hold a CTC model that transformers can read: {error!s:.300}") from error
     if missing := [key for key in report["missing_keys"] if "masked_spec_embed" not in key]:
         raise BundleError(f"{folder}: weight {sorted(missing)[0]!r} is missing (and {len(missing) - 1} more)")
-    if not hasattr(tokenizer, "word_delimiter_token"):
+    if not hasattr(tokenizer, "word_delimiter_token") or hasattr(tokenizer, "do_phonemize"):
         raise BundleError(f"{folder}: expected a Wav2Vec2CTCTokenizer, found {type(tokenizer).__name__}")
     delimiter = tokenizer.word_delimiter_token
     special = {str(token) for token in tokenizer.all_special_tokens} - {delimiter}

@@ -8,7 +8,7 @@ from armory_mdnf.asr.contract import SpeechRecognizer
 from armory_mdnf.asr.huggingface.ctc import MODEL_TYPES, load_ctc
 from armory_mdnf.asr.huggingface.folders import NEEDS, find_folder, read_object
 from armory_mdnf.asr.huggingface.whisper import load_whisper
-from armory_mdnf.errors import BundleError, choices
+from armory_mdnf.errors import BundleError, choices, quoted
 
 
 def load_huggingface(name_or_path: str | os.PathLike[str]) -> SpeechRecognizer:
@@ -21,7 +21,11 @@ def load_huggingface(name_or_path: str | os.PathLike[str]) -> SpeechRecognizer:
     config = folder / "config.json"
     if not config.is_file():
         raise BundleError(f"{folder}: expected a folder with config.json, found none")
-    found = read_object(config).get("model_type")
+    content = read_object(config)
+    attention = content.get("attn_implementation")
+    if isinstance(attention, str) and "/" in attention:  # transformers would fetch its code from the hub
+        raise BundleError(f"{config}: attn_implementation: expected eager or sdpa, found {quoted(attention)}")
+    found = content.get("model_type")
     if found != "whisper" and found not in MODEL_TYPES:
         raise BundleError(f"{config}: {choices(found, ['whisper', *MODEL_TYPES], 'model_type of a recogniser')}")
     try:
