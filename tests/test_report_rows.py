@@ -67,6 +67,15 @@ def test_the_papers_numbers(defence: str, threat: str, number: float) -> None:
         ({"kwargs": {"norm": None, "eps": 0.01}}, "linf 0.01"),  # as ART has it
         ({"name": "SNR_PGD_Numpy", "kwargs": {"norm": None, "eps": 20}}, "power ratio 20 (13.0 dB), untargeted"),
         ({"name": "PGD", "kwargs": {"norm": None}}, "l2 1.5"),
+        ({"kwargs": {"eps": 1}}, "l2 1.0"),
+        ({"kwargs": {"eps_step": 1e-6}}, "l2 1.5, step 6.67e-07 of the bound"),
+        ({"kwargs": {"num_random_init": 3}}, "l2 1.5, num_random_init 3"),
+        ({"name": "PGD", "kwargs": {"norm": "l2", "restarts": 2}}, "l2 1.5, restarts 2"),
+        ({"name": "PGD", "kwargs": {"norm": "l2", "keep": "best"}}, "l2 1.5, keep best"),
+        ({"name": "PGD", "kwargs": {"norm": "l2", "random_start": True}}, "l2 1.5, random_start True"),
+        ({"name": "PGD", "kwargs": {"norm": "l2", "eot_fresh": False}}, "l2 1.5, eot_fresh False"),
+        ({"name": "PGD", "kwargs": {"norm": "l2", "step_fraction": 0.5}}, "l2 1.5, step 0.5 of the bound"),
+        ({"use_label": True}, "l2 1.5, by what was said"),
         ({"name": "Somebodys", "kwargs": {"norm": "x"}}, "Somebodys x 1.5"),
         ({"name": "Somebodys", "kwargs": {"norm": None, "eps": 3}}, "Somebodys 3"),
         ({"name": "Somebodys", "kwargs": {"norm": None, "eps": None}}, "Somebodys"),
@@ -74,7 +83,8 @@ def test_the_papers_numbers(defence: str, threat: str, number: float) -> None:
 )
 def test_threats_in_the_papers_words(attack: dict[str, Any], label: str) -> None:
     run = changed(record(), **attack)
-    kwargs = {k: v for k, v in run.config["attack"]["kwargs"].items() if k != "max_iter" or "max_iter" in str(attack)}
+    own = ("max_iter", "eps_step")
+    kwargs = {k: v for k, v in run.config["attack"]["kwargs"].items() if k not in own or k in str(attack)}
     run.config["attack"]["kwargs"] = kwargs
     assert paper.threat_of(run).label == label
 
@@ -82,7 +92,8 @@ def test_threats_in_the_papers_words(attack: dict[str, Any], label: str) -> None
 def test_gradients_of_one_threat_are_neighbours() -> None:
     exact = read_record(RESULTS / "librispeech" / "whisper_mg_mdnf_pgd_l2_ours.json")
     published = read_record(RESULTS / "librispeech" / "whisper_mg_mdnf_pgd_l2_published.json")
-    options = ({}, {"eps": 1.0}, {"eps": 0.5}, {"max_iter": 250}, {"eot_draws": 5}, {"norm": "inf", "eps": 0.01})
+    smaller = ({"eps": 1.0, "eps_step": 0.2}, {"eps": 0.5, "eps_step": 0.1})
+    options = ({}, *smaller, {"max_iter": 250}, {"eot_draws": 5}, {"norm": "inf", "eps": 0.01, "eps_step": 0.002})
     placed = [runs.place(changed(run, kwargs=more), "x") for more in options for run in (published, exact)]
     assert runs.columns_of(placed) == [
         "benign",

@@ -48,6 +48,16 @@ USUAL_NORMS = {
 }
 """The norms of this package's, ART's and Armory's attacks where none is said; Armory's "snr" is a power ratio."""
 STEPS = {"PGD": 100, "CW": 400}  # of the paper: others are named
+USUAL_PGD: dict[str, object] = {
+    "restarts": 1,
+    "num_random_init": 0,
+    "random_start": False,
+    "keep": "last",
+    "selection_draws": 1,
+    "stop_on_success": False,
+    "eot_fresh": True,
+}
+"""What the configurations' PGD has: where an attack has something else, it is another threat."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,8 @@ def threat_in(config: Mapping[str, Any], name: str, targeted: bool) -> Threat:
         extras.append("untargeted")
     if isinstance(steps, int) and steps != STEPS.get(family, steps):
         extras.append(f"{steps} steps")
+    if family == "PGD":
+        extras += _unlike_the_configurations(block, kwargs, kind)
     draws = kwargs.get("eot_draws", 1)
     draws = draws if isinstance(draws, int) else 1
     label = ", ".join([f"EOT-{draws} at {size}" if draws > 1 else size, *extras])
@@ -157,6 +169,19 @@ def threat_in(config: Mapping[str, Any], name: str, targeted: bool) -> Threat:
     # The gradient comes last, so that two gradients of one threat are neighbours.
     order = (rank, draws, -strength(kwargs, kind), label, gradient)
     return Threat(label + gradient, order, control=kind == "noise")
+
+
+def _unlike_the_configurations(block: Mapping[str, Any], kwargs: Mapping[str, Any], kind: str) -> list[str]:
+    """Options by which a PGD attack is stronger or weaker than the configurations' with the same bound."""
+    found = [f"{key} {kwargs[key]}" for key, usual in USUAL_PGD.items() if kwargs.get(key, usual) != usual]
+    step, eps = as_number(kwargs.get("eps_step")), as_number(kwargs.get("eps"))
+    part = as_number(kwargs.get("step_fraction"))
+    if step is not None and eps and kind in ("l2", "linf"):
+        part = step / eps
+    usual_part = 0.5 if kind == "snr" else 0.2
+    if part is not None and not math.isclose(part, usual_part, rel_tol=1e-6):
+        found.append(f"step {part:.3g} of the bound")
+    return found + (["by what was said"] if block.get("use_label") else [])
 
 
 def gradient_of(config: Mapping[str, Any]) -> str:
@@ -188,6 +213,7 @@ def _bound(attack: Mapping[str, Any], kwargs: Mapping[str, Any]) -> tuple[str, s
     if norm == "snr" and number is not None and number > 0:
         return "PGD", f"power ratio {number:g} ({10 * math.log10(number):.1f} dB)", "snr"
     family = "PGD" if name in ("PGD", "ProjectedGradientDescent", "ProjectedGradientDescentNumpy") else name
+    eps = eps if kind is None or number is None else number  # 1 is 1.0
     if kind is None or eps is None:
         return family, name if eps is None else " ".join(filter(None, (name, norm, str(eps)))), "other"
     return family, f"{kind} {eps}" if family == "PGD" else f"{name} {kind} {eps}", kind
