@@ -331,6 +331,16 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(data_dir: Path, monk
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_what_is_frozen_keeps_its_running_statistics(data_dir: Path) -> None:
+    train(replace(RECIPE, frozen=["conv"]), data_dir, data_dir / "a.safetensors")
+    before, after = weights(data_dir / "start.safetensors"), weights(data_dir / "a.safetensors")
+    same = {key for key in before if torch.equal(before[key].half(), after[key].half())}
+    frozen = {key for key in before if key.startswith("conv")}
+    assert any(key.endswith("running_mean") for key in frozen)
+    assert frozen <= same
+    assert same < before.keys()
+
+
 def test_a_folder_that_another_training_writes_is_refused(data_dir: Path) -> None:
     folder = data_dir / "runs" / "t"
     folder.mkdir(parents=True)

@@ -316,11 +316,9 @@ def _step(
 ) -> float:
     """Take one step. Returns the loss before it. Raises :class:`OptionError` if the gradient is not finite."""
     recognizer.train()
-    for name, module in recognizer.network.named_modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and f"{name}.weight".startswith(
-            tuple(recipe.frozen)
-        ):
-            module.eval()  # else its running statistics would change what frozen weights compute
+    for module in recognizer.network.modules():  # running statistics too are what frozen weights compute with
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+            module.eval()
     for group in optimizer.param_groups:
         group["lr"] = group["ratio"] * learning_rate(recipe, step)
     rng = np.random.default_rng(workers.key(recipe.seed, step, 1))
