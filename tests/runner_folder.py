@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,34 @@ def change(config: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
     else:
         block[key] = value
     return config
+
+
+KILLED = """
+import os
+import signal
+import sys
+
+from armory_mdnf import cli
+from armory_mdnf.runner.journal import Journal
+
+real, done = Journal.append, []
+
+
+def append(journal, lines):
+    real(journal, lines)
+    done.extend(lines)
+    if len(done) >= int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    Journal.append = append
+    sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def killing(folder: Path, lines: int) -> list[str]:
+    """The command ``armory-mdnf``, which is killed when so many utterances are on disk."""
+    script = folder / "killed.py"
+    script.write_text(KILLED)
+    return [sys.executable, str(script), str(lines)]

@@ -445,6 +445,23 @@ def test_kind_shape_and_dtype_come_back(plain: RecognizerEstimator) -> None:
     assert [u.shape for u in attack.generate(ragged_array([x, x[:3000]]))] == [(4000,), (3000,)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("norm", "order", "eps"), [("l2", 2, 0.2), ("linf", np.inf, 0.01)])
+def test_half_precision_is_not_rounded_past_the_bound(
+    dtype: torch.dtype, norm: str, order: float, eps: float, plain: RecognizerEstimator
+) -> None:
+    x = torch.from_numpy(np.stack([speechlike(4000), speechlike(4000, 1)])).to(dtype)
+    attack = PGD(plain, norm=norm, eps=eps, max_iter=3, step_fraction=1)
+    kinds = [x, list(x), *([x.numpy(), list(x.numpy())] if dtype == torch.float16 else [])]
+    for kind in kinds:
+        found = attack.generate(kind, ["A", "A"], indices=[0, 1])
+        changed = [torch.as_tensor(u).double() - v.double() for u, v in zip(found, x, strict=True)]
+        assert {torch.as_tensor(u).dtype for u in found} == {dtype}
+        sizes = [float(torch.linalg.vector_norm(d, order)) for d in changed]
+        assert max(sizes) <= eps * (1 + 1e-6)  # that of float32, in which the attack keeps its bound
+        assert min(sizes) > eps / 2
+
+
 def test_no_iterations_change_nothing(plain: RecognizerEstimator) -> None:
     x = speechlike(4000)
     np.testing.assert_array_equal(PGD(plain, eps=0.1, max_iter=0).generate(x), x)

@@ -131,7 +131,17 @@ def changed(whisper: Path, folder: Path, **changes: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("changes", [{}, {"max_new_tokens": 3}, {"max_length": 5}, {"forced_decoder_ids": [[1, 261]]}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"max_new_tokens": 3},
+        {"max_length": 5},
+        {"max_time": 1e-9},
+        {"return_dict_in_generate": True},
+        {"forced_decoder_ids": [[1, 261]]},
+    ],
+)
 def test_transcription_begins_where_the_loss_does_and_has_as_much_room(
     whisper: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +171,8 @@ OLDER = {"is_multilingual": None, "forced_decoder_ids": [[1, 258], [2, 259], [3,
         (False, {"decoder_start_token_id": 256}, "decoder_start_token_id: expected 257, which is .* found 256"),
         (False, {"forced_decoder_ids": [[1, 258], [2, 259], [3, 261]]}, "forced_decoder_ids: expected none where"),
         (False, {"language": "en"}, "language: expected none where is_multilingual is false, found 'en'"),
+        (False, {"eos_token_id": 5}, "eos_token_id: expected 256, as in config.json, found 5"),
+        (False, {"eos_token_id": None}, "eos_token_id: expected 256, as in config.json, found None"),
         (True, {"lang_to_id": {"<|de|>": 258}}, r"lang_to_id\.<\|en\|>: expected 258, which is <\|en\|>, found None"),
         (True, {"task_to_id": None}, r"task_to_id\.transcribe: expected 259"),
     ],

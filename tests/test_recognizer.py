@@ -44,6 +44,21 @@ def test_alphabet_refuses_labels_that_are_none(labels: str) -> None:
         Alphabet(labels)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stride_s": 0.0}, "stride_s to be a finite number above 0"),
+        ({"stride_s": 1e-5}, "stride_s of 1 samples or more, got 0 at 16000 Hz"),
+        ({"window_s": 1e-4}, "window_s of 2 samples or more, got 1"),
+        ({"window_s": "long"}, "window_s to be a finite number"),
+        ({"bidirectional": "no"}, "bidirectional to be true or false, got 'no'"),
+    ],
+)
+def test_sizes_that_no_deepspeech2_can_have_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        DeepSpeech2Config(**changes)
+
+
 def test_greedy_decoding_merges_repeats_and_drops_blanks() -> None:
     classes = torch.tensor([[3, 3, 0, 3, 28, 0, 4, 4], [5, 0, 0, 6, 7, 7, 7, 7]])
     scores = torch.nn.functional.one_hot(classes, 29).float()

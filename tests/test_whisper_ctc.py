@@ -114,7 +114,8 @@ def test_an_utterance_too_short_or_too_long_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("heads", 5), ("d_model", 33), ("layers", 0), ("ffn", 1.5), ("n_mels", True), ("depth", 2)]
+    ("option", "value"),
+    [("heads", 5), ("d_model", 33), ("d_model", 2), ("layers", 0), ("ffn", 1.5), ("n_mels", True), ("depth", 2)],
 )
 def test_sizes_that_no_encoder_has_are_refused(option: str, value: object) -> None:
     with pytest.raises(OptionError, match=option):

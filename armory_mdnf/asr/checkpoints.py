@@ -36,6 +36,7 @@ def kind_of(recognizer: BundledRecognizer) -> str:
     return recognizer.kind
 
 
+@torch.inference_mode(False)  # what is loaded in it would refuse gradients for ever
 def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> SpeechRecognizer:
     """A recogniser in evaluation mode, its weights needing no gradient.
 
@@ -49,6 +50,7 @@ def load_recognizer(name_or_path: str | os.PathLike[str], device: str | torch.de
     return load_bundle(name_or_path, device)
 
 
+@torch.inference_mode(False)
 def load_bundle(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> BundledRecognizer:
     """The recogniser of a bundle. Raises as :func:`load_recognizer`."""
     kind, config, tensors = bundles.load_any(name_or_path, KINDS)

@@ -140,7 +140,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         if transcription_output:
             return np.array(results)
         frames = np.array([len(row) for row in results])
-        return nn.utils.rnn.pad_sequence(results, batch_first=True).numpy().astype(np.float32), frames
+        return nn.utils.rnn.pad_sequence(results, batch_first=True).float().numpy(), frames
 
     # What attacks use: tensors in, tensors of their dtype out.
 
@@ -255,7 +255,7 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         with torch.no_grad():
             losses = pipeline.losses(*self._batch(waveforms), targets, draws)
         losses = losses if reduction == "none" else getattr(losses, reduction)()
-        return losses.cpu().numpy().astype(np.float32)
+        return losses.float().cpu().numpy()
 
     def compute_loss_and_decoded_output(
         self, masked_adv_input: Tensor, original_output: Any, real_lengths: npt.ArrayLike | None = None

@@ -15,7 +15,7 @@ from armory_mdnf.asr.voting import vote
 from armory_mdnf.audio import ragged
 from armory_mdnf.cpu.switch import fast
 from armory_mdnf.cpu.threads import rounds, side_by_side
-from armory_mdnf.errors import AttackError, OptionError
+from armory_mdnf.errors import AttackError, AudioError, OptionError
 
 # Audio that a CPU's thread takes at once: less, and recurrent layers batch too little; more, and caches do not hold it.
 PART_SECONDS = 8.0
@@ -40,7 +40,7 @@ class Pipeline:
                 self.recognizer.losses(*self.chain(*part), [targets[i] for i in rows])
                 for rows, part in self._parts(x, lengths, draws)
             ]
-        return torch.cat(found)
+        return self._numbers(torch.cat(found))
 
     def losses_and_transcripts(
         self, x: Tensor, lengths: Tensor, targets: Sequence[Target], draws: Draws
@@ -51,8 +51,17 @@ class Pipeline:
                 self.recognizer.losses_and_transcripts(*self.chain(*part), [targets[i] for i in rows])
                 for rows, part in self._parts(x, lengths, draws)
             ]
-        return torch.cat([losses for losses, _ in found]), [text for _, texts in found for text in texts]
+        losses = self._numbers(torch.cat([part for part, _ in found]))
+        return losses, [text for _, texts in found for text in texts]
 
+    def _numbers(self, losses: Tensor) -> Tensor:
+        """The same. Raises :class:`AudioError` for one that is no number, which nothing would be compared with."""
+        if bool((unknown := losses.detach().isnan()).any()):
+            name, row = type(self.recognizer).__name__, int(unknown.int().argmax())
+            raise AudioError(f"{name}: expected a loss that is a number, got nan for utterance {row} of its batch")
+        return losses
+
+    @torch.inference_mode(False)
     def gradients(
         self, x: Tensor, lengths: Tensor, targets: Sequence[Target], draws: Draws, back: Draws | None = None
     ) -> Tensor:
@@ -142,7 +151,11 @@ class Pipeline:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without dropout anywhere; the caller's modes come back."""
+    """Evaluation mode, without dropout anywhere; the caller's modes come back.
+
+    The caller's ``torch.inference_mode`` is left: no gradient ever goes through what is made in it.
+    """
+    gradients = torch.is_grad_enabled()
     modes = [(inner, inner.training) for inner in module.modules()]
     recurrent = [(inner, inner.dropout) for inner, _ in modes if isinstance(inner, nn.RNNBase)]
     try:
@@ -150,8 +163,9 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             inner.training = False
         for layers, _ in recurrent:
             # cuDNN's run backward in training mode only, in which their own dropout would draw noise.
-            layers.training, layers.dropout = torch.is_grad_enabled(), 0.0
-        yield
+            layers.training, layers.dropout = gradients, 0.0
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+            yield
     finally:
         for inner, training in modes:
             inner.training = training

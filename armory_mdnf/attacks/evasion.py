@@ -131,7 +131,7 @@ class RecognizerAttack(EvasionAttack):
                 results[i] = u.cpu().numpy()
             bar.update(len(chunk))
         bar.close()
-        return checks.restore(results, x)
+        return checks.restore(results, x, waveforms)
 
     def _labels(self, audio: Tensor, lengths: Tensor, indices: Sequence[int]) -> list[list[int]]:
         """The recogniser's own transcripts, so that the attack does not learn the reference from its label."""

@@ -45,12 +45,15 @@ def check_sample_rate(found_hz: int | None, expected_hz: int) -> None:
         raise AudioError(f"expected audio at {expected_hz} Hz, got {found_hz} Hz: resample it first")
 
 
-def restore(values: Sequence[npt.NDArray[Any]], like: Any) -> Any:
+def restore(values: Sequence[npt.NDArray[Any]], like: Any, clean: Sequence[Waveform] | None = None) -> Any:
     """Give per-utterance arrays the kind of ``like``: its container, its shape, its dtype and its device.
 
     A sequence that is no array comes back as a list. ``values`` are in the order, and of the lengths, that
-    :func:`as_waveforms` found in ``like``.
+    :func:`as_waveforms` found in ``like``. With ``clean``, what it found there: no sample is rounded away from it, as
+    one of half precision would be past the bound that it was kept in.
     """
+    if clean is not None:
+        values = [_rounded(value, c, u) for value, c, u in zip(values, clean, _rows(like), strict=True)]
     if _is_tensor(like):
         stacked = like.new_tensor(np.stack(values))
         return stacked if like.dim() == 2 else stacked[0]
@@ -159,6 +162,19 @@ def _typed(value: npt.NDArray[Any], like: Any) -> npt.NDArray[Any]:
     return value.astype(dtype, copy=False)
 
 
+def _rounded(value: npt.NDArray[Any], clean: Waveform, like: Any) -> npt.NDArray[Any]:
+    """The value's neighbours in the half precision of ``like`` that are no farther from the clean samples."""
+    import torch
+
+    dtype = like.dtype if _is_tensor(like) else getattr(torch, str(getattr(like, "dtype", "")), None)
+    if dtype not in (torch.float16, torch.bfloat16):
+        return value
+    exact, goal = torch.from_numpy(value), torch.from_numpy(clean)
+    near = exact.to(dtype)
+    past = (near.double() - goal).abs() > (exact.double() - goal).abs()
+    return torch.where(past, torch.nextafter(near, goal.to(dtype)), near).float().numpy()
+
+
 def _is_tensor(x: Any) -> bool:
     import torch
 
@@ -166,4 +182,9 @@ def _is_tensor(x: Any) -> bool:
 
 
 def _numpy(u: Any) -> Any:
-    return u.detach().cpu().numpy() if _is_tensor(u) else u
+    if not _is_tensor(u):
+        return u
+    import torch
+
+    u = u.detach().cpu()
+    return (u.float() if u.dtype == torch.bfloat16 else u).numpy()  # NumPy has no such numbers

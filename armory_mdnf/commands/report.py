@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from armory_mdnf import console
 from armory_mdnf.commands import options
 from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, quoted
+from armory_mdnf.files.strict_json import readable
 
 if TYPE_CHECKING:
     from armory_mdnf.report.runs import Placed
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     audited = audits.read_audits(files, placed)
     chosen = _chosen(placed, args.audio, args.utterances)
     heard, silent = _listen(placed, chosen) if any(chosen.values()) else ({}, [])
-    write_text(args.out, page.render(placed, heard, args.title, audited))
+    write_text(args.out, page.render(placed, heard, readable(args.title), audited))
     size = args.out.stat().st_size
     if args.json:
         content = {"out": str(args.out), "runs": len(placed), "audits": len(audited), "bytes": size}

@@ -37,7 +37,8 @@ class _NamesOptions(ABCMeta):
             if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in found.values()):
                 break  # it hands none on
         refuse_unknown(options, known, cls.__name__)
-        return super().__call__(*args, **options)
+        with torch.inference_mode(False):  # what is made in the caller's would refuse gradients for ever
+            return super().__call__(*args, **options)
 
 
 class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
@@ -144,6 +145,7 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
             defended = self._single_pass(batch, lengths)
         return checks.restore([u.numpy() for u in ragged.unpad(defended, lengths)], x), y
 
+    @torch.inference_mode(False)  # there is no gradient in the caller's
     def estimate_gradient(self, x: Any, grad: Any) -> Any:
         """Product of ``grad`` with the defence's Jacobian at ``x``, for the noise of the call before if it fits.
 

@@ -14,7 +14,8 @@ from armory_mdnf.asr.deepspeech2.features import LogSpectrogram
 from armory_mdnf.audio import ragged
 from armory_mdnf.cpu.phases import phase_conv2d
 from armory_mdnf.cpu.switch import fast
-from armory_mdnf.options import count, one_of, option
+from armory_mdnf.errors import OptionError
+from armory_mdnf.options import FLAG, count, number, one_of, option
 
 RNNS = {"lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -26,14 +27,22 @@ class DeepSpeech2Config(BundledConfig):
     hidden_size: int = option(1024, count(1))
     hidden_layers: int = option(5, count(1))
     rnn_type: str = option("lstm", one_of(RNNS))
-    bidirectional: bool = True
+    bidirectional: bool = option(True, FLAG)
     lookahead_context: int = option(20, count(1))
     conv_channels: int = option(32, count(1))
     labels: str = ENGLISH
     sample_rate_hz: int = option(16000, count(1))
-    window_s: float = 0.02
-    stride_s: float = 0.01
+    window_s: float = option(0.02, number(0, 1, above=True))
+    stride_s: float = option(0.01, number(0, 1, above=True))
     window: str = "hamming"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("window_s", 2), ("stride_s", 1)):
+            if (samples := int(self.sample_rate_hz * getattr(self, name))) < least:
+                raise OptionError(
+                    f"expected {name} of {least} samples or more, got {samples} at {self.sample_rate_hz} Hz"
+                )
 
 
 class MaskedConvolutions(nn.Module):

@@ -79,7 +79,7 @@ class HuggingFaceCTC(CTCRecognizer):
         mask = None
         if not ragged.is_uniform(lengths, x.shape[1]):
             mask = ragged.mask(lengths, x.shape[1]).long()
-        logits = self.model(x, attention_mask=mask).logits
+        logits = self.model(x, attention_mask=mask, return_dict=True).logits
         return logits, self.out_frames(lengths).clamp(max=logits.shape[1])
 
     @staticmethod

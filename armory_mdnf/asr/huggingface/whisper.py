@@ -73,7 +73,8 @@ class Whisper(SpeechRecognizer):
         prompt = torch.tensor(self.prompt, device=x.device)
         sequences = [torch.cat([prompt, torch.tensor([*t, end], dtype=torch.long, device=x.device)]) for t in targets]
         tokens = nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=end)
-        logits = self.model(self.log_mel(x, lengths), decoder_input_ids=tokens[:, :-1], use_cache=False).logits
+        options = {"use_cache": False, "return_dict": True}
+        logits = self.model(self.log_mel(x, lengths), decoder_input_ids=tokens[:, :-1], **options).logits
         entropy = nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
         place = torch.arange(1, tokens.shape[1], device=x.device)
         sizes = torch.tensor([len(s) for s in sequences], device=x.device)[:, None]
@@ -83,6 +84,7 @@ class Whisper(SpeechRecognizer):
         config = self.model.generation_config
         most = self.model.config.max_target_positions - len(self.prompt)  # as of a target, whatever the folder says
         options = {"do_sample": False, "num_beams": 1, "return_timestamps": False, "max_new_tokens": most}
+        options |= {"max_time": None, "return_dict_in_generate": False}  # a folder may ask for other than all the text
         if getattr(config, "is_multilingual", False):
             options |= {"language": "en", "task": "transcribe"}
         features = self.log_mel(x, lengths)
@@ -165,6 +167,9 @@ def _prompt(model: Any, tokenizer: Any, path: Path) -> list[int]:
             where = f"{key}.{inner}" if inner else key
             raise BundleError(f"{path}: {where}: expected {expected}, which is {token}, found {quoted(found)}{REMEDY}")
         prompt.append(int(expected))
+    end, found = model.config.eos_token_id, settings.get("eos_token_id")
+    if found not in (end, [end]):  # transcripts would end where no target does
+        raise BundleError(f"{path}: eos_token_id: expected {end}, as in config.json, found {quoted(found)}{REMEDY}")
     if not multilingual:  # where no language is asked for, transformers takes these into account
         forced = settings.get("forced_decoder_ids") or getattr(model.config, "forced_decoder_ids", None)
         others = {key: settings.get(key) for key in ("language", "task", "lang_to_id")}

@@ -26,8 +26,10 @@ class WhisperCTCConfig(EncoderSizes, BundledConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.heads or self.d_model % 2:
-            raise OptionError(f"expected d_model to be even and a multiple of heads, got {self.d_model}, {self.heads}")
+        if self.d_model % self.heads or self.d_model % 2 or self.d_model < 4:
+            raise OptionError(
+                f"expected d_model to be even, 4 or more and a multiple of heads, got {self.d_model}, {self.heads}"
+            )
 
 
 class WhisperCTCNetwork(nn.Module):
