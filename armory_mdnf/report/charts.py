@@ -30,6 +30,7 @@ EPS = {
 }
 """What eps is, by the norm: Armory's SNR attack takes no amplitude."""
 FOLLOWS = ("eps_step",)  # is set by another option
+LABELS = ("use_label", "targeted", "targeted_labels")  # beside the options, what an attack goes away from or towards
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 300, 52, 44, 12, 12
 APART = 4.0
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4")
@@ -90,7 +91,8 @@ def sweeps(placed: Sequence[Placed]) -> list[Chart]:
             value = as_number(kwargs.get(option, 1 if option == "eot_draws" and _averages(block) else None))
             if value is not None:
                 rest = {k: v for k, v in kwargs.items() if k not in (option, *FOLLOWS)}
-                attack = [block.get("module"), block.get("name"), rest, gradient_of(p.run.config)]
+                labels = [block.get(key) for key in LABELS]
+                attack = [block.get("module"), block.get("name"), rest, labels, gradient_of(p.run.config)]
                 found = groups[option, p.run.split, json.dumps(attack, sort_keys=True, default=str)][p.row]
                 if value not in found or len(found[value].run.outcomes) < len(p.run.outcomes):
                     found[value] = p
@@ -164,8 +166,8 @@ def _chart(title: str, axis: str, rows: Mapping[tuple[str, str], Mapping[float, 
 
 
 def _without_value(p: Placed) -> str:
-    """The attack's kind: the first word of its bound, and the gradient that it follows if it is not the exact one."""
+    """The attack's kind: the first word of its bound, its label and its gradient where they are not the usual ones."""
     block = block_of(p.run.config, "attack")
-    kind = f"{block.get('name')} {norm_of(block)}".strip()
+    kind = f"{block.get('name')} {norm_of(block)}".strip() + (" by what was said" if block.get("use_label") else "")
     gradient = gradient_of(p.run.config)
     return kind if gradient == EXACT else f"{kind} ({gradient} gradient)"
