@@ -15,7 +15,7 @@ from armory_mdnf.asr.voting import vote
 from armory_mdnf.audio import ragged
 from armory_mdnf.cpu.switch import fast
 from armory_mdnf.cpu.threads import rounds, side_by_side
-from armory_mdnf.errors import AttackError, AudioError, OptionError
+from armory_mdnf.errors import AttackError, AudioError, OptionError, quoted
 
 # Audio that a CPU's thread takes at once: less, and recurrent layers batch too little; more, and caches do not hold it.
 PART_SECONDS = 8.0
@@ -37,7 +37,7 @@ class Pipeline:
         """Loss of each utterance in nats, differentiable in the audio. Shape: (N, T), (N,) -> (N,)."""
         with evaluation_mode(self.recognizer):
             found = [
-                self.recognizer.losses(*self.chain(*part), [targets[i] for i in rows])
+                self._losses(*self.chain(*part), [targets[i] for i in rows])
                 for rows, part in self._parts(x, lengths, draws)
             ]
         return self._numbers(torch.cat(found))
@@ -46,13 +46,31 @@ class Pipeline:
         self, x: Tensor, lengths: Tensor, targets: Sequence[Target], draws: Draws
     ) -> tuple[Tensor, list[str]]:
         """Losses (N,), differentiable, and the transcripts of the same evaluation."""
+        found, decoded = [], []
         with evaluation_mode(self.recognizer):
-            found = [
-                self.recognizer.losses_and_transcripts(*self.chain(*part), [targets[i] for i in rows])
-                for rows, part in self._parts(x, lengths, draws)
-            ]
-        losses = self._numbers(torch.cat([part for part, _ in found]))
-        return losses, [text for _, texts in found for text in texts]
+            for rows, part in self._parts(x, lengths, draws):
+                chosen = [targets[i] for i in rows]
+                losses, texts = self.recognizer.losses_and_transcripts(*self.chain(*part), chosen)
+                found.append(self._one_each(losses, len(rows)))
+                decoded += self._texts(texts, len(rows))
+        return self._numbers(torch.cat(found)), decoded
+
+    def _losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Target]) -> Tensor:
+        return self._one_each(self.recognizer.losses(x, lengths, targets), len(x))
+
+    def _one_each(self, losses: Tensor, n: int) -> Tensor:
+        """The same. Raises :class:`AudioError` for a mean of the batch, for instance, which mixes its utterances."""
+        if losses.shape != (n,):
+            name, found = type(self.recognizer).__name__, tuple(losses.shape)
+            raise AudioError(f"{name}.losses: expected a loss for each utterance, shape ({n},), got {found}")
+        return losses
+
+    def _texts(self, texts: Sequence[str], n: int) -> list[str]:
+        """The same. Raises :class:`AudioError` for another number, or for what is no text."""
+        if isinstance(texts, str) or len(texts) != n or not all(isinstance(text, str) for text in texts):
+            name = type(self.recognizer).__name__
+            raise AudioError(f"{name}.transcripts: expected {n} texts, one per utterance, got {quoted(texts)}")
+        return list(texts)
 
     def _numbers(self, losses: Tensor) -> Tensor:
         """The same. Raises :class:`AudioError` for one that is no number, which nothing would be compared with."""
@@ -86,7 +104,7 @@ class Pipeline:
                     outer = leaf
                 else:
                     heard = outer = heard.detach().requires_grad_()
-                found = _pulled_back(recognizer.losses(heard, heard_lengths, chosen).sum(), outer)
+                found = _pulled_back(self._losses(heard, heard_lengths, chosen).sum(), outer)
                 if back is not None:
                     again, _ = chain(leaf, lengths[rows], select(back, rows))
                     found = _pulled_back(again, leaf, found)
@@ -127,6 +145,7 @@ class Pipeline:
         with evaluation_mode(self.recognizer):
             found = self.recognizer.transcripts(*self._passes(x, lengths, draws))
         passes = self.chain.num_passes
+        found = self._texts(found, len(x) * passes)
         return [vote(found[k : k + passes]) for k in range(0, len(found), passes)]
 
     def _parts(

@@ -1,4 +1,4 @@
-"""Whoever calls from ``torch.inference_mode`` gets what others get; scores that are no numbers are told."""
+"""Whoever calls from ``torch.inference_mode`` gets what others get; what a recogniser gives is held to its contract."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from conftest import speechlike, tiny_recognizer
 
 from armory_mdnf.asr.checkpoints import load_recognizer, save_recognizer
+from armory_mdnf.asr.contract import SpeechRecognizer
 from armory_mdnf.asr.decoding import greedy_decode
 from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks.evasion import PGD
@@ -107,3 +108,39 @@ def test_scores_beyond_the_end_may_be_anything():
     expected = greedy_decode(scores, torch.tensor([4, 6]), tiny_recognizer().alphabet)
     scores[0, 4:] = torch.nan
     assert greedy_decode(scores, torch.tensor([4, 6]), tiny_recognizer().alphabet) == expected
+
+
+class Whole(SpeechRecognizer):
+    """Gives what it is told to, of the whole batch."""
+
+    sample_rate_hz, min_samples = 16000, 2
+
+    def __init__(self, loss, texts):
+        super().__init__()
+        self.loss, self.texts = loss, texts
+
+    def encode(self, transcript):
+        return [1]
+
+    def losses(self, x, lengths, targets):
+        return self.loss(x)
+
+    def transcripts(self, x, lengths):
+        return self.texts
+
+
+@pytest.mark.parametrize("loss", [lambda x: x.mean(), lambda x: x, lambda x: x.sum(1)[:1]])
+def test_a_loss_of_the_whole_batch_is_refused(loss):
+    attacked = RecognizerEstimator(Whole(loss, ["A", "B"]), **CPU)
+    for use in (attacked.loss_gradient, attacked.compute_loss, PGD(attacked, eps=0.5, max_iter=1).generate):
+        with pytest.raises(AudioError, match=r"Whole\.losses: expected a loss for each utterance, shape \(2,\), got"):
+            use(X, TEXTS)
+
+
+@pytest.mark.parametrize("texts", [["A"], ["A", "B", "C"], ["A", None], "AB"])
+def test_other_than_a_text_for_each_utterance_is_refused(texts):
+    attacked = RecognizerEstimator(Whole(lambda x: x.sum(1), texts), **CPU)
+    with pytest.raises(AudioError, match=r"Whole\.transcripts: expected 2 texts, one per utterance, got"):
+        attacked.predict(X)
+    with pytest.raises(AudioError, match=r"Whole\.transcripts: expected 2 texts"):
+        attacked.compute_loss_and_decoded_output(torch.tensor(np.stack([X[0], X[0]])), TEXTS)
