@@ -129,11 +129,13 @@ class Whole(SpeechRecognizer):
         return self.texts
 
 
-@pytest.mark.parametrize("loss", [lambda x: x.mean(), lambda x: x, lambda x: x.sum(1)[:1]])
+@pytest.mark.parametrize("loss", [lambda x: x.mean(), lambda x: x, lambda x: x.sum(1).repeat(2)])
 def test_a_loss_of_the_whole_batch_is_refused(loss):
     attacked = RecognizerEstimator(Whole(loss, ["A", "B"]), **CPU)
     for use in (attacked.loss_gradient, attacked.compute_loss, PGD(attacked, eps=0.5, max_iter=1).generate):
-        with pytest.raises(AudioError, match=r"Whole\.losses: expected a loss for each utterance, shape \(2,\), got"):
+        with pytest.raises(
+            AudioError, match=r"Whole\.losses: expected a loss for each utterance, shape \([12],\), got"
+        ):
             use(X, TEXTS)
 
 
