@@ -119,7 +119,10 @@ CONFIGS = {
         '{"model": {"hidden_size": 1000000}}',
         "expected weight 'conv.seq_module.0.weight' of shape",
     ),
-    "a window of a million seconds": ('{"model": {"window_s": 1e6}}', "expected weight"),
+    "a window of a million seconds": (
+        '{"model": {"window_s": 1e6}}',
+        "expected window_s to be a finite number above 0 and at most 1",
+    ),
     "labels that are none": ('{"model": {"labels": ["a"]}}', "labels as a string"),
     "no alphabet": (
         f'{{"model": {{"hidden_size": 24, "hidden_layers": 2, "conv_channels": 4, "labels": "{"a" * 29}"}}}}',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from armory_mdnf import cli
 from armory_mdnf.errors import OptionError
 from armory_mdnf.evaluation.noise_sensitivity import read_sensitivities, trained
+from armory_mdnf.evaluation.records import read_record, results_files
+from armory_mdnf.metrics.intervals import Interval
 from armory_mdnf.report import charts, figure, runs
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -155,3 +158,22 @@ def test_what_is_refused(tmp_path: Path, capsys: Any, monkeypatch: pytest.Monkey
     with pytest.raises(OptionError, match=r"armory-mdnf\[plot\]"):
         figure.draw(tmp_path / "x.png", runs.read_runs([RESULTS / "human" / "rs_pgd_l2.json"]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_interval_of_the_headline_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    *rows, last = figure.headline_rows([read_record(path) for path in results_files([RESULTS])])
+    wide = dataclasses.replace(last, rates=(last.rates[0], Interval(1.0, 0.5, 9.0, 3)))
+    monkeypatch.setattr(figure, "headline_rows", lambda runs: [*rows, wide])
+    limits: list[float] = []
+    save = Figure.savefig
+
+    def savefig(drawn: Any, *args: Any, **options: Any) -> None:
+        limits.extend(axis.get_xlim()[1] for axis in drawn.axes)
+        save(drawn, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    figure.draw_headline(tmp_path / "headline.svg", [])
+    assert len(limits) > 1
+    assert min(limits) > 900

@@ -160,6 +160,7 @@ def findings(runs: Sequence[RunRecord], sensitivities: Iterable[Sensitivity]) ->
     return "\n\n".join(f"**{title}**\n\n{table}" for title, table in parts)
 
 
+FIRST_IS = "the first is"
 INTERVALS = "95 % intervals (bootstrap over utterances, or Student's where that is wider)"
 _OF_MDNF = (("-MDNF, exact gradient", "mdnf_pgd_l2_ours"), ("-MDNF, published gradient", "mdnf_pgd_l2_published"))
 HEADLINE = (
@@ -248,20 +249,24 @@ def _differences(by_name: Mapping[str, RunRecord], pairs: Iterable[Pair]) -> str
         for name in (first, second):
             if name not in by_name:
                 raise ResultsError(f"no record of {name}, which the findings compare")
-        found = paired(by_name[first], by_name[second])
-        rows.append([question, f"{first} - {second}", str(found.utterances), found.percent(), verdict(found)])
-    table = markdown(rows, ("question", "difference", "utterances", "points of WER", "the first is"))
-    decided = sum(row[-1] != "open" for row in rows)
+        both = [paired(by_name[first], by_name[second], insertions) for insertions in (True, False)]
+        cells = [cell for found in both for cell in (found.percent(), verdict(found))]
+        rows.append([question, f"{first} - {second}", str(both[0].utterances), *cells])
+    header = ("question", "difference", "utterances", "points of WER", FIRST_IS, "without insertions", FIRST_IS)
+    decided, kept = (sum(row[column] != "open" for row in rows) for column in (4, 6))
     chance = f"were there nothing to find,\nchance would decide about {len(rows) / 20:.0f}"
-    return f"{table}\n\n{len(rows)} differences, each at 95 % by itself, {decided} of them higher or lower: {chance}."
+    return (
+        f"{markdown(rows, header)}\n\n{len(rows)} differences, each at 95 % by itself, {decided} of them higher or "
+        f"lower, {kept} without insertions: {chance}."
+    )
 
 
-def paired(first: RunRecord, second: RunRecord) -> Interval:
+def paired(first: RunRecord, second: RunRecord, insertions: bool = True) -> Interval:
     """WER under attack of the first less that of the second, on the utterances that both have.
 
-    Raises :class:`ResultsError` if there is none.
+    Without ``insertions``, of the words that are wrong or missing. Raises :class:`ResultsError` if there is none.
     """
-    found = difference(first, second, "adversarial")
+    found = difference(first, second, "adversarial", insertions)
     if found is None:
         raise ResultsError(f"{first.name} and {second.name} have no attacked utterance in common")
     return found

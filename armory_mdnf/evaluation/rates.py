@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from armory_mdnf.evaluation.records import Outcome, RunRecord, common_outcomes, compare
 from armory_mdnf.metrics.intervals import Interval, difference_interval, wer_interval
@@ -15,12 +16,15 @@ def interval(run: RunRecord, comparison: str) -> Interval | None:
     return wer_interval(counts) if any(c.reference_words for c in counts) else None
 
 
-def difference(first: RunRecord, second: RunRecord, comparison: str) -> Interval | None:
+def difference(first: RunRecord, second: RunRecord, comparison: str, insertions: bool = True) -> Interval | None:
     """Word error rate of ``first`` less that of ``second``, on the utterances for which both have the comparison.
 
-    None where there is none, or no word was said in them.
+    None where there is none, or no word was said in them. Without ``insertions``, of the words that are wrong or
+    missing: no utterance counts for more than its words then, where a decoder may write one word hundreds of times.
     """
     counts = paired_counts(common_outcomes(first, second), (comparison, comparison))
+    if not insertions:
+        counts = ([replace(c, insertions=0) for c in counts[0]], [replace(c, insertions=0) for c in counts[1]])
     return difference_interval(*counts) if any(c.reference_words for c in counts[0]) else None
 
 

@@ -73,9 +73,9 @@ def draw_headline(path: str | os.PathLike[str], runs: Sequence[RunRecord], title
                 axis.errorbar(xs, places, xerr=_bars(rates), label=label, **look)
             axis.set_yticks(places, [f"{row.title} (n = {row.utterances})" for row in group])
             axis.set_ylim(-0.6, len(group) - 0.4)
-            axis.set_xlim(left=0)
             axis.set_title(heard, loc="left", fontsize="small")
             axis.grid(axis="x", linewidth=0.5, alpha=0.5)
+        axes[-1].set_xlim(left=0)  # of all, and last: what is drawn after a limit was set does not move it
         axes[-1].set_xlabel(AXIS)
         figure.legend(
             *axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize="small", frameon=False
