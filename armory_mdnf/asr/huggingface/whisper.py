@@ -85,10 +85,8 @@ class Whisper(SpeechRecognizer):
         config = self.model.generation_config
         most = self.model.config.max_target_positions - len(self.prompt)  # as of a target, whatever the folder says
         options = {"do_sample": False, "num_beams": 1, "return_timestamps": False, "max_new_tokens": most}
-        options |= {
-            "max_time": math.inf,
-            "return_dict_in_generate": False,
-        }  # a folder may ask for other than all the text
+        # All of the text and only the text, whatever the folder asks for.
+        options |= {"max_time": math.inf, "return_dict_in_generate": False}
         if getattr(config, "is_multilingual", False):
             options |= {"language": "en", "task": "transcribe"}
         features = self.log_mel(x, lengths)
