@@ -14,7 +14,7 @@ from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks.evasion import PGD
 from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
 from armory_mdnf.errors import AudioError
-from armory_mdnf.vocoders.storage import save_vocoder
+from armory_mdnf.vocoders.storage import load_vocoder, save_vocoder
 
 CPU = {"device_type": "cpu"}
 X = [speechlike(5000, 0), speechlike(7000, 1)]
@@ -62,6 +62,16 @@ def test_what_is_made_in_inference_mode_can_be_attacked_afterwards(estimator):
     for defence in attacked.preprocessing_defences or ():
         defence.rewind()
     for a, b in zip(attacked.loss_gradient(X, TEXTS), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_vocoder_that_is_loaded_in_inference_mode_has_gradients(tmp_path, melgan):
+    save_vocoder(tmp_path / "melgan.safetensors", melgan)
+    with torch.inference_mode():
+        vocoder = load_vocoder(tmp_path / "melgan.safetensors")
+    ones = [np.ones_like(u) for u in X]
+    expected = MelResynth(melgan, **CPU).estimate_gradient(X, ones)
+    for a, b in zip(MelResynth(vocoder, **CPU).estimate_gradient(X, ones), expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
 

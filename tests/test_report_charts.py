@@ -53,20 +53,9 @@ def test_another_gradient_is_another_curve(placed: list[runs.Placed]) -> None:
 
 def test_another_label_is_another_curve(placed: list[runs.Placed]) -> None:
     run = next(p for p in placed if p.run.name == "whisper_mg_mdnf_pgd_l2_ours").run
-    weaker = changed(run, kwargs={"eps": 1.0})
-    said = dataclasses.replace(
-        weaker, config={**weaker.config, "attack": {**weaker.config["attack"], "use_label": True}}
-    )
-    assert charts.sweeps([runs.place(run, "a"), runs.place(said, "b")]) == []
-    (chart,) = charts.sweeps(
-        [
-            runs.place(said, "a"),
-            runs.place(
-                dataclasses.replace(run, config=said.config | {"attack": run.config["attack"] | {"use_label": True}}),
-                "b",
-            ),
-        ]
-    )
+    said = runs.place(changed(run, kwargs={"eps": 1.0}, use_label=True), "b")
+    assert charts.sweeps([runs.place(run, "a"), said]) == []
+    (chart,) = charts.sweeps([runs.place(changed(run, use_label=True), "a"), said])
     assert chart.title == "WER under PGD l2 by what was said against eps, test_clean"
 
 

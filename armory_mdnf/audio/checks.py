@@ -166,7 +166,8 @@ def _rounded(value: npt.NDArray[Any], clean: Waveform, like: Any) -> npt.NDArray
     """The value's neighbours in the half precision of ``like`` that are no farther from the clean samples."""
     import torch
 
-    dtype = like.dtype if _is_tensor(like) else getattr(torch, str(getattr(like, "dtype", "")), None)
+    dtype = getattr(like, "dtype", None)
+    dtype = torch.float16 if dtype == np.float16 else dtype
     if dtype not in (torch.float16, torch.bfloat16):
         return value
     exact, goal = torch.from_numpy(value), torch.from_numpy(clean)

@@ -120,6 +120,4 @@ def shared_vocoder(name_or_path: str | os.PathLike[str], device: torch.device) -
 
 @functools.lru_cache(maxsize=4)
 def _load(source: str, device: str, mtime_ns: int, size: int) -> Vocoder:
-    # Loaded in the first caller's inference mode, it would refuse gradients to all others.
-    with torch.inference_mode(False):
-        return load_vocoder(source, device=device)
+    return load_vocoder(source, device=device)

@@ -33,6 +33,7 @@ def save_vocoder(path: str | os.PathLike[str], vocoder: Vocoder, extra: Mapping[
     bundles.save(path, vocoder.kind, config, tensors)
 
 
+@torch.inference_mode(False)  # what is loaded in it would refuse gradients for ever
 def load_vocoder(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Vocoder:
     """Load a vocoder by the name of a bundled one ("melgan", "pwg") or by path, for inference on ``device``.
 
