@@ -237,14 +237,26 @@ def test_the_comparison_says_what_the_numbers_mean(runs) -> None:
     for part in (
         "25.0 (1 of 4)           50.0 (2 of 4)",
         "75.0 (3 of 4)           50.0 (2 of 4)",
-        "Under attack, MDNF has 1 error fewer than NO DEFENCE; 4 words were said.",
+        "Under attack, MDNF has 1 error fewer than NO DEFENCE; of 4 words said, 1 fewer is wrong or missing.",
         "Benign, it has 1 error more than NO DEFENCE: that is its cost",
         "4 words in 2 utterances, one word being 25.0 points",
     ):
         assert part in text
     assert "NO DEFENCE has 1 error more than MDNF" in comparison.side_by_side(*runs[::-1])
     same = comparison.side_by_side(runs[0], runs[0])
-    assert "NO DEFENCE (2) has as many errors as NO DEFENCE (1)" in same
+    assert "NO DEFENCE (2) has as many errors as NO DEFENCE (1); of 4 words said, as many are wrong or missing." in same
+
+
+def test_words_that_nobody_said_are_told_from_those_that_were_lost(runs) -> None:
+    first, second = runs
+    loud = replace(second.outcomes[0], adversarial="X Y Z " * 40)
+    text = comparison.side_by_side(first, replace(second, outcomes=(loud, *second.outcomes[1:])))
+    (line,) = [line for line in text.splitlines() if line.startswith("Under attack, MDNF")]
+    assert int(line.split(" has ")[1].split()[0]) > 100
+    assert line.endswith(" more than NO DEFENCE; of 4 words said, as many are wrong or missing.")
+    kept = comparison.paired(first, second)["difference"]["adversarial_wrong_or_missing"]
+    assert kept["utterances"] == 2
+    assert kept["value"] == 1 / 4
 
 
 def test_the_order_of_a_record_does_not_matter(runs) -> None:

@@ -150,6 +150,7 @@ def test_all_metrics_follow_from_a_record(tmp_path: Path) -> None:
     assert found["benign_wer_mean"] == 0.5
     assert found["benign_cer"] == 3 / 6
     assert found["adversarial_wer"] == (5 + 1) / 4
+    assert found["adversarial_wrong_or_missing"] == 2 / 4
     assert found["adversarial_wer_mean"] == 5 / 2 / 2
     assert found["target_success"] == 1 / 3
     assert (found["snr_db"], found["l2"], found["linf"]) == (25.0, 1.0, pytest.approx(0.4 / 3))
@@ -164,7 +165,7 @@ def test_the_worst_over_runs_and_what_does_not_go_together() -> None:
     first = run([Outcome("A B", None, "A X", target="Q"), Outcome("C", None, "C", target="R")], attack={"name": "a"})
     second = run([Outcome("A B", None, "A B", target="Q"), Outcome("C", None, "R", target="R")], attack={"name": "b"})
     found = worst_over([first, second])
-    assert found["adversarial_wer"] == 2 / 3
+    assert found["adversarial_wer"] == found["adversarial_wrong_or_missing"] == 2 / 3
     assert found["target_success"] == 0.5
     assert worst_over([first, replace(second, outcomes=second.outcomes[::-1])]) == found  # joined in another order
     model = {"name": "n", "wrapper_kwargs": {"gradient": "published"}}  # which others' attacks follow

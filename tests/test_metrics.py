@@ -39,6 +39,14 @@ def test_rate_is_pooled_over_utterances() -> None:
     assert wer.word_error_rate(["ONE", "PRESS TWO NOW"], ["TWO", "PRESS TWO NOW"]) == 0.25
 
 
+def test_without_insertions_no_utterance_counts_for_more_than_its_words() -> None:
+    counts = wer.count_words("A B C", "A X " + "Y " * 200)
+    assert counts.rate is not None
+    assert counts.rate > 50
+    assert counts.without_insertions.rate == 2 / 3
+    assert counts.without_insertions.reference_words == 3
+
+
 def test_insertions_exceed_one() -> None:
     assert wer.word_error_rate(["ONE"], ["ONE TWO THREE"]) == 2.0
 

@@ -123,6 +123,8 @@ def test_cost_and_gain_are_differences_of_rates(made: content.Page) -> None:
     benign = [record(f"{name}_benign").rate("benign") for name in ("rs", "none")]
     assert None not in (none, rs, *benign)
     assert found.gain.difference.value == pytest.approx(none - rs)  # type: ignore[operator]
+    lost = [record(f"{name}_pgd_l2_ours").counts("adversarial").without_insertions.rate for name in ("none", "rs")]
+    assert found.kept.difference.value == pytest.approx(lost[0] - lost[1])
     assert found.cost.difference.value == pytest.approx(benign[0] - benign[1])  # type: ignore[operator]
 
 
@@ -142,7 +144,7 @@ def test_a_defence_is_held_against_its_own_recogniser(placed: list[runs.Placed],
         assert (cost.against, gain.against) == ("", "")
     alone = [b for b in made.balances if b.defence == "NO DEFENCE"]
     assert {b.recogniser for b in alone} > {tiny, "whisper_ctc", "whisper_ctc_mg"}
-    assert {(b.cost, b.gain) for b in alone} == {(None, None)}
+    assert {(b.cost, b.gain, b.kept) for b in alone} == {(None, None, None)}
 
 
 def test_without_its_own_recogniser_it_is_held_against_the_one_that_is_named(placed: list[runs.Placed]) -> None:

@@ -85,8 +85,10 @@ def meaning(first: RunRecord, second: RunRecord) -> list[str]:
     labels = _labels(first, second)
     before, after = (run.counts("adversarial") or WordCounts() for run in (first, second))
     words, utterances = before.reference_words, len(first.outcomes)
+    lost = _fewer(before.without_insertions.errors, after.without_insertions.errors)
     lines = [
-        f"Under attack, {labels[1]} has {_difference(before, after)} {labels[0]}; {words} words were said.",
+        f"Under attack, {labels[1]} has {_difference(before, after)} {labels[0]}; of {words} word{'s' * (words != 1)} "
+        f"said, {lost} wrong or missing."
     ]
     clean = [run.counts("benign") for run in (first, second)]
     if clean[0] and clean[1]:
@@ -116,6 +118,13 @@ def _difference(before: WordCounts, after: WordCounts) -> str:
     if not more:
         return "as many errors as"
     return f"{abs(more)} error{'s' * (abs(more) != 1)} {'more' if more > 0 else 'fewer'} than"
+
+
+def _fewer(before: int, after: int) -> str:
+    more = after - before
+    if not more:
+        return "as many are"
+    return f"{abs(more)} {'more' if more > 0 else 'fewer'} {'is' if abs(more) == 1 else 'are'}"
 
 
 def _rate(counts: WordCounts | None) -> str:
@@ -161,6 +170,7 @@ def paired(first: RunRecord, second: RunRecord) -> dict[str, Any]:
     """
     second = _comparable(first, second)
     found = {comparison: difference(first, second, comparison) for comparison in COMPARISONS}
+    found["adversarial_wrong_or_missing"] = difference(first, second, "adversarial", insertions=False)
     differences = {name: None if one is None else asdict(one) for name, one in found.items()}
     return {"first": numbers(first), "second": numbers(second), "difference": differences}
 

@@ -21,6 +21,7 @@ FORMAT = "armory_mdnf_metrics/1"
 COLUMNS = {
     "benign_wer": "benign WER %",
     "adversarial_wer": "WER under attack %",
+    "adversarial_wrong_or_missing": "words wrong or missing %",
     "adversarial_wer_mean": "mean over utterances %",
     "adversarial_cer": "CER under attack %",
     "target_wer": "WER to the target %",
@@ -36,7 +37,8 @@ def measures(run: RunRecord) -> dict[str, float | None]:
     """The metrics of a run by name; rates are fractions, None where the run has nothing that gives the number.
 
     ``benign``, ``adversarial`` and ``target`` (against the attacker's target): ``_wer`` and ``_cer`` pooled over the
-    utterances, ``_wer_mean`` the mean of their own rates. ``target_success``: share of the targets reached.
+    utterances, ``_wer_mean`` the mean of their own rates, ``_wrong_or_missing`` the share of the words said that are
+    (the pooled word error rate without insertions). ``target_success``: share of the targets reached.
     ``snr_db``, ``l2``, ``linf``, ``segmental_snr_db``: means over the utterances that have a finite one, and so is
     ``stoi``, of defended speech that nobody attacks.
     """
@@ -46,6 +48,7 @@ def measures(run: RunRecord) -> dict[str, float | None]:
         texts = [(getattr(outcome, expected), getattr(outcome, heard)) for outcome in run.outcomes]
         characters = pool(count_characters(a, b) for a, b in texts if a is not None and b is not None)
         found[f"{name}_wer"] = pool(words).rate
+        found[f"{name}_wrong_or_missing"] = pool(words).without_insertions.rate
         found[f"{name}_wer_mean"] = mean_rate(words)
         found[f"{name}_cer"] = characters.rate
     found["target_success"] = _success([run])
@@ -77,6 +80,7 @@ def worst_over(runs: Sequence[RunRecord]) -> dict[str, float | None]:
     return {
         "utterances": len(worst),
         "adversarial_wer": pool(worst).rate,
+        "adversarial_wrong_or_missing": pool(worst).without_insertions.rate,
         "adversarial_wer_mean": mean_rate(worst),
         "target_wer": pool(worst_case(targets, fewest=True)).rate if same else None,
         "target_success": _success(runs),

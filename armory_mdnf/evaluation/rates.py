@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from armory_mdnf.evaluation.records import Outcome, RunRecord, common_outcomes, compare
 from armory_mdnf.metrics.intervals import Interval, difference_interval, wer_interval
@@ -24,7 +23,7 @@ def difference(first: RunRecord, second: RunRecord, comparison: str, insertions:
     """
     counts = paired_counts(common_outcomes(first, second), (comparison, comparison))
     if not insertions:
-        counts = ([replace(c, insertions=0) for c in counts[0]], [replace(c, insertions=0) for c in counts[1]])
+        counts = ([c.without_insertions for c in counts[0]], [c.without_insertions for c in counts[1]])
     return difference_interval(*counts) if any(c.reference_words for c in counts[0]) else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from armory_mdnf.errors import TranscriptError
 
@@ -45,6 +45,11 @@ class WordCounts:
     def errors(self) -> int:
         """Edit distance in words."""
         return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def without_insertions(self) -> WordCounts:
+        """The same, of the words that were said alone: right, wrong or missing."""
+        return replace(self, insertions=0)
 
     @property
     def rate(self) -> float | None:

@@ -24,7 +24,10 @@ class Held:
 
 @dataclass(frozen=True)
 class Balance:
-    """What a defence costs where nobody attacks, and what it gives under one threat, against no defence."""
+    """What a defence costs where nobody attacks, and what it gives under one threat, against no defence.
+
+    ``kept``: the gain without insertions, of the words that were said.
+    """
 
     defence: str
     recogniser: str
@@ -33,6 +36,7 @@ class Balance:
     attacked: Interval
     cost: Held | None
     gain: Held | None
+    kept: Held | None
 
 
 def balances(placed: Sequence[Placed]) -> list[Balance]:
@@ -47,9 +51,10 @@ def balances(placed: Sequence[Placed]) -> list[Balance]:
                 continue
             rows = _undefended(there, row)
             cost = _held(benign, [_benign(there, own) for own in rows], BENIGN)
-            gain = _held(p, [_longest(there, own, threat) for own in rows], "adversarial")
+            undefended = [_longest(there, own, threat) for own in rows]
+            gain, kept = (_held(p, undefended, "adversarial", insertions) for insertions in (True, False))
             where = f"{threat}, {data_name(split)}"
-            found.append(Balance(*row, where, benign.benign, p.attacked, cost, gain))
+            found.append(Balance(*row, where, benign.benign, p.attacked, cost, gain, kept))
     return found
 
 
@@ -77,12 +82,12 @@ def _undefended(placed: Sequence[Placed], row: tuple[str, str]) -> list[tuple[st
     return own + [plain for plain in rows if plain not in own and fine_tuning_of(plain[1]) == base]
 
 
-def _held(p: Placed, undefended: Iterable[Placed | None], comparison: str) -> Held | None:
+def _held(p: Placed, undefended: Iterable[Placed | None], comparison: str, insertions: bool = True) -> Held | None:
     """A run held against the first that shares utterances with it: the points that it adds benign, else takes off."""
     for other in undefended:
         if other is not None:
             first, second = (p, other) if comparison == BENIGN else (other, p)
-            if found := difference(first.run, second.run, comparison):
+            if found := difference(first.run, second.run, comparison, insertions):
                 return Held(found, "" if other.row[1] == p.row[1] else other.row[1])
     return None
 
