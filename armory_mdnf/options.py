@@ -20,6 +20,9 @@ FLOAT_LARGEST = 1e30
 """Of an option that float32 has to hold."""
 
 MAX_SNR_DB = 300
+GRADIENTS = ("exact", "published")
+"""What an attack may follow behind a stochastic defence: the gradient of one draw, or the loss at one draw, pulled back
+through another."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from conftest import ragged_array, speechlike, tiny_recognizer
 
 from armory_mdnf.asr.estimator import RecognizerEstimator
-from armory_mdnf.attacks import PGD, RandomNoise
+from armory_mdnf.attacks import PGD, CarliniWagner, RandomNoise
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.defenses import MDNF
@@ -83,6 +83,21 @@ def test_a_published_step_is_arts_code_path_at_the_same_draws(draws: int, melgan
     assert float(direction(step("exact")) @ direction(mean)) < 0.99
 
 
+def test_carlini_and_wagners_step_follows_the_same_gradients(melgan: Any) -> None:
+    pairs = [[(INDEX, purpose, 0, 1, draw) for purpose in (Purpose.ATTACK, Purpose.BACKWARD)] for draw in range(2)]
+    mean = np.mean([arts_gradient(melgan, *pair) for pair in pairs], axis=0)
+    sure = np.abs(mean) > 0.05 * np.abs(mean).max()  # nearer to zero, rounding decides the sign
+
+    def agreement(**options: Any) -> float:
+        attack = CarliniWagner(estimator(noisy(melgan)), learning_rate=1e-3, max_iter=1, **options)
+        moved = np.asarray(attack.generate(X, [TEXT], indices=[INDEX])) - X
+        return float((np.sign(moved) == -np.sign(mean))[sure].mean())
+
+    assert agreement(eot_draws=2, gradient="published") > 0.99
+    assert agreement(eot_draws=2) < 0.95
+    assert agreement(gradient="published") < 0.99
+
+
 def test_without_noise_both_gradients_give_the_same_attack() -> None:
     found = [PGD(estimator(), eps=EPS, max_iter=2, gradient=g).generate(X, [TEXT]) for g in ("exact", "published")]
     np.testing.assert_allclose(found[0], found[1], atol=1e-3 * EPS)
@@ -94,6 +109,8 @@ def test_an_attack_refuses_another_gradient(value: Any) -> None:
         PGD(estimator(), eps=EPS, gradient=value)
     with pytest.raises(OptionError, match="unknown gradient"):
         PGD(estimator(), eps=EPS).set_params(gradient=value)
+    with pytest.raises(OptionError, match=r"unknown gradient .*expected one of exact, published"):
+        CarliniWagner(estimator(), gradient=value)
 
 
 # Noise.

@@ -159,6 +159,12 @@ def test_attacks_are_those_of_the_paper() -> None:
     carlini = json.loads((CONFIGS / "none_cw.json").read_text())["attack"]["kwargs"]
     made = blocks.attack_block("cw", targeted=True)["kwargs"]
     assert made == {key: carlini[key] for key in made}
+    published = json.loads((CONFIGS / "mg_mdnf_pgd_l2_published.json").read_text())["attack"]["kwargs"]
+    made = blocks.attack_block("pgd-l2", gradient="published")["kwargs"]
+    assert published.pop("eps_step") == published["eps"] / 5
+    assert made == {"eot_draws": 1} | published
+    both = blocks.attack_block("cw", targeted=True, eot=3, gradient="published")["kwargs"]
+    assert both == blocks.attack_block("cw", targeted=True)["kwargs"] | {"eot_draws": 3, "gradient": "published"}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +172,7 @@ def test_attacks_are_those_of_the_paper() -> None:
     [
         ("pgd", {}, "unknown attack 'pgd'"),
         ("cw", {}, "--attack cw is targeted"),
-        ("cw", {"targeted": True, "eot": 2}, "--eot averages"),
+        ("pgd-l2", {"gradient": "exakt"}, "--gradient: unknown gradient 'exakt'"),
         ("pgd-l2", {"snr_db": 3.0}, "--snr-db is no option of pgd-l2: expected --eps"),
         ("pgd-snr", {"eps": 3.0}, "--eps is no option of pgd-snr: expected --snr-db"),
     ],

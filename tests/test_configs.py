@@ -206,7 +206,9 @@ def test_the_name_and_the_description_say_the_numbers(name: str) -> None:
     rows |= {"mg_mdnf_frame": "MG-MDNF of the later files", "mg_mdnf_anew": "MG-MDNF of a curve anew"}
     plain = re.sub("(whisper_v2|whisper|tiny_en)_?", "", system) or "none"
     row = rows.get(plain, plain.upper().replace("_", "-"))
-    where = {"text": "text, ", "own": "not in the paper, "}.get(place, f"Table {place[1:]}, row ")
+    where = (
+        "text, " if place == "text" else "not in the paper, " if place.startswith("own") else f"Table {place[1:]}, row "
+    )
     assert f": {where}{row}, " in description
     assert ("LibriSpeech test-clean" in description) is bool(scale)
     assert ("targeted" in description.replace("untargeted", "")) is kwargs["targeted"]
@@ -244,7 +246,7 @@ def test_recogniser_and_run(name: str) -> None:
     assert isinstance(config["user_init"]["kwargs"]["seed"], int)
     assert config["sysconfig"]["docker_image"] == ("armory-mdnf" if scale else None)
     data = config["dataset"]
-    expected = ("test_clean", "[:100]" if place == "T4" else "[:500]") if scale else ("human", "[:10]")
+    expected = ("test_clean", "[:100]" if place in ("T4", "own4") else "[:500]") if scale else ("human", "[:10]")
     assert (data["eval_split"], data["index"]) == expected
 
 

@@ -21,6 +21,7 @@ CELLS = ROOT / "armory_mdnf" / "evaluation" / "cells.json"
 Block = dict[str, Any]
 
 # Where each cell stands in the paper: T2, T3, T4 its tables, "text" its text, "own" nowhere; "." is no file.
+# "own4": nowhere, over the utterances of Table 4.
 # none_mg, none_wg and none_hg are the controls that the paper lacks: what fine-tuning does without the vocoder.
 # none_100 is the undefended recogniser over the 100 utterances of Table 4.
 BUNDLED = """
@@ -61,9 +62,14 @@ pgd_l2_0.5            T2    .        T2    T2    T2       .             T4      
 pgd_linf              T2    own      T2    T2    T2       text          T4        T4    T4
 pgd_linf_0.005        T2    .        T2    T2    T2       .             T4        T4    T4
 pgd_l2_ours           .     .        .     .     T2       .             .         .     .
+pgd_l2_published      .     .        .     .     own      own           .         own4  own4
+pgd_linf_published    .     .        .     .     own      own           .         own4  own4
 pgd_l2_250_steps      .     .        .     .     text     .             .         .     .
 pgd_l2_500_steps      .     .        .     .     text     .             .         .     .
-eot_l2                .     .        .     .     text     .             .         .     .
+eot_l2                .     .        .     .     text     .             .         own4  own4
+eot_l2_published      .     .        .     .     own      .             .         own4  own4
+eot20_l2              .     .        .     .     own      .             .         own4  own4
+eot20_l2_published    .     .        .     .     own      .             .         own4  own4
 snr20                 T3    .        T3    T3    T3       .             .         .     .
 snr30                 T3    .        T3    T3    T3       .             .         .     .
 snr40                 T3    .        T3    T3    T3       .             .         .     .
@@ -147,6 +153,9 @@ pgd_linf_ours         own         own
 pgd_linf_published    own         own
 pgd_linf_0.005_ours   own         own
 eot_l2                own         own
+eot_l2_published      own         own
+eot20_l2              own         own
+eot20_l2_published    own         own
 
                       whisper_v2  none_whisper_v2_mg  whisper_v2_rs  whisper_v2_mg  whisper_v2_mg_mdnf
 benign                own         own                 own            own            own
@@ -159,6 +168,9 @@ pgd_l2_published      .        own         .           own              .       
 pgd_linf_ours         own      own         own         own              own         own
 pgd_linf_published    .        own         .           own              .           own
 eot_l2                .        own         .           own              .           own
+eot_l2_published      .        .           .           own              .           own
+eot20_l2              .        .           .           own              .           own
+eot20_l2_published    .        .           .           own              .           own
 noise_l2              own      .           own         own              own         own
 """
 
@@ -433,7 +445,7 @@ SCALES: dict[str, tuple[str, Block, str, str | None, bool, Block]] = {
     ),
 }  # fmt: skip
 SCALES = {scale: (with_twins(table), *rest) for scale, (table, *rest) in SCALES.items()}
-TABLE_4 = "[:100]"
+TABLE_4, OF_TABLE_4 = "[:100]", ("T4", "own4")
 
 
 def cells(table: str) -> Iterator[tuple[str, str, str]]:
@@ -453,11 +465,12 @@ def describe(system: str, threat: str, place: str, scale: str) -> str:
     """What it is, and which cell of the paper."""
     (title, row, *_), (attack, column, _) = SYSTEMS[system], THREATS[threat]
     against = f" against {attack}" if attack else ", no attack (sysconfig.skip_attack; the attack block takes no step)"
-    cell = {"text": f"text, {row}, {column}", "own": f"not in the paper, {row}, {column}"}.get(
+    own = f"not in the paper, {row}, {column}"
+    cell = {"text": f"text, {row}, {column}", "own": own, "own4": own}.get(
         place, f"Table {place[1:]}, row {row}, column {column}"
     )
     if scale:
-        cell += f", {100 if place == 'T4' else 500} utterances of LibriSpeech test-clean"
+        cell += f", {100 if place in OF_TABLE_4 else 500} utterances of LibriSpeech test-clean"
     return f"{title}{against}: {cell}"
 
 
@@ -467,7 +480,7 @@ def make(system: str, threat: str, place: str, scale: str) -> Block:
     _, _, recogniser, defence, options = SYSTEMS[system]
     module, name, kwargs = THREATS[threat][2]
     data = data | {"module": "armory_mdnf.plugin.datasets", "framework": "numpy", "batch_size": 1}
-    if scale and place == "T4":
+    if scale and place in OF_TABLE_4:
         data["index"] = TABLE_4
     attack: Block = {"module": module, "name": name, "knowledge": "white", "use_label": False, "kwargs": kwargs}
     if kwargs["targeted"]:

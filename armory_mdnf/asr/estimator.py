@@ -24,10 +24,9 @@ from armory_mdnf.asr.preprocessing import Chain, Draws, select
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.errors import AudioError, OptionError, TranscriptError, choices, refuse_unknown
-from armory_mdnf.options import all_or_none
+from armory_mdnf.options import GRADIENTS, all_or_none
 
 REDUCTIONS = ("none", "sum", "mean")
-GRADIENTS = ("exact", "published")
 
 
 class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, PyTorchEstimator):

@@ -27,6 +27,7 @@ from armory_mdnf.audio.noise import normal, stream
 from armory_mdnf.errors import AttackError, AudioError, OptionError, TranscriptError, choices, quoted, refuse_unknown
 from armory_mdnf.options import (
     FLAG,
+    GRADIENTS,
     POSITIVE,
     all_or_none,
     as_whole,
@@ -40,7 +41,6 @@ from armory_mdnf.options import (
 
 NORMS = ("l2", "linf", "snr")
 KEEP = ("last", "best")
-GRADIENTS = ("exact", "published")
 BATCH_SECONDS = 64.0
 
 
@@ -166,7 +166,8 @@ class PGD(RecognizerAttack):
     ``max_iter=1`` with "linf" and ``step_fraction=1`` is FGSM.
     ``eot_draws``: draws of the defences' noise whose mean gradient is followed, anew at each step unless ``eot_fresh``
     is False. ``gradient``: "exact", or "published", which takes the loss at one draw and pulls its gradient back
-    through another, as the authors' files do; with EOT, the mean of so many pairs.
+    through another, as the authors' files do; with EOT, the mean of so many pairs. The estimator's option of that name
+    is for others' attacks, which ask it for the gradient: these do not.
     ``random_start`` and ``restarts``, ``keep`` ("last" or "best" iterate), ``selection_draws`` and
     ``stop_on_success`` (targeted only): :class:`armory_mdnf.attacks.pgd.Descent`.
     ``batch_seconds``: audio of a batch whose gradient is computed at once, padding and its draws included, but not what
@@ -238,8 +239,9 @@ class CarliniWagner(RecognizerAttack):
 
     ``eps`` and ``learning_rate`` (the step) in full-scale samples. Every ``num_iter_decrease_eps`` iterations the bound
     of an utterance that is understood as its target shrinks by ``decrease_factor_eps``. The defaults are the paper's;
-    option names are those of ART's ``CarliniWagnerASR``. ``targeted`` is for Armory, which asks for it, and must be
-    True. Raises :class:`OptionError` for options outside their range.
+    option names are those of ART's ``CarliniWagnerASR``. ``eot_draws`` and ``gradient`` as those of :class:`PGD`: the
+    mean of several draws of the defences' noise, and the published gradient. ``targeted`` is for Armory, which asks for
+    it, and must be True. Raises :class:`OptionError` for options outside their range.
     """
 
     estimator: InitVar[Any] = field()
@@ -249,9 +251,11 @@ class CarliniWagner(RecognizerAttack):
     decrease_factor_eps: float = option(0.8, POSITIVE)
     num_iter_decrease_eps: int = option(10, count(1))
     targeted: bool = option(True, FLAG)
+    eot_draws: int = option(1, count(1))
     batch_seconds: float = option(BATCH_SECONDS, POSITIVE)
     seed: int = option(0, count(0))
     verbose: bool = option(False, FLAG)
+    gradient: str = option("exact", one_of(GRADIENTS))
 
     def _check_params(self) -> None:
         check_options(self)
@@ -260,9 +264,18 @@ class CarliniWagner(RecognizerAttack):
         if self.decrease_factor_eps >= 1:
             raise OptionError(f"expected decrease_factor_eps below 1, got {quoted(self.decrease_factor_eps)}")
 
+    @property
+    def rows(self) -> int:
+        return self.eot_draws if self.estimator.stochastic else 1
+
     def attack(self, batch: Batch) -> Tensor:
         shrinking = ShrinkingBound(
-            self.eps, self.learning_rate, self.max_iter, self.decrease_factor_eps, self.num_iter_decrease_eps
+            self.eps,
+            self.learning_rate,
+            self.max_iter,
+            self.decrease_factor_eps,
+            self.num_iter_decrease_eps,
+            LossGradient(self.eot_draws, published=self.gradient == "published"),
         )
         return shrinking(self.estimator, batch)
 

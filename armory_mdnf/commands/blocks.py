@@ -10,7 +10,7 @@ from typing import Any
 
 from armory_mdnf.errors import OptionError, choices, quoted
 from armory_mdnf.files.strict_json import read_json
-from armory_mdnf.options import count, number
+from armory_mdnf.options import GRADIENTS, count, number
 from armory_mdnf.runner.config import check_block, within
 
 Block = dict[str, Any]
@@ -92,6 +92,7 @@ def attack_block(
     snr_db: float | None = None,
     steps: int | None = None,
     eot: int = 1,
+    gradient: str = "exact",
     targeted: bool = False,
     seed: int = 0,
 ) -> Block:
@@ -105,8 +106,8 @@ def attack_block(
     carlini_wagner = name == "cw"
     if carlini_wagner and not targeted:
         raise OptionError("--attack cw is targeted: expected a target")
-    if carlini_wagner and eot != 1:
-        raise OptionError(f"--eot averages the gradients of pgd and fgsm, not of {name}")
+    if gradient not in GRADIENTS:
+        raise OptionError(f"--gradient: {choices(gradient, GRADIENTS, 'gradient')}")
     for option, value in (("eps", eps), ("snr_db", snr_db), ("steps", steps), ("eot", eot)):
         if value is None:
             continue
@@ -116,7 +117,8 @@ def attack_block(
         KINDS[option].check(value, flag)
     given = {"eps": eps, "snr_db": snr_db, "max_iter": steps}
     kwargs |= {option: value for option, value in given.items() if value is not None}
-    kwargs |= {"targeted": targeted, "seed": seed} | ({} if carlini_wagner else {"eot_draws": eot})
+    kwargs |= {"targeted": targeted, "seed": seed} | ({} if carlini_wagner and eot == 1 else {"eot_draws": eot})
+    kwargs |= {} if gradient == "exact" else {"gradient": gradient}
     return {
         "module": "armory_mdnf.attacks",
         "name": "CarliniWagner" if carlini_wagner else "PGD",

@@ -46,6 +46,8 @@ def add_attack(parser: argparse.ArgumentParser, *others: str) -> None:
     add("--snr-db", type=float, metavar="D", help="bound of pgd-snr in decibels (default: the paper's)")
     add("--steps", type=int, metavar="N", help="iterations (default: the paper's)")
     add("--eot", type=int, default=1, metavar="K", help="noise draws whose mean gradient is followed (default 1)")
+    text = "exact, or published: the loss at one draw, pulled back through another (default: exact)"
+    add("--gradient", default="exact", metavar="NAME", help=text)
 
 
 def add_piece_seconds(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +69,7 @@ def chosen_attack(args: argparse.Namespace, targeted: bool) -> Block:
         snr_db=args.snr_db,
         steps=args.steps,
         eot=args.eot,
+        gradient=args.gradient,
         targeted=targeted,
         seed=args.seed,
     )

@@ -13,6 +13,7 @@ from armory_mdnf.evaluation.tables import PAPER, markdown, paper_rate, rate, siz
 from armory_mdnf.metrics.intervals import Interval
 
 Pair = tuple[str, str, str]
+SAME, WEAKER = "the same, by the published gradient", "is the published gradient weaker?"
 
 
 def _with_its_noise(name: str, defended: str, undefended: str, threat: str) -> tuple[Pair, ...]:
@@ -35,17 +36,17 @@ def _fine_tuning_apart(name: str, defended: str, undefended: str, threat: str = 
     )
 
 
-def _by_both_gradients(name: str, defended: str, undefended: str) -> tuple[Pair, ...]:
-    """The same under l2 1.5, the noise attacked by the exact gradient and by the published one."""
-    helps, flooded_helps, adds = _with_its_noise(name, defended, undefended, "pgd_l2_ours")
-    published, same = f"{defended}_mdnf_pgd_l2_published", "the same, by the published gradient"
+def _by_both_gradients(name: str, defended: str, undefended: str, norm: str = "l2") -> tuple[Pair, ...]:
+    """The same under one norm's bound, the noise attacked by the exact gradient and by the published one."""
+    helps, flooded_helps, adds = _with_its_noise(name, defended, undefended, f"pgd_{norm}_ours")
+    published = f"{defended}_mdnf_pgd_{norm}_published"
     return (
         helps,
         flooded_helps,
-        (same, published, flooded_helps[2]),
+        (SAME, published, flooded_helps[2]),
         adds,
-        (same, published, adds[2]),
-        ("is the published gradient weaker?", published, adds[1]),
+        (SAME, published, adds[2]),
+        (WEAKER, published, adds[1]),
     )
 
 
@@ -55,51 +56,43 @@ LIBRISPEECH = (
     ("is a recogniser that hears better harder to attack?", "whisper_v2_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does RS help?", "whisper_v2_rs_pgd_l2_ours", "whisper_v2_pgd_l2_ours"),
     *_with_its_noise("MG", "whisper_v2_mg", "whisper_v2", "pgd_l2_ours"),
-    ("does MG help?", "whisper_mg_pgd_l2_ours", "whisper_pgd_l2_ours"),
-    ("does MG help?", "whisper_mg_pgd_linf_ours", "whisper_pgd_linf_ours"),
-    ("does MG-MDNF help?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_pgd_l2_ours"),
-    ("does MG-MDNF help?", "whisper_mg_mdnf_pgd_linf_ours", "whisper_pgd_linf_ours"),
+    *(pair for norm in ("l2", "linf") for pair in _by_both_gradients("MG", "whisper_mg", "whisper", norm)),
     *_fine_tuning_apart("MG", "whisper_mg", "whisper"),
     *_fine_tuning_apart("MG", "whisper_mg", "whisper", "pgd_linf_ours"),
     *_fine_tuning_apart("HG", "whisper_hg", "whisper"),
     ("does WG help, the fine-tuning for MG apart?", "whisper_wg_pgd_l2_ours", "none_whisper_mg_pgd_l2_ours"),
     ("does WG-MDNF help, the fine-tuning for MG apart?", "whisper_wg_mdnf_pgd_l2_ours", "none_whisper_mg_pgd_l2_ours"),
-    ("does the noise add to MG?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_mg_pgd_l2_ours"),
-    ("does the noise add to MG?", "whisper_mg_mdnf_pgd_linf_ours", "whisper_mg_pgd_linf_ours"),
+    *(
+        (question, f"whisper_mg_mdnf_flat_pgd_{norm}_{gradient}", f"whisper_mg_pgd_{norm}_ours")
+        for norm in ("l2", "linf")
+        for question, gradient in (("does flat noise add to MG?", "ours"), (SAME, "published"))
+    ),
     ("the curve or flat noise?", "whisper_mg_mdnf_pgd_l2_ours", "whisper_mg_mdnf_flat_pgd_l2_ours"),
     ("the curve or flat noise?", "whisper_mg_mdnf_pgd_linf_ours", "whisper_mg_mdnf_flat_pgd_linf_ours"),
     ("a curve of one's own, or the published one?", "whisper_mg_mdnf_anew_pgd_l2_ours", "whisper_mg_mdnf_pgd_l2_ours"),
     ("does that noise add to MG?", "whisper_mg_mdnf_anew_pgd_l2_ours", "whisper_mg_pgd_l2_ours"),
-    ("is the published gradient weaker?", "whisper_mg_mdnf_pgd_l2_published", "whisper_mg_mdnf_pgd_l2_ours"),
-    ("is the published gradient weaker?", "whisper_mg_mdnf_pgd_linf_published", "whisper_mg_mdnf_pgd_linf_ours"),
-    ("is the published gradient weaker?", "whisper_mg_mdnf_flat_pgd_l2_published", "whisper_mg_mdnf_flat_pgd_l2_ours"),
-    (
-        "is the published gradient weaker?",
-        "whisper_mg_mdnf_flat_pgd_linf_published",
-        "whisper_mg_mdnf_flat_pgd_linf_ours",
+    *(
+        (WEAKER, f"whisper_mg_mdnf_flat_pgd_{norm}_published", f"whisper_mg_mdnf_flat_pgd_{norm}_ours")
+        for norm in ("l2", "linf")
     ),
     ("is EOT 5 stronger?", "whisper_mg_mdnf_eot_l2", "whisper_mg_mdnf_pgd_l2_ours"),
     ("does the noise add to MG, against EOT 5?", "whisper_mg_mdnf_eot_l2", "whisper_mg_pgd_l2_ours"),
     ("is EOT 20 stronger?", "whisper_mg_mdnf_eot20_l2", "whisper_mg_mdnf_pgd_l2_ours"),
-    ("does HG help?", "whisper_hg_pgd_l2_ours", "whisper_pgd_l2_ours"),
-    ("does HG-MDNF help?", "whisper_hg_mdnf_pgd_l2_ours", "whisper_pgd_l2_ours"),
-    ("the same, by the published gradient", "whisper_hg_mdnf_pgd_l2_published", "whisper_pgd_l2_ours"),
+    *_by_both_gradients("HG", "whisper_hg", "whisper"),
     ("RS or HG-MDNF?", "whisper_rs_pgd_l2_ours", "whisper_hg_mdnf_pgd_l2_ours"),
-    ("does the noise add to HG?", "whisper_hg_mdnf_pgd_l2_ours", "whisper_hg_pgd_l2_ours"),
-    ("the same, by the published gradient", "whisper_hg_mdnf_pgd_l2_published", "whisper_hg_pgd_l2_ours"),
-    ("is the published gradient weaker?", "whisper_hg_mdnf_pgd_l2_published", "whisper_hg_mdnf_pgd_l2_ours"),
     ("is EOT 5 stronger?", "whisper_hg_mdnf_eot_l2", "whisper_hg_mdnf_pgd_l2_ours"),
+    ("does the noise add to HG, against EOT 5?", "whisper_hg_mdnf_eot_l2", "whisper_hg_pgd_l2_ours"),
     *_by_both_gradients("HG", "tiny_en_hg", "tiny_en"),
     ("does MG-MDNF help?", "tiny_en_mg_mdnf_pgd_l2_ours", "tiny_en_pgd_l2_ours"),
     ("does RS help?", "tiny_en_rs_pgd_l2_ours", "tiny_en_pgd_l2_ours"),
+    *_by_both_gradients("WG", "whisper_wg", "whisper"),
+    (WEAKER, "whisper_wg_pgd_l2_published", "whisper_wg_pgd_l2_ours"),
+    ("does WG help, by the published gradient?", "whisper_wg_pgd_l2_published", "whisper_pgd_l2_ours"),
+    ("does the noise add to it, by the same?", "whisper_wg_mdnf_pgd_l2_published", "whisper_wg_pgd_l2_published"),
     *(
         pair
-        for threat in ("pgd_l2", "pgd_linf", "pgd_l2_1.0", "pgd_l2_0.5", "pgd_linf_0.005")
+        for threat in ("pgd_linf", "pgd_l2_1.0", "pgd_l2_0.5", "pgd_linf_0.005")
         for pair in _with_its_noise("WG", "whisper_wg", "whisper", f"{threat}_ours")
-    ),
-    *(
-        ("is the published gradient weaker?", f"whisper_{name}_pgd_l2_published", f"whisper_{name}_pgd_l2_ours")
-        for name in ("wg", "wg_mdnf")
     ),
     *(("is EOT 5 stronger?", f"whisper_{name}_eot_l2", f"whisper_{name}_pgd_l2_ours") for name in ("wg", "rs")),
     ("does RS help, against EOT 5?", "whisper_rs_eot_l2", "whisper_pgd_l2_ours"),
@@ -125,9 +118,11 @@ BUNDLED = (
         for name, system in (("MG", "mg"), ("HG", "hg"))
         for pair in (
             *_by_both_gradients(name, system, "none"),
+            ("is it the attack, or any noise?", f"{system}_noise_l2", f"{system}_pgd_l2_ours"),
             ("is it the attack, or any noise?", f"{system}_mdnf_noise_l2", f"{system}_mdnf_pgd_l2_ours"),
         )
     ),
+    ("is it the attack, or any noise?", "none_noise_l2", "none_pgd_l2_ours"),
     ("does RS help?", "rs_pgd_l2_ours", "none_pgd_l2_ours"),
     ("RS or HG-MDNF?", "rs_pgd_l2_ours", "hg_mdnf_pgd_l2_ours"),
     ("is EOT 5 stronger?", "rs_eot_l2", "rs_pgd_l2_ours"),
