@@ -97,7 +97,9 @@ def shown(text: object, limit: int = 120) -> str:
 
 def cause(error: BaseException, limit: int = 200) -> str:
     """What another error says, on one line, escaped and cut; its class before it unless it is one of ours."""
-    known = isinstance(error, (ArmoryMdnfError, OSError)) or all(isinstance(a, (str, bytes)) for a in error.args)
+    # libsndfile's holds a code and the file, and says why in its text alone.
+    known = isinstance(error, (ArmoryMdnfError, OSError)) or type(error).__name__ == "LibsndfileError"
+    known = known or all(isinstance(a, (str, bytes)) for a in error.args)
     text = (str(error) if known or isinstance(error, UnicodeError) else quoted(error.args, limit + 1))[: 3 * limit + 1]
     line = " ".join(text.split())
     line = line if line.isprintable() else ascii(line)[1:-1]

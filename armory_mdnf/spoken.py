@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 from armory_mdnf.errors import TranscriptError
 
@@ -20,7 +21,21 @@ _TYPOGRAPHIC = str.maketrans(
     | dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a", '"')
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
 )
+_WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,3}|[0-9]+)"
 _THOUSANDS = re.compile(r"\b[0-9]{1,3}(?:,[0-9]{3}){1,3}\b")
+# Not what follows a sign of money, and not one of three numbers with points between them, such as a date.
+_DECIMAL = re.compile(rf"(?<![0-9.,$\u00a3\u20ac])({_WHOLE})\.([0-9]+)(?![0-9]|[.,][0-9])")
+_ORDINAL = re.compile(rf"\b({_WHOLE})(?:ST|ND|RD|TH)\b", re.IGNORECASE)
+_DECADE = re.compile(r"\b([0-9]{2,4})'?S\b", re.IGNORECASE)
+_ORDINALS = {
+    "ONE": "FIRST",
+    "TWO": "SECOND",
+    "THREE": "THIRD",
+    "FIVE": "FIFTH",
+    "EIGHT": "EIGHTH",
+    "NINE": "NINTH",
+    "TWELVE": "TWELFTH",
+}
 
 
 def number_words(n: int) -> str:
@@ -65,12 +80,30 @@ def read_numbers(text: str) -> str:
     """Spell out the numbers.
 
     A cardinal up to four digits or with commas after the thousands; digit by digit beyond that or after a leading zero.
+    Ordinals, decimals and plurals: 21ST -> TWENTY FIRST, 3.5 -> THREE POINT FIVE, 20S -> TWENTIES.
     """
+    text = _DECIMAL.sub(lambda match: f" {_number(match[1])} POINT {digit_words(match[2])} ", text)
+    text = _ORDINAL.sub(lambda match: _last_word(_number(match[1]), _ordinal), text)
+    text = _DECADE.sub(lambda match: _last_word(_number(match[1]), _plural), text)
     text = _THOUSANDS.sub(lambda match: number_words(int(match.group().replace(",", ""))), text)
-    return re.sub(r"[0-9]+", _read, text)
+    return re.sub(r"[0-9]+", lambda match: f" {_number(match.group())} ", text)
 
 
-def _read(match: re.Match[str]) -> str:
-    digits = match.group()
+def _number(digits: str) -> str:
+    if "," in digits:
+        return number_words(int(digits.replace(",", "")))
     one_by_one = (len(digits) > 1 and digits[0] == "0") or len(digits) > 4
-    return f" {digit_words(digits) if one_by_one else number_words(int(digits))} "
+    return digit_words(digits) if one_by_one else number_words(int(digits))
+
+
+def _last_word(words: str, change: Callable[[str], str]) -> str:
+    *head, last = words.split()
+    return " ".join([*head, change(last)])
+
+
+def _ordinal(word: str) -> str:
+    return _ORDINALS.get(word) or (f"{word[:-1]}IETH" if word.endswith("Y") else f"{word}TH")
+
+
+def _plural(word: str) -> str:
+    return f"{word[:-1]}IES" if word.endswith("Y") else f"{word}ES" if word.endswith("X") else f"{word}S"

@@ -12,7 +12,7 @@ from conftest import MELGAN, RECIPE, ragged_array, speechlike
 
 from armory_mdnf.audio import noise, ragged
 from armory_mdnf.audio.mel import MelRecipe
-from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing
+from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing, WaveformDefense
 from armory_mdnf.errors import AudioError, OptionError
 from armory_mdnf.vocoders import Vocoder, make_vocoder, save_vocoder
 
@@ -403,6 +403,58 @@ def test_noise_streams_do_not_touch_the_global_generator(defense, utterances):
     defense(utterances[1])
     assert torch.equal(torch.rand(1), expected)
     assert isinstance(defense.noise, noise.NoiseSource)
+
+
+# A defence of somebody else.
+
+
+class Made(WaveformDefense):
+    """Gives what it is told to make of the audio."""
+
+    def __init__(self, change, **options):
+        super().__init__(**options)
+        self.change = change
+
+    def defend(self, x, lengths, streams):
+        return self.change(x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[0], r"expected shape \(2, 800\), got \(800,\)"),  # would be broadcast: both heard as the first
+        (lambda x: x[:, :-1], r"expected shape \(2, 800\), got \(2, 799\)"),
+        (lambda x: (32768 * x).short(), "expected a tensor of float samples, got torch.int16"),
+        (lambda x: x > 0, "expected a tensor of float samples, got torch.bool"),
+        (lambda x: torch.complex(x, x), "expected a tensor of float samples, got torch.complex64"),
+        (lambda x: x.detach().numpy(), "expected a tensor of float samples, got ndarray"),
+        (lambda x: None, "expected a tensor of float samples, got NoneType"),
+        (lambda x: (x, 1), "expected a tensor of float samples, got tuple"),
+    ],
+)
+def test_what_a_defence_gives_is_checked(change, message):
+    defence, x = Made(change, **CPU), speechlike(1600).reshape(2, 800)
+    for call in (defence, lambda x: defence.forward(torch.from_numpy(x)), lambda x: defence.estimate_gradient(x, x)):
+        with pytest.raises(AudioError, match=f"^Made.defend: {message}"):
+            call(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_defence_may_give_another_precision(dtype):
+    x = speechlike(800)
+    np.testing.assert_allclose(Made(lambda x: x.to(dtype), **CPU)(x)[0], x, atol=1e-3)
+
+
+def test_a_defence_that_does_not_call_the_constructor_above_it_is_named():
+    class Forgets(WaveformDefense):
+        def __init__(self):
+            self.depth = 8
+
+        def defend(self, x, lengths, streams):
+            return x
+
+    with pytest.raises(OptionError, match=r"^Forgets: expected its __init__ to call super\(\).__init__"):
+        Forgets()
 
 
 # A vocoder of somebody else.

@@ -247,6 +247,15 @@ def test_the_comparison_says_what_the_numbers_mean(runs) -> None:
     assert "NO DEFENCE (2) has as many errors as NO DEFENCE (1); of 4 words said, as many are wrong or missing." in same
 
 
+def test_an_attack_that_changed_nothing_is_no_defence(runs) -> None:
+    first, second = runs
+    still = tuple(replace(o, l2=0.0, linf=0.0, snr_db=None) for o in second.outcomes)
+    text = comparison.side_by_side(first, replace(second, outcomes=still))
+    assert "changed no sample of any utterance (l2 0), as one of no steps does, or one whose gradient is zero" in text
+    moved = (still[0], replace(still[1], l2=1.0))
+    assert "changed no sample" not in comparison.side_by_side(first, replace(second, outcomes=moved))
+
+
 def test_words_that_nobody_said_are_told_from_those_that_were_lost(runs) -> None:
     first, second = runs
     loud = replace(second.outcomes[0], adversarial="X Y Z " * 40)

@@ -25,7 +25,7 @@ from armory_mdnf.attacks.evasion import RecognizerAttack
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import bundled, bundled_split
 from armory_mdnf.defenses import RandomizedSmoothing, WaveformDefense
-from armory_mdnf.errors import OptionError, TranscriptError
+from armory_mdnf.errors import AudioError, BundleError, OptionError, TranscriptError
 from armory_mdnf.evaluation.records import LeftOut
 from armory_mdnf.plugin.datasets import dataset
 from armory_mdnf.runner.components import make_defense, make_estimator
@@ -34,6 +34,7 @@ from armory_mdnf.runner.named import files_of
 
 GERMAN = TokenVocabulary({token: i for i, token in enumerate(["<pad>", "|", *"abcdefghijklmnopqrstuvwxyzäöüß"])}, 0)
 CPU = {"device_type": "cpu"}
+ONE = Utterance("one", Path("one.wav"), "ONE WORD", "", 1.0)
 
 
 class Toy(CTCRecognizer):
@@ -53,6 +54,60 @@ class Toy(CTCRecognizer):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return nn.functional.conv1d(x[:, None], self.weight, stride=160).transpose(1, 2), self.out_frames(lengths)
+
+
+class Told(Toy):
+    """Gives what it is told to make of its logits and frames."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Any:
+        return self.change(*super().forward(x, lengths))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda logits, frames: (logits[..., :20], frames), r"float logits of shape \(2, frames, 29\), got .* 20\)"),
+        (lambda logits, frames: (logits.transpose(0, 1), frames), r"of shape \(2, frames, 29\)"),
+        (lambda logits, frames: (logits.transpose(1, 2), frames), r"of shape \(2, frames, 29\)"),
+        (lambda logits, frames: (logits[0], frames), r"of shape \(2, frames, 29\)"),
+        (lambda logits, frames: (logits.long(), frames), "got torch.int64"),
+        (lambda logits, frames: logits, "expected two tensors, logits and frames"),
+        (lambda logits, frames: (logits.detach().numpy(), frames), "expected two tensors, logits and frames"),
+        (lambda logits, frames: (logits, frames.tolist()), "expected two tensors, logits and frames"),
+        (lambda logits, frames: (logits, frames.float()), "whole numbers of frames"),
+        (lambda logits, frames: (logits, frames[:1]), "whole numbers of frames"),
+        (lambda logits, frames: (logits, frames + 9), "at most"),
+    ],
+)
+def test_scores_that_would_be_taken_for_others_are_refused(change: Any, why: str) -> None:
+    """A class that the head lacks has a finite loss, which torch does not check on a CPU."""
+    own = estimator(Told(change))
+    x = speechlike(6400).reshape(2, 3200)
+    for ask in (own.predict, lambda x: own.loss_gradient(x, ["ZZ", "Z"]), lambda x: own.compute_loss(x, ["ZZ", "Z"])):
+        with pytest.raises(AudioError, match=f"Told.forward: .*{why}"):
+            ask(x)
+
+
+def test_a_head_may_be_wider_than_its_vocabulary() -> None:
+    wide = Told(lambda logits, frames: (nn.functional.pad(logits, (0, 3), value=-9.0), frames))
+    assert len(estimator(wide).predict(speechlike(6400).reshape(2, 3200))) == 2
+
+
+def test_labels_of_several_characters_are_no_alphabet() -> None:
+    with pytest.raises(OptionError, match="alphabet of single characters"):
+        Alphabet(["_", "TH", "E"])  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match=r"tokens of one character, found 'ing' \(and 1 more\)"):
+        TokenVocabulary({"<pad>": 0, "|": 1, "a": 2, "th": 3, "ing": 4, "[UNK]": 5}, 0)
+
+
+@pytest.mark.parametrize("model", [nn.Linear(1, 1), None, 3])
+def test_what_is_no_recogniser_is_named(model: Any) -> None:
+    with pytest.raises(OptionError, match="expected a SpeechRecognizer, or a name or a path, as model, got"):
+        RecognizerEstimator(model, **CPU)
 
 
 class Beam(Toy):
@@ -187,6 +242,29 @@ def test_every_bundled_reference_can_be_written(weights: str) -> None:
 def punctuated(split: str) -> list[Utterance]:
     first, *others = bundled_split("human")[:3]
     return [replace(first, transcript=f"{first.transcript}."), *others]
+
+
+@pytest.mark.parametrize(
+    ("listing", "why"),
+    [
+        (lambda split: [], "expected utterances in split 'x', found none"),
+        (lambda split: {}["x"], "cannot list the utterances of 'x': KeyError"),
+        (lambda split: ["a.wav"], "utterance 0 of 'x': expected an armory_mdnf.data.bundled.Utterance, found 'a.wav'"),
+        (lambda split: [replace(ONE, path="a.wav")], "expected path as a pathlib.Path, found 'a.wav'"),
+        (lambda split: [ONE, replace(ONE, transcript=None)], "utterance 1 of 'x': expected transcript as text"),
+        (lambda split: [replace(ONE, transcript=" ")], "expected transcript as text with words, found ' '"),
+        (lambda split: [replace(ONE, duration_s=None)], "expected duration_s as a number above 0, found None"),
+        (lambda split: [replace(ONE, duration_s=0.0)], "expected duration_s as a number above 0, found 0.0"),
+    ],
+)
+def test_a_list_of_ones_own_is_held_to_what_one_has_to_be(listing: Any, why: str) -> None:
+    with pytest.raises(OptionError, match=f"<lambda>: .*{why}"):
+        dataset(listing).choose("x")
+
+
+def test_a_list_of_ones_own_may_be_any_iterable_and_name_problems() -> None:
+    broken = replace(ONE, transcript="", duration_s=0.0, problem="cut off")
+    assert dataset(lambda split: iter([ONE, broken])).choose("x") == [(0, ONE), (1, broken)]
 
 
 def test_data_of_ones_own_are_held_to_it_by_every_command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -194,6 +195,22 @@ def test_a_metric_of_others_that_fails_is_named(weights: str) -> None:
         OptionError, match=r"metric\.perturbation: mine\.si_sdr cannot be used: ZeroDivisionError: silence"
     ):
         evaluation([(3, held(speechlike(8000)))])
+
+
+def test_the_code_that_defines_what_a_module_hands_on_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "package_of_mine").mkdir()
+    for name, text in {
+        "__init__": "from package_of_mine.inner import Made, made",
+        "base": "class Base: pass",
+        "inner": "from package_of_mine.base import Base\nclass Made(Base): pass\ndef made(): pass",
+    }.items():
+        (tmp_path / "package_of_mine" / f"{name}.py").write_text(text)
+    blocks = [{"module": "package_of_mine", "name": name} for name in ("Made", "made", "absent")]
+    importlib.import_module("package_of_mine")
+    parts = ["", *(f"package_of_mine{end}" for end in ("", ".inner", ".base"))]
+    for block, known in zip(blocks, (parts, parts[:3], parts[:2]), strict=True):
+        assert set(code_of([block])) == {"armory_mdnf", *known[1:]}
 
 
 def test_the_code_of_metrics_and_of_user_init_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,33 @@ def value(text: str) -> int:
     return total + group
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("the 1st of May", "THE FIRST OF MAY"),
+        ("2nd 3rd 5TH 12th 21st 30th", "SECOND THIRD FIFTH TWELFTH TWENTY FIRST THIRTIETH"),
+        ("the 1,000th and 9th Ave", "THE ONE THOUSANDTH AND NINTH AVE"),
+        ("St. Ives, 4 sts", "SAINT IVES FOUR STS"),
+        ("3.5 keys.", "THREE POINT FIVE KEYS"),
+        ("0.05 or 1,000.50", "ZERO POINT ZERO FIVE OR ONE THOUSAND POINT FIVE ZERO"),
+        ("in 1984. 5 men", "IN ONE THOUSAND NINE HUNDRED EIGHTY FOUR FIVE MEN"),
+        ("1.5.2 on 1.10.20", "ONE FIVE TWO ON ONE TEN TWENTY"),
+        ("the 20s, '60s", "THE TWENTIES SIXTIES"),
+    ],
+)
+def test_ordinals_decimals_and_decades_are_read(written, read):
+    assert normalise(written) == read
+    assert normalise(read) == read
+
+
+@given(st.integers(1, 9999))
+def test_an_ordinal_differs_from_its_number_in_the_last_word(n):
+    ordinal, number = normalise(f"{n}th").split(), number_words(n).split()
+    assert ordinal[:-1] == number[:-1]
+    assert ordinal[-1] != number[-1]
+    assert ordinal[-1].endswith(("ST", "ND", "RD", "TH"))
+
+
 @given(st.integers(0, MAX_NUMBER))
 def test_number_words_say_the_number(n):
     assert value(number_words(n)) == n

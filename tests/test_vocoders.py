@@ -10,6 +10,7 @@ import torch
 from conftest import HIFIGAN, MELGAN, PARALLEL_WAVEGAN, RECIPE
 from foreign_files import within
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.audio.noise import stream
@@ -210,6 +211,17 @@ def test_too_short_an_utterance_is_refused_with_the_minimum(kind: str) -> None:
         vocoder.mel(x, torch.tensor([shortest - 1]))
     z = [torch.randn(int(RECIPE.frames(torch.tensor(shortest))) * RECIPE.hop)]
     assert resynthesize(vocoder, torch.randn(1, shortest), torch.tensor([shortest]), z).isfinite().all()
+
+
+@pytest.mark.parametrize("factor", [0.5, 2])
+def test_a_generator_of_another_length_is_told_in_a_batch_too(factor: float) -> None:
+    """Padded or cropped to that of the batch, an utterance would end in silence, or early."""
+    vocoder = tiny("melgan")
+    generate = vocoder.generate
+    vocoder.generate = lambda *args: nn.functional.interpolate(generate(*args), scale_factor=factor)  # type: ignore
+    frames = torch.tensor([20, 30])
+    with pytest.raises(AudioError, match=r"^vocoder MelGAN: expected shape \(1, 1, "):
+        vocoder.synthesize(torch.zeros(2, vocoder.recipe.n_mels, 30), frames)
 
 
 def test_wrong_shapes_and_noise_are_refused() -> None:

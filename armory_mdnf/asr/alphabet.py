@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from armory_mdnf.errors import OptionError, TranscriptError
+from armory_mdnf.errors import OptionError, TranscriptError, quoted
 
 ENGLISH = "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "
 
@@ -21,6 +21,8 @@ class Alphabet:
     _index: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not all(isinstance(c, str) and len(c) == 1 for c in self.labels):
+            raise OptionError(f"expected an alphabet of single characters, got {quoted(self.labels)}")
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
             raise OptionError(f"expected an alphabet of at least two different characters, got {self.labels!r}")
         object.__setattr__(self, "_index", {c: i for i, c in enumerate(self.labels) if i})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from armory_mdnf.asr.ctc import check_targets, ctc_loss
 from armory_mdnf.asr.decoding import Labels, greedy_decode
 from armory_mdnf.audio import ragged
-from armory_mdnf.errors import AudioError, TranscriptError
+from armory_mdnf.errors import AudioError, TranscriptError, quoted
 
 Target = Sequence[int]
 """A transcript as classes of the recogniser: characters, or the tokens of a decoder."""
@@ -117,22 +117,44 @@ class CTCRecognizer(SpeechRecognizer):
     def check_targets(self, lengths: Sequence[int], targets: Sequence[Target]) -> None:
         check_targets(self.out_frames(torch.as_tensor(lengths)).tolist(), targets)
 
+    def scores(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` gives: logits (N, F, classes) and frames (N,).
+
+        Raises :class:`AudioError` for anything else, which the loss and the best path would take for something.
+        """
+        found, name = self(x, lengths), f"{type(self).__name__}.forward"
+        if not isinstance(found, tuple) or len(found) != 2 or not all(isinstance(part, Tensor) for part in found):
+            raise AudioError(f"{name}: expected two tensors, logits and frames, got {quoted(found)}")
+        logits, frames = found
+        n, classes = len(x), len(self.alphabet)
+        rows = logits.shape[:1] if logits.dim() == 3 and logits.shape[2] >= classes else ()
+        if not logits.is_floating_point() or tuple(rows) != (n,):
+            raise AudioError(
+                f"{name}: expected float logits of shape ({n}, frames, {classes}), got {logits.dtype} of shape "
+                f"{tuple(logits.shape)}"
+            )
+        if frames.shape != (n,) or frames.is_floating_point() or int(frames.max()) > logits.shape[1]:
+            raise AudioError(
+                f"{name}: expected whole numbers of frames, ({n},), at most {logits.shape[1]}, got {quoted(frames)}"
+            )
+        return logits, frames
+
     def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Target]) -> Tensor:
-        logits, frames = self(x, lengths)
+        logits, frames = self.scores(x, lengths)
         return ctc_loss(logits, frames, targets, self.alphabet.blank)
 
     def transcripts(self, x: Tensor, lengths: Tensor) -> list[str]:
-        logits, frames = self(x, lengths)
+        logits, frames = self.scores(x, lengths)
         return greedy_decode(logits, frames, self.alphabet)
 
     def losses_and_transcripts(self, x: Tensor, lengths: Tensor, targets: Sequence[Target]) -> tuple[Tensor, list[str]]:
         if not self.takes_best_path:
             return super().losses_and_transcripts(x, lengths, targets)
-        logits, frames = self(x, lengths)
+        logits, frames = self.scores(x, lengths)
         decoded = greedy_decode(logits.detach(), frames, self.alphabet)
         return ctc_loss(logits, frames, targets, self.alphabet.blank), decoded
 
     def probabilities(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Character probabilities (N, F, classes), and frames (N,)."""
-        logits, frames = self(x, lengths)
+        logits, frames = self.scores(x, lengths)
         return logits.softmax(-1), frames

@@ -61,6 +61,8 @@ class RecognizerEstimator(PytorchSpeechRecognizerMixin, SpeechRecognizerMixin, P
         if device_type not in ("cpu", "gpu"):
             raise OptionError(choices(device_type, ("cpu", "gpu"), "device_type"))
         self.gradient = gradient
+        if not isinstance(model, (SpeechRecognizer, str, os.PathLike)):
+            raise OptionError(f"expected a SpeechRecognizer, or a name or a path, as model, got {type(model).__name__}")
         self.weights_name = None if isinstance(model, SpeechRecognizer) else os.fspath(model)
         self._key: Key | None = None  # of the draws that nobody gives keys for, and how many it has given
         self._drawn = 0

@@ -128,7 +128,7 @@ class RecognizerAttack(EvasionAttack):
             x_adv = self.attack(Batch(audio, lengths, chosen, numbers))
             checks.check_batch(x_adv, audio.shape, type(self).__name__, AttackError)
             for i, u in zip(chunk, ragged.unpad(x_adv, lengths), strict=True):
-                results[i] = u.cpu().numpy()
+                results[i] = u.detach().cpu().numpy()
             bar.update(len(chunk))
         bar.close()
         return checks.restore(results, x, waveforms)

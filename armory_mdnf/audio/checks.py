@@ -98,15 +98,20 @@ def check_made(found: Any, samples: int, origin: str, error: type[ArmoryMdnfErro
 
 def check_batch(found: Any, shape: Sequence[int], origin: str, error: type[ArmoryMdnfError] = AudioError) -> None:
     """The same for the tensor that a component made of a padded batch, whose shape should be ``shape``."""
+    check_kind(found, shape, origin, error)
+    finite = found.detach().isfinite()
+    if not bool(finite.all()):
+        row, at = divmod(int(finite.int().argmin()), found.shape[1])
+        raise error(f"{origin}: expected finite samples, got {found[row, at].item()} at sample {at}")
+
+
+def check_kind(found: Any, shape: Sequence[int], origin: str, error: type[ArmoryMdnfError] = AudioError) -> None:
+    """The same, but for its samples: another shape would be broadcast, other numbers be heard as something else."""
     if not _is_tensor(found) or not found.is_floating_point():
         kind = f"{found.dtype}" if _is_tensor(found) else type(found).__name__
         raise error(f"{origin}: expected a tensor of float samples, got {kind}")
     if found.shape != tuple(shape):
         raise error(f"{origin}: expected shape {tuple(shape)}, got {tuple(found.shape)}")
-    finite = found.detach().isfinite()
-    if not bool(finite.all()):
-        row, at = divmod(int(finite.int().argmin()), found.shape[1])
-        raise error(f"{origin}: expected finite samples, got {found[row, at].item()} at sample {at}")
 
 
 def _rows(x: Any) -> list[Any]:

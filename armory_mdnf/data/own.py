@@ -72,7 +72,7 @@ def _find(place: Path) -> list[Utterance]:
         return _librispeech(place, found)
     if inner := [split for split in SPLITS if (place / split).is_dir()]:
         raise BundleError(f"{name} is a LibriSpeech: name one of its splits, as {shown(str(place / inner[0]), 200)}")
-    lists = [path for path in sorted(place.iterdir()) if path.suffix in LISTS]
+    lists = [path for path in sorted(place.iterdir()) if path.suffix.lower() in LISTS]
     if len(lists) > 1:
         raise BundleError(f"{name}: expected one list, found {', '.join(p.name for p in lists)}: name the one to use")
     if lists:
@@ -116,7 +116,13 @@ def _utterance(name: str, path: Path, text: str, speaker: str = "") -> Utterance
 
 
 def _sounds(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SOUNDS and path.is_file()]
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    sounds = [path for path in found if path.suffix.lower() in SOUNDS]
+    # A text without a recording in one of these formats: what has its name is one in another, or cannot be read.
+    lonely = {path.with_suffix("") for path in found if path.suffix in TEXT_FILES}
+    lonely -= {path.with_suffix("") for path in sounds}
+    others = [path for path in found if path.with_suffix("") in lonely and path.suffix not in TEXT_FILES]
+    return sorted([*sounds, *others])
 
 
 def _beside(folder: Path) -> Iterable[Utterance]:
@@ -142,7 +148,7 @@ def _beside(folder: Path) -> Iterable[Utterance]:
 
 
 def _list(path: Path) -> Iterable[Utterance]:
-    rows = list(_json_lines(path) if path.suffix == ".jsonl" else _table(path))
+    rows = list(_json_lines(path) if path.suffix.lower() == ".jsonl" else _table(path))
     columns = list(dict.fromkeys(key for _, row in rows for key in row))
     for known in (AUDIO, TEXT) if rows else ():
         _column(columns, known, str(path))
@@ -185,29 +191,27 @@ def _json_lines(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
 
 
 def _table(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    if path.suffix not in LISTS:
+    kind = path.suffix.lower()
+    if kind not in LISTS:
         raise BundleError(f"{shown(str(path), 200)}: expected a list ending in {', '.join(LISTS)}")
     text = io.StringIO(_lines(path), newline="")  # a quoted field may hold ends of lines
-    reader = csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    # Most TSVs quote nothing: a quote is a character of its text, and two of them are taken off what others quoted.
+    tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {}
+    reader = csv.DictReader(text, strict=True, **tabs)
     try:
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if any(row.pop(None, ())):
                 raise BundleError(f"{where}: more fields than the header: quote a text that has the delimiter")
-            if path.suffix == ".tsv":
-                _check_fields(row.values(), where)
-            yield reader.line_num, {key.strip(): value for key, value in row.items()}
+            yield reader.line_num, {_bare(key, tabs).strip(): _bare(value, tabs) for key, value in row.items()}
     except csv.Error as error:
         raise BundleError(f"{path}, line {reader.reader.line_num}: {cause(error)}") from error
 
 
-def _check_fields(fields: Iterable[str | None], where: str) -> None:
-    """Refuse a field of several lines or with a tab: most TSVs quote nothing, and a quote there joins two rows."""
-    joined = next((field for field in fields if field and set("\t\r\n") & set(field)), None)
-    if joined is not None:
-        raise BundleError(
-            f"{where}: expected fields of one line without tabs, found {quoted(joined)}: leave out its quotes"
-        )
+def _bare(value: Any, tabs: Mapping[str, Any]) -> Any:
+    """A field of a TSV without the quotes around it."""
+    wrapped = tabs and isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"'
+    return value[1:-1].replace('""', '"') if wrapped else value
 
 
 def _saved(folder: Path) -> Iterable[Utterance]:

@@ -38,7 +38,10 @@ class _NamesOptions(ABCMeta):
                 break  # it hands none on
         refuse_unknown(options, known, cls.__name__)
         with torch.inference_mode(False):  # what is made in the caller's would refuse gradients for ever
-            return super().__call__(*args, **options)
+            made = super().__call__(*args, **options)
+        if not hasattr(made, "noise"):
+            raise OptionError(f"{cls.__name__}: expected its __init__ to call super().__init__, which it does not")
+        return made
 
 
 class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
@@ -90,7 +93,7 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
         Shape: x (N, T), zero beyond lengths (N,) -> (N, T), likewise. Dtype and device are those of ``x``;
         inside, a defence with weights computes in their dtype.
         ``streams``, one per utterance, come from :meth:`draw`; by default the next N.
-        Raises :class:`AudioError` for another shape or dtype.
+        Raises :class:`AudioError` for another shape or dtype, of what is defended or of what :meth:`defend` gives.
         """
         if x.dim() != 2 or lengths.shape != x.shape[:1] or not x.is_floating_point():
             raise AudioError(
@@ -102,6 +105,7 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
         elif len(streams) != x.shape[0]:
             raise OptionError(f"expected {x.shape[0]} noise streams, one per utterance, got {len(streams)}")
         defended = self.defend(x.to(self.device, self.compute_dtype(x)), lengths.to(self.device), streams)
+        checks.check_kind(defended, x.shape, f"{type(self).__name__}.defend")
         return ragged.zero_beyond(defended.to(x), lengths)
 
     def set_params(self, **params: Any) -> None:

@@ -87,10 +87,16 @@ def _utterances(run: RunRecord) -> str:
 def attack_line(run: RunRecord) -> str:
     """Mean size of the perturbation, its SNR in dB with the range over the utterances."""
     snr = run.sizes(lambda o: o.snr_db)
+    l2 = run.sizes(lambda o: o.l2)
+    if l2 and not any(l2):
+        return (
+            "attack       changed no sample of any utterance (l2 0), as one of no steps does, or one whose gradient is "
+            "zero: see armory-mdnf audit"
+        )
     if not snr:
         return "attack       no utterance has an SNR that is known and finite"
     parts = [f"SNR {statistics.fmean(snr):.1f} dB (mean; {min(snr):.1f} to {max(snr):.1f})"]
-    for name, values in (("l2", run.sizes(lambda o: o.l2)), ("linf", run.sizes(lambda o: o.linf))):
+    for name, values in (("l2", l2), ("linf", run.sizes(lambda o: o.linf))):
         if values:
             parts.append(f"{name} {statistics.fmean(values):.3g}")
     return "attack       " + ", ".join(parts)

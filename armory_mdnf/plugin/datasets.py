@@ -6,6 +6,7 @@ Armory is imported when it asks for its generator, and not before: the native ru
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from armory_mdnf.data import selection
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.own import load_own
 from armory_mdnf.data.selection import SAMPLE_RATE_HZ, Index
-from armory_mdnf.errors import BundleError, OptionError, quoted
-from armory_mdnf.options import check_option, count
+from armory_mdnf.errors import ArmoryMdnfError, BundleError, OptionError, cause, quoted
+from armory_mdnf.options import check_option, count, number
 
 QUANTIZATION = 1 << 15  # 16-bit samples as integers
 
@@ -54,8 +55,25 @@ class Dataset:
 
         Raises :class:`OptionError` for an index that chooses nothing, and what the list raises.
         """
-        utterances = self.listing(split, strict)
+        utterances = self._listed(split, strict)
         return [(i, utterances[i]) for i in selection.positions(index, len(utterances))]
+
+    def _listed(self, split: str, strict: bool) -> list[Utterance]:
+        """The list, as what a function of somebody else's gives has to be. Raises :class:`OptionError` if it is not."""
+        try:
+            found = list(self.listing(split, strict))
+        except ArmoryMdnfError:
+            raise
+        except Exception as error:  # of somebody else's code
+            raise OptionError(
+                f"{self.__name__}: cannot list the utterances of {quoted(split)}: {cause(error)}"
+            ) from error
+        if not found:
+            raise OptionError(f"{self.__name__}: expected utterances in split {quoted(split)}, found none")
+        for i, utterance in enumerate(found):
+            if wrong := _unlike_an_utterance(utterance):
+                raise OptionError(f"{self.__name__}: utterance {i} of {quoted(split)}: expected {wrong}")
+        return found
 
     def __call__(
         self,
@@ -130,6 +148,21 @@ librispeech = Dataset(
     "test_clean",
     selection.split_size,
 )
+
+
+def _unlike_an_utterance(found: Any) -> str:
+    """What is expected of an utterance that a list has, where it is another; empty where nothing is wrong with it."""
+    if not isinstance(found, Utterance):
+        return f"an armory_mdnf.data.bundled.Utterance, found {quoted(found)}"
+    if found.problem:
+        return ""
+    if not isinstance(found.path, Path):
+        return f"path as a pathlib.Path, found {quoted(found.path)}"
+    if not isinstance(found.transcript, str) or not found.transcript.split():
+        return f"transcript as text with words, found {quoted(found.transcript)}"
+    if not number(0, above=True).holds(found.duration_s):
+        return f"duration_s as a number above 0, found {quoted(found.duration_s)}"
+    return ""
 
 
 def _context() -> Any:

@@ -180,8 +180,11 @@ def make_defense(block: Config, device: str) -> Preprocessor:
         found = quoted(block["type"])
         raise OptionError(f"defense.type: expected 'Preprocessor', found {found}: no other is implemented")
     name, made = component(block), find(block, "defense")
-    if not inspect.isclass(made) or not issubclass(made, Preprocessor) or inspect.isabstract(made):
+    if not inspect.isclass(made) or not issubclass(made, Preprocessor):
         raise OptionError(f"defense.module, defense.name: expected a preprocessor, found {quoted(name)}")
+    if inspect.isabstract(made):
+        missing = ", ".join(sorted(getattr(made, "__abstractmethods__", ())))
+        raise OptionError(f"defense.module, defense.name: {quoted(name)} lacks {missing}")
     # JSON has no tuples, as Armory's loader knows, and no arrays.
     arrays = {key for key, parameter in parameters(made).items() if "ndarray" in str(parameter.annotation)}
     kwargs = {k: np.array(v) if k in arrays and isinstance(v, list) else v for k, v in block["kwargs"].items()}

@@ -13,6 +13,7 @@ import torch
 
 from armory_mdnf.asr.preprocessing import Defense
 from armory_mdnf.audio import ragged
+from armory_mdnf.audio.checks import MAX_ABSOLUTE
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import read_samples
 from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, OptionError, TranscriptError, cause, quoted
@@ -301,6 +302,8 @@ def _difference(x: np.ndarray, x_adv: Any) -> str:
     if not finite_samples.all():
         at = int(np.argmin(finite_samples))
         return f"{found[at]} at sample {at}, expected finite samples"
+    if (peak := float(np.abs(found).max(initial=0))) > MAX_ABSOLUTE:
+        return f"samples as large as {peak:g}, expected full scale to be 1"
     return ""
 
 

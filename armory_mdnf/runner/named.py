@@ -41,15 +41,19 @@ def find(block: Config, what: str) -> Any:
     """The object of a block. Raises :class:`OptionError` naming the key for a module or name that is not there."""
     try:
         module = importlib.import_module(block["module"])
-    except Exception as error:  # a module that is there can fail in any way
-        raise OptionError(f"{what}.module: no module {shown(block['module'])}: {cause(error)}") from error
+    except (Exception, SystemExit) as error:  # a module that is there can fail in any way
+        missing = isinstance(error, ModuleNotFoundError) and block["module"].startswith(str(error.name))
+        why = f"no module {shown(block['module'])}" if missing else f"{shown(block['module'])} cannot be imported"
+        raise OptionError(f"{what}.module: {why}: {cause(error)}") from error
     found = getattr(module, block["name"], None)
     if found is None:
         own = {k: v for k, v in vars(module).items() if callable(v) and not k.startswith("_")}
         public = [k for k, v in own.items() if str(getattr(v, "__module__", "")).startswith(module.__name__)]
         near = difflib.get_close_matches(block["name"], public, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else f", which has {', '.join(sorted(public)[:SHOWN]) or 'none'}"
-        raise OptionError(f"{what}.name: no {quoted(block['name'])} in {block['module']}{hint}")
+        file = None if is_ours(block) else getattr(module, "__file__", None)  # one of that name may lie elsewhere too
+        where = f" ({shown(file, 200)})" if file else ""
+        raise OptionError(f"{what}.name: no {quoted(block['name'])} in {block['module']}{where}{hint}")
     return found
 
 
@@ -61,7 +65,7 @@ def find_dotted(name: str, what: str) -> Any:
             found: Any = importlib.import_module(".".join(parts[:length]))
         except ModuleNotFoundError:
             continue
-        except Exception as error:  # as in `find`
+        except (Exception, SystemExit) as error:  # as in `find`
             raise OptionError(f"{what}: {shown(name)} cannot be imported: {cause(error)}") from error
         for part in parts[length:]:
             found = getattr(found, part, None)
@@ -84,7 +88,8 @@ def make(function: Any, kwargs: Mapping[str, Any], name: str, *args: Any) -> Any
         raise
     except Exception as error:  # of somebody else's code
         given = ", ".join(f"{key}={quoted(value, 40)}" for key, value in kwargs.items())
-        raise OptionError(f"{name} does not take {given or 'no options'}: {cause(error)}") from error
+        what = f"does not take {given}" if given else "cannot be made without options"
+        raise OptionError(f"{name} {what}: {cause(error)}") from error
 
 
 def check_kwargs(function: Any, kwargs: Mapping[str, Any], name: str, taken: int = 0) -> None:
@@ -140,11 +145,21 @@ def blocks_of(config: Config) -> list[Config]:
 
 
 def code_of(blocks: Sequence[Config | None]) -> dict[str, str]:
-    """SHA-256 of this package's code, and of modules outside :data:`KNOWN` that blocks name, once they are imported."""
+    """SHA-256 of this package's code, and of modules outside :data:`KNOWN` that blocks name, once they are imported.
+
+    And of those that define what the blocks name, and the classes that it is made from; not of what these import.
+    """
     found = {OURS: own_code()}
-    for block in blocks:
-        home = block["module"] if block else OURS
+    for home in (home for block in filter(None, blocks) for home in _homes(block)):
         file = getattr(sys.modules.get(home), "__file__", None)
         if file and home.split(".")[0] not in KNOWN:
             found[home] = sha256_of(file)
     return found
+
+
+def _homes(block: Config) -> list[str]:
+    """The module that a block names, and those that define what it names there, which may be handed on only."""
+    named = getattr(sys.modules.get(block["module"]), block.get("name") or "", None)
+    defining = [str(getattr(kind, "__module__", OURS)) for kind in getattr(named, "__mro__", (named,))]
+    # What Python brings is known by its version.
+    return [block["module"], *(home for home in defining if home.split(".")[0] not in sys.stdlib_module_names)]

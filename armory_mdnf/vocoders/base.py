@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from armory_mdnf.audio import ragged
+from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.mel import LogMel, MelRecipe
 from armory_mdnf.cpu.switch import fast
 from armory_mdnf.errors import AudioError, OptionError
@@ -131,6 +131,8 @@ class Vocoder(nn.Module):
         hop, waves = self.recipe.hop, []
         for i, f in enumerate(frames.tolist()):
             own = None if noise is None else noise[i : i + 1, :, : f * hop]
-            waves.append(self.generate(log_mel[i : i + 1, :, :f], own)[0, 0])
+            wave = self.generate(log_mel[i : i + 1, :, :f], own)
+            checks.check_kind(wave, (1, 1, f * hop), f"vocoder {type(self).__name__}")
+            waves.append(wave[0, 0])
         joined = nn.utils.rnn.pad_sequence(waves, batch_first=True)
         return nn.functional.pad(joined, (0, log_mel.shape[-1] * hop - joined.shape[1]))
