@@ -383,6 +383,24 @@ def test_a_side_that_was_not_fine_tuned_is_named() -> None:
     assert numbers(judge(table)[0].parts[0]).endswith(" 10 utterances")
 
 
+def test_other_weights_under_one_name_are_not_compared() -> None:
+    none, mg = (
+        run(system, "l2 1.5", ten(90.0 + i, i), weights={"ds2": "a"}) for i, system in enumerate(("none", "MG"))
+    )
+    for found, verdict in ((mg, None), (replace(mg, weights={"ds2": "b"}), MISSING)):
+        (table,) = tables([none, found]).values()
+        (part,) = judge(table)[0].parts
+        assert (part.verdict == MISSING) == (verdict == MISSING)
+    assert part.why == "the two have other weights of ds2"
+
+
+def test_a_bound_that_is_met_exactly_is_met() -> None:
+    part = CLAIMS[10].parts[0]
+    assert (part.low, part.high) == (-2.0, 2.0)
+    assert verdict_of(part, Interval(0.0, -0.02, 0.02000000000000018, 64)) == HOLDS
+    assert verdict_of(part, Interval(0.0, -0.02, 0.0201, 64)) == UNDECIDED
+
+
 def test_differences_are_of_the_utterances_that_both_have() -> None:
     none, mg = run("none", "l2 1.5", [90.0] * 12), run("MG", "l2 1.5", [88.0] * 10)
     (table,) = tables([none, mg]).values()
@@ -392,7 +410,10 @@ def test_differences_are_of_the_utterances_that_both_have() -> None:
     apart = replace(mg, outcomes=tuple(replace(o, id=f"v{i}") for i, o in enumerate(mg.outcomes)))
     (table,) = tables([none, apart]).values()
     found = judge(table)[0]
-    assert (found.verdict, found.parts[0].why) == (MISSING, "the two have no utterances in common")
+    assert (found.verdict, found.parts[0].why) == (
+        MISSING,
+        "the two have no utterances in common that can be told apart",
+    )
 
 
 def test_the_papers_numbers_are_those_of_its_baseline() -> None:

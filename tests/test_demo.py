@@ -256,6 +256,22 @@ def test_an_attack_that_changed_nothing_is_no_defence(runs) -> None:
     assert "changed no sample" not in comparison.side_by_side(first, replace(second, outcomes=moved))
 
 
+def test_runs_of_which_some_were_not_attacked_are_refused(runs) -> None:
+    first, second = runs
+    half = (second.outcomes[0], replace(second.outcomes[1], adversarial=None))
+    with pytest.raises(ResultsError, match="1 of 2 utterances have adversarial transcripts"):
+        comparison.side_by_side(first, replace(second, outcomes=half))
+
+
+def test_distances_to_other_targets_are_not_subtracted(runs) -> None:
+    one, other = (
+        replace(run, outcomes=tuple(replace(o, target=t) for o in run.outcomes))
+        for run, t in zip(runs, "AB", strict=True)
+    )
+    assert comparison.paired(one, one)["difference"]["target"]["value"] == 0
+    assert comparison.paired(one, other)["difference"]["target"] is None
+
+
 def test_words_that_nobody_said_are_told_from_those_that_were_lost(runs) -> None:
     first, second = runs
     loud = replace(second.outcomes[0], adversarial="X Y Z " * 40)

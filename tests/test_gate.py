@@ -110,14 +110,16 @@ def test_an_attack_that_leaves_utterances_unchanged_is_worse(points: float | Non
 def test_utterances_that_got_lost_are_a_regression() -> None:
     names = tuple(f"r{i}" for i in range(12))
     expected = cell(DEFENDED, {"benign": BEFORE}, references=names)
-    found = cell(DEFENDED, {"benign": BEFORE[:5] + BEFORE[6:]}, references=names[:5] + names[6:], chosen=12)
+    found = cell(
+        DEFENDED, {"benign": BEFORE[:5] + BEFORE[6:]}, references=names[:5] + names[6:], chosen=12, left_out=("r5",)
+    )
     assert judged(found, expected) == {"utterances": "worse", "benign": "same"}
 
 
 def test_the_common_utterances_do_not_hide_lost_ones() -> None:
     names = tuple(f"u{i}" for i in range(12))
     expected = cell(DEFENDED, {"benign": BEFORE}, ids=names)
-    lost = replace(cell(DEFENDED, {"benign": BEFORE}, ids=names).select(range(11)), chosen=12)
+    lost = replace(cell(DEFENDED, {"benign": BEFORE}, ids=names).select(range(11)), chosen=12, left_out=(names[11],))
     for common in (False, True):
         assert judged(lost, expected, common=common)["utterances"] == "worse"
 
@@ -272,3 +274,29 @@ def test_results_that_are_not_there_are_reported_beside_what_is_sound(
     assert "expected a results file or a folder that holds some, found none" in reported_beside(
         tmp_path / "gone.json", capsys
     )
+
+
+def test_a_quick_run_is_no_run_that_lost_the_rest() -> None:
+    """``chosen`` is what the configuration names, not how far the run went; what a run loses it lists."""
+    names = tuple(f"u{i}" for i in range(12))
+    expected = cell(DEFENDED, {"benign": BEFORE}, ids=names)
+    quick = replace(expected.select(range(10)), chosen=12)
+    assert judged(quick, expected, common=True) == {"benign": "same"}
+    assert "--common compares" in refused(quick, expected)
+
+
+@pytest.mark.parametrize("points", [None, 2.0])
+def test_nothing_to_compare_is_no_pass(points: float | None) -> None:
+    silent = [(0, 0)] * 10
+    expected = cell(DEFENDED, {"benign": [*BEFORE, *silent]}, ids=tuple(f"u{i}" for i in range(22)))
+    found = replace(expected.select(range(12, 22)), counts={"benign": tuple([(6, 0)] * 10)})
+    assert "no reference has a word" in refused(found, expected, common=True, points=points)
+
+
+def test_silent_utterances_are_no_evidence() -> None:
+    """Four utterances decide nothing, and six of which nothing was said or understood make them no ten."""
+    few, silent = BEFORE[:4], [(0, 0)] * 6
+    expected = cell(DEFENDED, {"benign": [*few, *silent]})
+    found = cell(DEFENDED, {"benign": [*WORSE[:4], *silent]})
+    assert "4 utterances with words are too few for the paired interval" in refused(found, expected)
+    assert judged(found, expected, points=2.0) == {"benign": "worse"}

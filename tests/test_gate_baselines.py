@@ -254,6 +254,11 @@ def test_armorys_own_numbers_do_where_there_are_no_transcripts(tmp_path: Path) -
     baseline = read_baseline(ROOT / "baselines" / "armory.json")
     report = gate({"armory.json": found}, baseline, Options(points=2.0))
     assert [(f.cell, f.measure, f.verdict) for f in report.findings] == [("test_clean/none_benign", "benign", "same")]
+    content["results"]["perturbation_snr_db"] = [[20.0 + i] for i in range(100)]
+    content["results"]["adversarial_word_error_rate"] = pairs
+    (tmp_path / "armory.json").write_text(json.dumps(content))
+    assert read_cell(tmp_path / "armory.json").values["snr_db"] == 69.5
+    del content["results"]["perturbation_snr_db"]
     for damaged in ("x", {"a": 1}, [], [math.inf, 3], [math.nan, 3], [1.0, 10**400], [2, -1], [True, 3]):
         content["results"] = {"benign_word_error_rate": [[damaged]]}
         (tmp_path / "armory.json").write_text(json.dumps(content))

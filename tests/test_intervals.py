@@ -7,6 +7,7 @@ import pytest
 
 from armory_mdnf.errors import TranscriptError
 from armory_mdnf.evaluation.findings import verdict
+from armory_mdnf.metrics import intervals
 from armory_mdnf.metrics.intervals import (
     Interval,
     difference_interval,
@@ -113,3 +114,24 @@ def test_what_has_no_rate_or_does_not_pair_is_refused() -> None:
 
 def test_rates_over_one_and_empty_references_count() -> None:
     assert wer_interval(counts([9, 2], [3, 0])).value == pytest.approx(11 / 3)
+
+
+def test_utterances_that_say_nothing_are_not_counted() -> None:
+    told, silent = counts([1, 0, 5, 2], [10, 5, 10, 4]), [WordCounts()] * 7
+    assert wer_interval([*told, *silent]) == wer_interval(told)
+    other = counts([2, 0, 3, 2], [10, 5, 10, 4])
+    assert difference_interval([*silent, *told], [*silent, *other]) == difference_interval(told, other)
+    heard = [WordCounts(insertions=1), *silent[1:]]  # what is understood of silence counts
+    assert difference_interval([*heard, *told], [*silent, *other]).utterances == 5
+
+
+def test_how_many_are_drawn_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = counts([1, 0, 5, 2], [10, 5, 10, 4]), counts([2, 0, 3, 2], [10, 5, 10, 4])
+    whole = difference_interval(first, second)
+    monkeypatch.setattr(intervals, "VALUES_AT_ONCE", 28)
+    assert difference_interval(first, second) == whole
+
+
+def test_a_difference_that_is_exact_is_exact() -> None:
+    first, second = counts([3] * 12, [10] * 12), counts([1] * 12, [10] * 12)
+    assert difference_interval(first, second).value == 24 / 120

@@ -175,6 +175,8 @@ def test_the_worst_over_runs_and_what_does_not_go_together() -> None:
     assert worst_over(both) == found
     with pytest.raises(ResultsError, match="the same recogniser"):
         worst_over([first, run(list(second.outcomes), model={"name": "m"})])
+    with pytest.raises(ResultsError, match="the same recogniser"):  # under one name
+        worst_over([replace(first, weights={"ds2": "a"}), replace(second, weights={"ds2": "b"})])
     alike = [Outcome("A", None, "A", index=0), Outcome("A", None, "B", index=1), Outcome("C", None, "C")]
     with pytest.raises(ResultsError, match="and utterances"):  # which of the two it is, nobody can tell
         worst_over([run(alike), run(alike[::-1])])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,8 @@ from armory_mdnf.metrics.intelligibility import stoi
 from armory_mdnf.runner import command
 from armory_mdnf.runner.evaluate import BENIGN, Evaluation
 from armory_mdnf.runner.lines import parse_line, to_line
-from armory_mdnf.runner.named import code_of, others
+from armory_mdnf.runner.metrics import task_metrics
+from armory_mdnf.runner.named import code_of, find, find_dotted, others
 
 needs_stoi = pytest.mark.skipif(
     not command.intelligibility.available(), reason="pystoi is not installed: pip install armory-mdnf[stoi]"
@@ -195,6 +198,52 @@ def test_a_metric_of_others_that_fails_is_named(weights: str) -> None:
         OptionError, match=r"metric\.perturbation: mine\.si_sdr cannot be used: ZeroDivisionError: silence"
     ):
         evaluation([(3, held(speechlike(8000)))])
+
+
+def test_a_task_metric_that_fails_costs_itself_alone(
+    config: dict[str, Any],
+    run: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It follows from the transcripts: what was computed for hours is not withheld for it, and goes on without it."""
+    module = types.ModuleType("fragile_of_mine")
+    module.share = lambda references, heard: 1 / 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    plain = strict(run(config, "--skip-attack") / "results.json")["results"]
+    config["metric"]["task"] = ["word_error_rate", "fragile_of_mine.share"]
+    capsys.readouterr()
+    found = strict(run(config, "--skip-attack") / "results.json")["results"]
+    told = capsys.readouterr().err
+    assert "note: metric.task: fragile_of_mine.share cannot be used: ZeroDivisionError" in told
+    assert "the results are without it" in told
+    assert found.keys() == plain.keys()
+
+
+def test_a_metric_class_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("strict_of_mine")
+    module.Share = type("Share", (), {"__init__": lambda self, depth: None})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(OptionError, match=r"metric.task: strict_of_mine.Share cannot be made without arguments"):
+        task_metrics({"task": "strict_of_mine.Share"})
+
+
+def test_the_code_of_a_metric_that_a_class_has_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sizes_of_mine.py").write_text("class Sizes:\n    @staticmethod\n    def peak(x, y): return 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("sizes_of_mine")
+    metric = {"task": ["sizes_of_mine.Other.peak"], "perturbation": ["sizes_of_mine.Sizes.peak"]}
+    assert others({"metric": metric}) == [{"module": "sizes_of_mine", "name": "Sizes"}]
+    assert set(code_of(others({"metric": metric}))) == {"armory_mdnf", "sizes_of_mine"}
+
+
+def test_a_module_that_exits_is_no_end_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "exits_of_mine.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OptionError, match="exits_of_mine cannot be imported: SystemExit"):
+        find({"module": "exits_of_mine", "name": "x"}, "defense")
+    with pytest.raises(OptionError, match=r"exits_of_mine\.x cannot be imported: SystemExit"):
+        find_dotted("exits_of_mine.x", "metric.task")
 
 
 def test_the_code_that_defines_what_a_module_hands_on_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,6 +176,14 @@ def test_a_folder_per_configuration(tmp_path: Path) -> None:
     assert names(["a/\udcff.json"]) == [r"\udcff"]
     with pytest.raises(OptionError, match="twice"):
         names(["a/x.json", "a/x.json"])
+    with pytest.raises(OptionError, match=r"'\.hidden': a folder of that name is hidden"):
+        names(["a/.hidden.json"])
+
+
+@pytest.mark.parametrize(("kwargs", "steps"), [({"max_iter": 7}, 7), ({"max_iter": "auto"}, 0), ({}, 0)])
+def test_the_steps_of_anothers_attack_may_be_said_otherwise(kwargs: dict[str, Any], steps: int) -> None:
+    config = {"attack": {"kwargs": kwargs}, "sysconfig": {}}
+    assert Cell("x", config, {}, [], 0, {}, [], 1).steps == steps
 
 
 def test_two_timed_utterances_tell_steps_from_the_rest() -> None:

@@ -84,7 +84,7 @@ def _read(content: dict[str, Any], path: str | os.PathLike[str]) -> RunRecord:
         "target": [u["reference"] for u in targets] if targets else nothing,
     }
     for name in ("snr_db", "l2", "linf"):
-        columns[name] = _sizes(results, name, len(references), path)
+        columns[name] = sizes_of(results, name, len(references), path)
     rows = zip(*columns.values(), strict=True)
     run = RunRecord(
         name=name_of(path),
@@ -188,7 +188,8 @@ def _transcripts(results: Mapping[str, Any], name: str, path: object) -> list[di
     return utterances
 
 
-def _sizes(results: Mapping[str, Any], name: str, n: int, path: object) -> list[float | None]:
+def sizes_of(results: Mapping[str, Any], name: str, n: int, path: object) -> list[float | None]:
+    """A perturbation metric of ``n`` utterances, None where it is not finite. Raises :class:`ResultsError`."""
     batches = results.get(f"perturbation_{name}")
     if batches is None:
         return [None] * n

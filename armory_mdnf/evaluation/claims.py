@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise, product
 
 from armory_mdnf.evaluation.claim_runs import CW, STOCHASTIC, Table, is_untuned
+from armory_mdnf.evaluation.identity import other_weights
 from armory_mdnf.evaluation.paper import BENIGN, EXACT, PUBLISHED, number
 from armory_mdnf.evaluation.rates import paired_counts
 from armory_mdnf.evaluation.records import RunRecord, common_outcomes
@@ -166,10 +167,12 @@ def _find(part: Part, table: Table, gradient: str) -> Found:
             return Found(part, MISSING, why=f"no run of {cell[0]}, {cell[1]}")
     pairs = [(common_outcomes(a, b), a, b) for a in first for b in second]
     common, *both = max(pairs, key=lambda pair: len(pair[0]))
+    if other := other_weights(both[0].weights, both[1].weights):
+        return Found(part, MISSING, why=f"the two have other weights of {other}")
     first_side, second_side = (BENIGN if threat == BENIGN else "adversarial" for _, threat in (part.first, part.second))
     counts = paired_counts(common, (first_side, second_side))
     if not sum(c.reference_words for c in counts[0]):
-        return Found(part, MISSING, why="the two have no utterances in common")
+        return Found(part, MISSING, why="the two have no utterances in common that can be told apart")
     difference = difference_interval(counts[0], counts[1])
     rates = [sum(c.errors for c in found) / sum(c.reference_words for c in found) for found in counts]
     systems = zip((part.first[0], part.second[0]), both, strict=True)
@@ -181,7 +184,8 @@ def verdict_of(part: Part, difference: Interval) -> str:
     """Whether a difference with its interval (fractions) is where a part says that it must be."""
     if difference.deciding is None:
         return UNDECIDED
-    low, high = (100 * bound for bound in difference.deciding)
+    # Bounds that are met exactly are met, whatever fractions round to.
+    low, high = (round(100 * bound, 6) for bound in difference.deciding)
     lowest = -float("inf") if part.low is None else part.low
     highest = float("inf") if part.high is None else part.high
     if (low > lowest if part.above else low >= lowest) and high <= highest:

@@ -137,6 +137,10 @@ def _comparable(first: RunRecord, second: RunRecord) -> RunRecord:
     for run in (first, second):
         if run.counts("adversarial") is None:
             raise ResultsError(f"{run.name}: expected a run with an attack, found no attacked transcripts")
+        for name in ROWS:
+            having = sum(getattr(outcome, name) is not None for outcome in run.outcomes)
+            if 0 < having < len(run.outcomes):
+                raise ResultsError(f"{run.name}: {having} of {len(run.outcomes)} utterances have {name} transcripts")
     said = [[outcome.reference for outcome in run.outcomes] for run in (first, second)]
     if said[0] != said[1]:
         at = next((i for i, (a, b) in enumerate(zip(*said, strict=False)) if a != b), min(map(len, said)))
@@ -169,7 +173,9 @@ def paired(first: RunRecord, second: RunRecord) -> dict[str, Any]:
     Raises :class:`ResultsError` if the runs are not of the same attack on the same utterances.
     """
     second = _comparable(first, second)
-    found = {comparison: difference(first, second, comparison) for comparison in COMPARISONS}
+    targets = [[outcome.target for outcome in run.outcomes] for run in (first, second)]
+    alike = [name for name in COMPARISONS if name != "target" or targets[0] == targets[1]]
+    found = {name: difference(first, second, name) if name in alike else None for name in COMPARISONS}
     found["adversarial_wrong_or_missing"] = difference(first, second, "adversarial", insertions=False)
     differences = {name: None if one is None else asdict(one) for name, one in found.items()}
     return {"first": numbers(first), "second": numbers(second), "difference": differences}

@@ -14,11 +14,12 @@ from typing import Any
 
 from armory_mdnf.errors import ResultsError, TranscriptError, quoted
 from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, shown
-from armory_mdnf.evaluation.identity import defended, differing
+from armory_mdnf.evaluation.identity import defended, differing, other_weights
 from armory_mdnf.metrics.intervals import CONFIDENCE, FEWEST, ROUNDING, difference_interval, mean_interval
 from armory_mdnf.metrics.wer import WordCounts
 
 SNR_TOLERANCE_DB = 0.5
+TOO_FEW = f"are too few for the paired interval, which needs {FEWEST}: give --tolerance POINTS"
 LABELS = {
     "benign": "benign WER %",
     "adversarial": "WER under attack %",
@@ -139,10 +140,9 @@ def _pair(name: str, found: BaselineCell, baseline: Baseline, options: Options) 
         was, now = (quoted(source.get(key)) for source in (near.identity, found.identity))
         more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
         raise ResultsError(f"other configuration: the nearest cell, {near.name}, has {key} {was}, found {now}{more}")
-    for key in sorted(near.weights.keys() & found.weights.keys()):
-        if near.weights[key] != found.weights[key]:
-            was, now = near.weights[key][:12], found.weights[key][:12]
-            raise ResultsError(f"other weights: {key} had SHA-256 {was}..., found {now}...")
+    if key := other_weights(near.weights, found.weights):
+        was, now = near.weights[key][:12], found.weights[key][:12]
+        raise ResultsError(f"other weights: {key} had SHA-256 {was}..., found {now}...")
     pair = _same_utterances(_Pair(name, found, near), options)
     _check_texts(pair)
     return pair
@@ -163,20 +163,32 @@ def _same_utterances(pair: _Pair, options: Options) -> _Pair:
     if here == there:
         return pair
     places = _places(here, there)
-    if None not in places and found.chosen == len(there):  # the run was of them all, and lost some
-        kept = [j for j in places if j is not None]
-        return _Pair(pair.results, found, expected.select(kept), lost=len(there) - len(kept))
+    kept = [j for j in places if j is not None]
+    lost = len(there) - len(kept)
+    if len(kept) == len(here) and found.chosen == len(there) and len(found.left_out) == lost:  # it was of them all
+        return _Pair(pair.results, found, _selected(expected, kept), lost=lost)
     if options.common:
         both = [(i, j) for i, j in zip(range(len(here)), places, strict=True) if j is not None]
         if not both:
             raise ResultsError("other utterances: none is in the baseline too")
-        chosen = found.select([i for i, _ in both]), expected.select([j for _, j in both])
+        chosen = found.select([i for i, _ in both]), _selected(expected, [j for _, j in both])
         return _Pair(pair.results, *chosen, lost=_lost(found, expected) if len(both) < len(there) else 0)
     at = _first_other(here, there)
     raise ResultsError(
         f"other utterances: expected the {len(there)} of {expected.name}, found {len(here)}, of which number {at + 1} "
         "is the first that differs; --common compares those that both have"
     )
+
+
+def _selected(expected: BaselineCell, places: Sequence[int]) -> BaselineCell:
+    """Some utterances of a cell. Raises :class:`ResultsError` where they leave nothing to compare of a measure."""
+    chosen = expected.select(places)
+    if gone := [name for name in expected.counts if name in expected.values and name not in chosen.values]:
+        raise ResultsError(
+            f"other utterances: of the {len(places)} that {expected.name} has too no reference has a word, so that "
+            f"there is no {LABELS[gone[0]]} to compare"
+        )
+    return chosen
 
 
 def _lost(found: BaselineCell, expected: BaselineCell) -> int:
@@ -250,10 +262,7 @@ def _check_comparable(pair: _Pair, options: Options) -> None:
     if options.points is None and not pair.expected.counts:
         raise ResultsError("a published number has no utterances to pair: give --tolerance POINTS")
     if options.points is None and pair.found.utterances < FEWEST:
-        raise ResultsError(
-            f"{pair.found.utterances} utterances are too few for the paired interval, which needs {FEWEST}: give "
-            "--tolerance POINTS"
-        )
+        raise ResultsError(f"{pair.found.utterances} utterances {TOO_FEW}")
 
 
 def _unchecked(pair: _Pair) -> Iterator[str]:
@@ -280,6 +289,8 @@ def _findings(pair: _Pair, options: Options, confidence: float) -> Iterator[Find
         if options.points is None:
             counts = [[WordCounts.of(*c) for c in cell.counts[measure]] for cell in (pair.found, pair.expected)]
             interval = difference_interval(counts[0], counts[1], confidence)
+            if interval.utterances < FEWEST:
+                raise TranscriptError(f"{interval.utterances} utterances with words {TOO_FEW}")
             low, high = interval.low, interval.high
             assert low is not None
             assert high is not None

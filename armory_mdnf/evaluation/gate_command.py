@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,23 @@ def _gate(args: argparse.Namespace) -> int:
 
 
 def _baseline(args: argparse.Namespace) -> int:
-    from armory_mdnf.evaluation.baselines import Baseline, changes, read_baseline, write_baseline
-    from armory_mdnf.evaluation.gate_files import read_cell
     from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files.atomic import ensure_writable
-    from armory_mdnf.files.strict_json import readable
+    from armory_mdnf.files.locks import alone_in
 
     given = results_files(args.results)
     ensure_writable(args.file, unlike=given)
+    folder = args.file.resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder, ResultsError):  # two that --keep would each lose the other's cells
+        return _write(args, given)
+
+
+def _write(args: argparse.Namespace, given: Sequence[Path]) -> int:
+    from armory_mdnf.evaluation.baselines import Baseline, changes, read_baseline, write_baseline
+    from armory_mdnf.evaluation.gate_files import read_cell
+    from armory_mdnf.files.strict_json import readable
+
     before = read_baseline(args.file) if args.file.exists() else None
     cells = dict(before.cells) if before and args.keep else {}
     files: dict[str, Path] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import ResultsError, TranscriptError, quoted
-from armory_mdnf.evaluation.armory_results import PREFIXES, TRANSCRIPTS, name_of
+from armory_mdnf.evaluation.armory_results import PREFIXES, TRANSCRIPTS, name_of, sizes_of
 from armory_mdnf.evaluation.baselines import MOST, BaselineCell, Counts, cell_of, make_cell
 from armory_mdnf.evaluation.cells import known_name
 from armory_mdnf.evaluation.comparison import read_run
@@ -75,8 +75,9 @@ def _counted(content: Mapping[str, Any], results: Mapping[str, Any], path: Path)
             f"{path} holds neither transcripts nor word errors: expected a configuration whose metric.task names "
             "word_error_rate and whose metric.record_metric_per_sample is true"
         )
-    found = identity(config, "adversarial" in counts)
-    return make_cell(f"{found.get('dataset.eval_split')}/{name_of(path)}", found, counts, ())
+    found, n = identity(config, "adversarial" in counts), len(next(iter(counts.values())))
+    snr = sizes_of(results, "snr_db", n, path) if "perturbation_snr_db" in results else ()
+    return make_cell(f"{found.get('dataset.eval_split')}/{name_of(path)}", found, counts, snr)
 
 
 def _whole(value: Any) -> int:

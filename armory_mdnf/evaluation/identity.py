@@ -50,6 +50,11 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     return [k for k in sorted(first.keys() | second.keys()) if first.get(k, absent) != second.get(k, absent)]
 
 
+def other_weights(first: Mapping[str, str], second: Mapping[str, str]) -> str:
+    """The first file that two runs name alike and that is another by its SHA-256; empty where there is none."""
+    return next((name for name in sorted(first.keys() & second.keys()) if first[name] != second[name]), "")
+
+
 def defended(found: Mapping[str, Any]) -> bool:
     """Whether an identity has a defence."""
     return any(key.startswith("defense") for key in found)

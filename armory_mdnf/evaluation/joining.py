@@ -33,9 +33,14 @@ def joined(runs: Mapping[str, RunRecord], any_device: bool = False) -> RunRecord
     elsewhere: dict[str, str] = {}
     places: dict[str, int] = {}
     for name, run in runs.items():
-        found = [key for key in differing(nature, _nature(run)) if not (any_device and key == "device")]
+        own = _nature(run)
+        found = [key for key in differing(nature, own) if not (any_device and key == "device")]
         if found:
-            raise ResultsError(f"{name} and {first_name} are no parts of one run: they differ in {', '.join(found)}")
+            was, now = (quoted(side.get(found[0])) for side in (nature, own))
+            more = f" (and {', '.join(found[1:])})" if found[1:] else ""
+            raise ResultsError(
+                f"{name} and {first_name} are no parts of one run: they differ in {found[0]}, {now} and {was}{more}"
+            )
         if any_device and run.device is None:
             raise ResultsError(f"{name}: expected the device of the run, found none")
         if len(run.outcomes) == len(positions := _positions(name, run)):  # else nobody knows which were left out

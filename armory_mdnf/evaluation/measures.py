@@ -10,7 +10,7 @@ from typing import Any
 
 from armory_mdnf import console
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.identity import identity_of
+from armory_mdnf.evaluation.identity import identity_of, other_weights
 from armory_mdnf.evaluation.records import COMPARISONS, FURTHER, RunRecord, compare, in_order_of, is_reached
 from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.metrics.cer import count_characters
@@ -100,6 +100,8 @@ def _attack_the_same(first: RunRecord, second: RunRecord) -> bool:
     of_attacks = ("attack", "model.wrapper_kwargs.gradient")
     shared = [{k: v for k, v in identity_of(run).items() if not k.startswith(of_attacks)} for run in runs]
     utterances = [[(outcome.id, outcome.reference) for outcome in run.outcomes] for run in runs]
+    if other_weights(first.weights, second.weights):
+        return False
     return shared[0] == shared[1] and utterances[0] == utterances[1]
 
 

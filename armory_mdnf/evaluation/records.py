@@ -25,6 +25,8 @@ KEPT_BLOCKS = ("_description", "attack", "dataset", "defense", "model", "user_in
 """Blocks of its configuration that a record has; others in a file, which could be anything, are not taken."""
 LAST_TIME = 253_402_300_800
 """Seconds from 1970 to the year 10000, which no date has."""
+LARGEST_SIZE = 1e100
+"""Of a perturbation's sizes: the mean of larger ones overflows."""
 FURTHER = ("segmental_snr_db", "stoi")
 """Measures of an utterance that only this package's own results have, and a file has only where there are some."""
 COMPARISONS = {
@@ -190,12 +192,21 @@ def common_outcomes(first: RunRecord, second: RunRecord) -> list[tuple[Outcome, 
     by_id = all(outcome.id is not None for side in sides for outcome in side)
     names = [[(o.id if by_id else None, o.reference) for o in side] for side in sides]
     shorter = min(map(len, names))
-    if names[0][:shorter] == names[1][:shorter]:
+    begin_alike = names[0] == names[1] or (_from_the_start(first) and _from_the_start(second))
+    if begin_alike and names[0][:shorter] == names[1][:shorter]:
         return list(zip(*(side[:shorter] for side in sides), strict=True))
     if any(len(set(found)) < len(found) for found in names):
         return []
     where = dict(zip(names[1], second.outcomes, strict=True))
     return [(o, where[name]) for name, o in zip(names[0], first.outcomes, strict=True) if name in where]
+
+
+def _from_the_start(run: RunRecord) -> bool:
+    """Whether a run is of the first utterances of its split, as far as its configuration says."""
+    data = run.config.get("dataset")
+    index = data.get("index") if isinstance(data, Mapping) else None
+    listed = isinstance(index, list) and index == list(range(len(index)))
+    return index is None or listed or str(index).startswith("[:")
 
 
 def in_order_of(first: RunRecord, second: RunRecord) -> RunRecord:
@@ -258,7 +269,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: not a complete record: {error!r}") from error
     if stated != found:
-        raise ResultsError(f"{path}: states word error rates {stated}, but its transcripts give {found}")
+        raise ResultsError(f"{path}: states word error rates {quoted(stated)}, but its transcripts give {found}")
     return run
 
 
@@ -285,8 +296,11 @@ def check_run(run: RunRecord) -> None:
         kinds.append(("reference", outcome.reference, (str,)))
         texts = ("id", "benign", "adversarial", "target")
         kinds += [(name, getattr(outcome, name), (str, type(None))) for name in texts]
-        sizes = ("snr_db", "l2", "linf", *FURTHER)
-        kinds += [(name, getattr(outcome, name), (int, float, type(None))) for name in sizes]
+        sizes = {name: getattr(outcome, name) for name in ("snr_db", "l2", "linf", *FURTHER)}
+        kinds += [(name, value, (int, float, type(None))) for name, value in sizes.items()]
+        for name, value in sizes.items():
+            if isinstance(value, (int, float)) and abs(value) > LARGEST_SIZE:  # a mean of these would overflow
+                raise TypeError(f"{name} is {quoted(value)}")
     for name, value, expected in kinds:
         fits = isinstance(value, expected) and not isinstance(value, bool)
         if not fits or (isinstance(value, (int, float)) and as_number(value) is None):

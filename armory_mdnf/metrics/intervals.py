@@ -20,6 +20,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 9999
 SEED = 20230
 FEWEST = 10  # utterances: drawn again from fewer, the interval says too little of others
+VALUES_AT_ONCE = 2_000_000  # of a resampling: some 50 MB
 ROUNDING = 1e-9
 """Fractions that differ by less are equal: sums of whole numbers round far below it."""
 
@@ -56,7 +57,7 @@ class Interval:
 
 def wer_interval(counts: Sequence[WordCounts], confidence: float = CONFIDENCE) -> Interval:
     """Pooled word error rate of utterances with its interval. Raises :class:`TranscriptError` without a word."""
-    errors, words = _columns(counts)
+    errors, words = _telling(_columns(counts))
     found = _interval([errors, words], _rate, confidence)
     wide = _widened(found, errors - found.value * words, words.mean(), confidence)
     return wide if wide.low is None else replace(wide, low=max(0.0, wide.low))  # no rate is less
@@ -74,7 +75,8 @@ def difference_interval(
     (x, words), (y, others) = _columns(first), _columns(second)
     if not np.array_equal(words, others):
         raise TranscriptError("expected the same references twice: their numbers of words differ")
-    found = _interval([x, y, words], lambda x, y, n, axis=-1: _rate(x, n, axis) - _rate(y, n, axis), confidence)
+    x, y, words = _telling((x, y, words))
+    found = _interval([x, y, words], lambda x, y, n, axis=-1: _rate(x - y, n, axis), confidence)
     return _widened(found, x - y - found.value * words, words.mean(), confidence)
 
 
@@ -110,6 +112,12 @@ def _columns(counts: Sequence[WordCounts]) -> tuple[np.ndarray, np.ndarray]:
     return errors, words
 
 
+def _telling(columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """Without the utterances of which no word was said and none understood: they tell nothing, and are no evidence."""
+    some = np.any(np.stack(columns) != 0, axis=0)
+    return tuple(column[some] for column in columns)
+
+
 def _rate(errors: np.ndarray, words: np.ndarray, axis: int = -1) -> np.ndarray:
     # A resample may hold no word at all, of references that are nearly all empty: then it has no rate.
     return errors.sum(axis) / np.maximum(words.sum(axis), 1)
@@ -131,6 +139,6 @@ def _interval(columns: list[np.ndarray], statistic: object, confidence: float) -
         confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(SEED),
-        batch=1000,
+        batch=max(1, min(1000, VALUES_AT_ONCE // n)),
     ).confidence_interval
     return Interval(value, float(found.low), float(found.high), n)

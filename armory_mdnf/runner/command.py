@@ -19,11 +19,11 @@ from armory_mdnf.evaluation.records import LeftOut, Outcome, RunRecord
 from armory_mdnf.evaluation.summary import numbers, summarise
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.provenance import leaves
-from armory_mdnf.files.run_folder import NATIVE
+from armory_mdnf.files.run_folder import ABOUT, NATIVE
 from armory_mdnf.files.strict_json import dumps, readable
 from armory_mdnf.metrics import intelligibility
 from armory_mdnf.runner import components, results
-from armory_mdnf.runner.config import Config, check_config, component, read_config
+from armory_mdnf.runner.config import Config, check_config, component, read_config, within
 from armory_mdnf.runner.evaluate import Evaluation, case_of
 from armory_mdnf.runner.journal import SWEEP, Journal, check_same, identify, read_run
 from armory_mdnf.runner.lines import failed
@@ -127,7 +127,8 @@ def _go_on(args: argparse.Namespace, given: Overrides) -> tuple[Journal, Prepare
         raise OptionError(f"{folder} is of a sweep: go on with `armory-mdnf sweep ... --resume`")
     if args.config is None:
         config = stored["config"]
-        check_config(config)
+        with within(str(folder / ABOUT)):
+            check_config(config)
     else:
         config = read_config(args.config)
     ensure_writable_folder(folder)

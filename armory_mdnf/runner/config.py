@@ -156,7 +156,10 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         name = "standard input"
         if sys.stdin is None:
             raise OptionError("standard input is closed: expected a configuration on it")
-        config = loads(sys.stdin.buffer.read(MAX_BYTES), name, OptionError)
+        text = sys.stdin.buffer.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise OptionError(f"{name}: expected at most {MAX_BYTES} bytes")
+        config = loads(text, name, OptionError)
     else:
         config = read_json(name, OptionError, MAX_BYTES)
     with within(name):

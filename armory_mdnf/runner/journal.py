@@ -214,7 +214,8 @@ def check_same(stored: Mapping[str, Any], identity: Mapping[str, Any], folder: P
 
 
 def _incidental(key: str) -> bool:
-    return key in {f"config.sysconfig.{name}" for name in INCIDENTAL}
+    # Metrics of tasks are computed from what is done.
+    return key.startswith("config.metric.task") or key in {f"config.sysconfig.{name}" for name in INCIDENTAL}
 
 
 def _fresh(parent: Path, name: str) -> Path:

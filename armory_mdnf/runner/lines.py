@@ -8,7 +8,7 @@ from typing import Any
 
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.errors import ResultsError, quoted
-from armory_mdnf.evaluation.records import FURTHER, LeftOut, Outcome, all_words
+from armory_mdnf.evaluation.records import FURTHER, LeftOut, Outcome, all_words, as_number
 from armory_mdnf.files.strict_json import dumps, readable
 
 _LINE = (
@@ -66,6 +66,8 @@ def parse_line(content: dict[str, Any], where: str) -> Outcome | LeftOut:
     if keys - set(OPTIONAL) != {*_TYPES, "words"}:
         raise ResultsError(f"{where}: expected the keys {', '.join(_TYPES)}, words, found {quoted(', '.join(content))}")
     stated = content.pop("words")
+    if isinstance(content["seconds"], dict) and any(as_number(v) is None for v in content["seconds"].values()):
+        raise ResultsError(f"{where}: expected seconds as numbers, found {quoted(content['seconds'])}")
     for key, kinds in _TYPES.items():
         if not isinstance(content[key], kinds) or isinstance(content[key], bool):
             raise ResultsError(f"{where}: {key} is damaged: {quoted(content[key])}")

@@ -29,7 +29,15 @@ def task_metrics(metric: Config) -> dict[str, Metric]:
 
 def _found(names: Iterable[str], known: Iterable[str], what: str) -> dict[str, Metric]:
     found = {name: find_dotted(name, what) for name in names if name not in known}
-    return {name: made() if isinstance(made, type) else made for name, made in found.items()}
+    return {name: _made(made, f"{what}: {name}") if isinstance(made, type) else made for name, made in found.items()}
+
+
+def _made(kind: type, where: str) -> Metric:
+    try:
+        made: Metric = kind()
+    except Exception as error:  # of somebody else's code
+        raise OptionError(f"{where} cannot be made without arguments: {cause(error)}") from error
+    return made
 
 
 def task_results(
@@ -37,15 +45,20 @@ def task_results(
 ) -> dict[str, Any]:
     """What Armory's results have of them for one comparison: references and transcripts, in batches of ``size``.
 
-    A metric that is registered with Armory as one of the whole population sees all at once.
+    A metric that is registered with Armory as one of the whole population sees all at once. One that fails is left out
+    with a note: it follows from the transcripts, and is no reason to withhold them.
     """
     results: dict[str, Any] = {}
     for name, function in metrics.items():
         short = name.rsplit(".", 1)[-1]
-        if _of_the_population(short):
-            results[f"{prefix}_{short}"] = [plain(_call(function, name, pairs))]
+        try:
+            if _of_the_population(short):
+                results[f"{prefix}_{short}"] = [plain(_call(function, name, pairs))]
+                continue
+            batches = [plain(_call(function, name, pairs[i : i + size])) for i in range(0, len(pairs), size)]
+        except OptionError as error:
+            print(f"note: {error}; the results are without it", file=sys.stderr)
             continue
-        batches = [plain(_call(function, name, pairs[i : i + size])) for i in range(0, len(pairs), size)]
         if metric["record_metric_per_sample"] or not metric["means"]:
             results[f"{prefix}_{short}"] = batches
         if metric["means"]:

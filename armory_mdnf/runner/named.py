@@ -51,7 +51,8 @@ def find(block: Config, what: str) -> Any:
         public = [k for k, v in own.items() if str(getattr(v, "__module__", "")).startswith(module.__name__)]
         near = difflib.get_close_matches(block["name"], public, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else f", which has {', '.join(sorted(public)[:SHOWN]) or 'none'}"
-        file = None if is_ours(block) else getattr(module, "__file__", None)  # one of that name may lie elsewhere too
+        # A file of that name may lie elsewhere too.
+        file = None if is_ours(block["module"]) else getattr(module, "__file__", None)
         where = f" ({shown(file, 200)})" if file else ""
         raise OptionError(f"{what}.name: no {quoted(block['name'])} in {block['module']}{where}{hint}")
     return found
@@ -131,10 +132,20 @@ def own_code() -> str:
 
 
 def others(config: Config) -> list[Config]:
-    """The blocks of what else a run's numbers may hang on: dotted names of metrics, and ``user_init``."""
-    dotted = [name for key in ("task", "perturbation") for name in as_list(config["metric"][key])]
-    found = [{"module": name.rpartition(".")[0], "name": name.rpartition(".")[2]} for name in dotted if "." in name]
+    """The blocks of what else a run's lines may hang on: dotted names of perturbation metrics, and ``user_init``.
+
+    Those of tasks follow from the transcripts, when all is done.
+    """
+    found = [_dotted(name) for name in as_list(config["metric"]["perturbation"]) if "." in name]
     return [*found, *([config["user_init"]] if (config.get("user_init") or {}).get("module") else [])]
+
+
+def _dotted(name: str) -> Config:
+    """The block of a dotted name, which may lead through a class: its module is the longest part that is one."""
+    parts = name.split(".")
+    lengths = range(len(parts) - 1, 0, -1)
+    length = next((n for n in lengths if ".".join(parts[:n]) in sys.modules), len(parts) - 1)
+    return {"module": ".".join(parts[:length]), "name": parts[length]}
 
 
 def blocks_of(config: Config) -> list[Config]:

@@ -12,7 +12,7 @@ from armory_mdnf.evaluation.joining import INDEX
 from armory_mdnf.evaluation.records import RunRecord, check_run, with_origin
 from armory_mdnf.files.run_folder import ABOUT
 from armory_mdnf.runner import components, results
-from armory_mdnf.runner.config import check_config
+from armory_mdnf.runner.config import check_config, within
 from armory_mdnf.runner.journal import Journal, read_run
 from armory_mdnf.runner.strangers import is_own_dataset
 
@@ -25,7 +25,8 @@ def read_stopped(folder: Path) -> RunRecord:
     about, journal = read_run(folder), Journal.look_at(folder)
     if not journal.lines:
         raise ResultsError(f"{folder}: none of its utterances is done")
-    check_config(about["config"])
+    with within(str(folder / ABOUT)):
+        check_config(about["config"])
     try:
         run = with_origin(_done(journal, about), about)
         check_run(run)

@@ -47,7 +47,8 @@ class Cell:
     def steps(self) -> int:
         """Iterations of its attack, 0 without one or where it names none."""
         attack = None if self.config["sysconfig"].get("skip_attack") else self.config["attack"]
-        return int(next((attack["kwargs"][key] for key in ITERATIONS if attack["kwargs"].get(key)), 0) if attack else 0)
+        values = [attack["kwargs"].get(key) for key in ITERATIONS] if attack else []
+        return next((v for v in values if isinstance(v, int) and v > 0), 0)  # others' may say it otherwise
 
     @property
     def kind(self) -> str:
@@ -133,6 +134,8 @@ def names(paths: Sequence[str]) -> list[str]:
     pairs = zip(paths, stems, strict=True)
     found = [s if stems.count(s) == 1 else f"{Path(p).resolve().parent.name}_{s}" for p, s in pairs]
     for name in found:
+        if name.startswith("."):
+            raise OptionError(f"{quoted(name)}: a folder of that name is hidden, and what reads results passes it over")
         if found.count(name) > 1:
             raise OptionError(f"{quoted(name)} is there twice: a sweep has a folder per configuration")
     return [readable(name) for name in found]
