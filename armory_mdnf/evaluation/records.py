@@ -25,8 +25,7 @@ KEPT_BLOCKS = ("_description", "attack", "dataset", "defense", "model", "user_in
 """Blocks of its configuration that a record has; others in a file, which could be anything, are not taken."""
 LAST_TIME = 253_402_300_800
 """Seconds from 1970 to the year 10000, which no date has."""
-LARGEST_SIZE = 1e100
-"""Of a perturbation's sizes: the mean of larger ones overflows."""
+LARGEST_SIZE = 1e100  # the mean of larger ones overflows
 FURTHER = ("segmental_snr_db", "stoi")
 """Measures of an utterance that only this package's own results have, and a file has only where there are some."""
 COMPARISONS = {
@@ -203,10 +202,8 @@ def common_outcomes(first: RunRecord, second: RunRecord) -> list[tuple[Outcome, 
 
 def _from_the_start(run: RunRecord) -> bool:
     """Whether a run is of the first utterances of its split, as far as its configuration says."""
-    data = run.config.get("dataset")
-    index = data.get("index") if isinstance(data, Mapping) else None
-    listed = isinstance(index, list) and index == list(range(len(index)))
-    return index is None or listed or str(index).startswith("[:")
+    index = run._at("dataset", "index")
+    return index is None or str(index).startswith("[:") or index == [*range(len(run.outcomes))]
 
 
 def in_order_of(first: RunRecord, second: RunRecord) -> RunRecord:
@@ -298,9 +295,8 @@ def check_run(run: RunRecord) -> None:
         kinds += [(name, getattr(outcome, name), (str, type(None))) for name in texts]
         sizes = {name: getattr(outcome, name) for name in ("snr_db", "l2", "linf", *FURTHER)}
         kinds += [(name, value, (int, float, type(None))) for name, value in sizes.items()]
-        for name, value in sizes.items():
-            if isinstance(value, (int, float)) and abs(value) > LARGEST_SIZE:  # a mean of these would overflow
-                raise TypeError(f"{name} is {quoted(value)}")
+        if any(isinstance(value, (int, float)) and abs(value) > LARGEST_SIZE for value in sizes.values()):
+            raise TypeError(f"sizes are {quoted(sizes)}")
     for name, value, expected in kinds:
         fits = isinstance(value, expected) and not isinstance(value, bool)
         if not fits or (isinstance(value, (int, float)) and as_number(value) is None):
