@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from armory_mdnf import cli
 from armory_mdnf.errors import AudioError, OptionError, ResultsError, TranscriptError
 from armory_mdnf.evaluation.measures import measures, worst_over
-from armory_mdnf.evaluation.records import Outcome, RunRecord, read_record, write_record
+from armory_mdnf.evaluation.records import Outcome, RunRecord, common_outcomes, read_record, write_record
 from armory_mdnf.metrics import cer, intelligibility, perturbation, wer
 
 RESULTS = Path(__file__).parents[1] / "results" / "human"
@@ -236,3 +236,19 @@ def test_groups_of_the_same_names_in_other_folders_have_rows_of_their_own(tmp_pa
     assert cli.main(["metrics", str(tmp_path), "--json", str(tmp_path / "m.json")]) == 0
     rows = json.loads((tmp_path / "m.json").read_text())["metrics"]
     assert len(rows) == 6
+
+
+def test_a_size_that_no_mean_can_hold_is_damage(tmp_path: Path) -> None:
+    for name in ("snr_db", "l2"):
+        write_record(tmp_path / "r.json", run([Outcome("A", "A", "B", **{name: 1e308}), Outcome("C", "C", "D")]))
+        with pytest.raises(ResultsError, match=rf"r\.json: not a complete record: .*{name} is 1e\+308"):
+            read_record(tmp_path / "r.json")
+
+
+def test_parts_of_a_split_are_not_paired_by_place() -> None:
+    """Without ids: the same words may be another's, where a run is not of the first utterances."""
+    said = ["A", "B", "A", "B"]
+    whole = run([Outcome(text, text) for text in said], dataset={"index": None})
+    first, second = (run([Outcome(text, text) for text in said[:2]], dataset={"index": i}) for i in ("[:2]", [2, 3]))
+    assert len(common_outcomes(whole, first)) == 2
+    assert common_outcomes(whole, second) == []
