@@ -61,8 +61,8 @@ class Pipeline:
     def _one_each(self, losses: Tensor, n: int) -> Tensor:
         """The same. Raises :class:`AudioError` for a mean of the batch, for instance, which mixes its utterances."""
         if not isinstance(losses, Tensor) or losses.shape != (n,):
-            name, found = type(self.recognizer).__name__, getattr(losses, "shape", quoted(losses))
-            found = tuple(found) if isinstance(losses, Tensor) else found
+            name = type(self.recognizer).__name__
+            found = tuple(losses.shape) if isinstance(losses, Tensor) else quoted(losses)
             raise AudioError(f"{name}.losses: expected a loss for each utterance, shape ({n},), got {found}")
         return losses
 
