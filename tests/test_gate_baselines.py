@@ -28,6 +28,7 @@ from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, read_baseli
 from armory_mdnf.evaluation.gate import Options, gate
 from armory_mdnf.evaluation.gate_files import read_cell
 from armory_mdnf.evaluation.records import read_record, results_files, write_record
+from armory_mdnf.files.locks import alone_in
 
 
 def test_common_utterances_are_found_by_id_or_reference() -> None:
@@ -184,6 +185,9 @@ def test_a_baseline_is_rewritten_by_its_command_alone(tmp_path: Path, capsys: py
     before = target.read_text()
     assert cli.main(["gate", *files, "--baseline", str(target)]) == 0
     assert target.read_text() == before
+    with alone_in(tmp_path, ResultsError):  # of two at once, each would lose the other's cells
+        assert cli.main(["baseline", str(target), files[0], "--keep"]) == 2
+    assert "is being written by another command" in capsys.readouterr().err
     assert cli.main(["baseline", str(target), files[0], "--keep"]) == 0
     assert set(read_baseline(target).cells) == {"human/mg_benign", "human/rs_benign"}
     assert cli.main(["baseline", str(target), files[0]]) == 0

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -138,6 +139,7 @@ def test_a_run_is_known_by_the_weights_that_are_its_defaults(config: dict[str, A
         '{"index": 1, "words": {}}\n',
         "twice",
         "counts",
+        "seconds",
     ],
 )
 def test_damaged_lines_are_named(interrupted: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,10 +147,24 @@ def test_damaged_lines_are_named(interrupted: Path, damage: str, capsys: pytest.
     text = path.read_text()
     if damage == "counts":
         path.write_text(text.replace('"hits": ', '"hits": 1'))
+    elif damage == "seconds":
+        path.write_text(re.sub(r'"seconds": {[^}]*}', '"seconds": {"inference": "abc"}', text))
     else:
         path.write_text(text + (text if damage == "twice" else damage))
     assert cli.main(["run", "--resume", str(interrupted)]) == 2
     assert "utterances.jsonl, line" in capsys.readouterr().err
+
+
+def test_a_damaged_configuration_of_a_run_is_named_with_its_file(
+    interrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = interrupted / "run.json"
+    content = json.loads(path.read_text())
+    content["config"]["dataset"]["batch_size"] = "1"
+    path.write_text(json.dumps(content))
+    for words in (["run", "--resume"], ["summary"]):
+        assert cli.main([*words, str(interrupted)]) == 2
+        assert "run.json: dataset.batch_size: expected int, found '1'" in capsys.readouterr().err
 
 
 def test_two_runs_do_not_write_one_folder(interrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
