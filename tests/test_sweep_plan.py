@@ -17,8 +17,9 @@ from sweep_cells import sweep
 from armory_mdnf import cli
 from armory_mdnf.errors import OptionError
 from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.evaluation.records import LeftOut
 from armory_mdnf.runner import sweep as module
-from armory_mdnf.runner import sweep_engine, sweep_plan
+from armory_mdnf.runner import sweep_engine, sweep_places, sweep_plan
 from armory_mdnf.runner.sweep_engine import Done, Task, perform
 from armory_mdnf.runner.sweep_plan import Cell, Cost, cost, names, parse_budget
 
@@ -63,6 +64,20 @@ def test_a_dry_run_tells_time_and_memory_and_writes_nothing(grid: list[str], tmp
     gib = float(err.split("about ")[1].split(" GiB")[0])
     assert 0.1 < gib < 100
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_says_why_nothing_of_a_cell_can_be_computed(
+    grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def failing(task: Task) -> Done:
+        left = [LeftOut("u", "u.wav", "Raises cannot be used: RuntimeError: my own bug", i) for i in task.indices]
+        return Done(task, [*left], 0.1, 1)
+
+    monkeypatch.setattr(sweep_places, "perform", failing)
+    monkeypatch.setattr(sweep_engine, "perform", failing)
+    sweep(grid, tmp_path / "runs", "--dry-run")
+    told = capsys.readouterr().err
+    assert "none of the utterances that were tried can be used: Raises cannot be used: RuntimeError: my own bug" in told
 
 
 def test_a_dry_run_of_what_is_there_writes_nothing(grid: list[str], tmp_path: Path, capsys: Any) -> None:

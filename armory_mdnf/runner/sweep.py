@@ -16,7 +16,7 @@ import torch
 
 from armory_mdnf import console
 from armory_mdnf.errors import OptionError, ResultsError, StorageError
-from armory_mdnf.evaluation.records import read_json
+from armory_mdnf.evaluation.records import LeftOut, read_json
 from armory_mdnf.evaluation.summary import numbers
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.locks import held
@@ -209,6 +209,11 @@ def _estimate(cells: Sequence[Cell], journals: Sequence[Journal], place: Place) 
     for cell, journal in zip(cells, journals, strict=True):
         if cell.kind not in costs and _left(cell, journal) and (tries := probes(cell)):
             ready, *timed = [(place.perform(task), audio, steps) for task, audio, steps in tries]
+            lines = [line for done, *_ in (ready, *timed) for line in done.lines]
+            reasons = [line.reason for line in lines if isinstance(line, LeftOut)]
+            if lines and len(reasons) == len(lines):
+                why = reasons[0]
+                print(f"note: {cell.name}: none of the utterances that were tried can be used: {why}", file=sys.stderr)
             memory = max(done.memory for done, *_ in (ready, *timed))
             costs[cell.kind] = cost([(done.seconds, audio, steps) for done, audio, steps in timed], memory)
             first = first or [tries[0][0]]
