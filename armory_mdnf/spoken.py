@@ -85,7 +85,7 @@ def read_numbers(text: str) -> str:
     text = _DECIMAL.sub(lambda match: f" {_number(match[1])} POINT {digit_words(match[2])} ", text)
     text = _ORDINAL.sub(lambda match: _last_word(_number(match[1]), _ordinal), text)
     text = _DECADE.sub(lambda match: _last_word(_number(match[1]), _plural), text)
-    text = _THOUSANDS.sub(lambda match: number_words(int(match.group().replace(",", ""))), text)
+    text = _THOUSANDS.sub(lambda match: _number(match.group()), text)
     return re.sub(r"[0-9]+", lambda match: f" {_number(match.group())} ", text)
 
 

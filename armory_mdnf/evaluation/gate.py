@@ -168,11 +168,10 @@ def _same_utterances(pair: _Pair, options: Options) -> _Pair:
     if len(kept) == len(here) and found.chosen == len(there) and len(found.left_out) == lost:  # it was of them all
         return _Pair(pair.results, found, _selected(expected, kept), lost=lost)
     if options.common:
-        both = [(i, j) for i, j in zip(range(len(here)), places, strict=True) if j is not None]
-        if not both:
+        if not kept:
             raise ResultsError("other utterances: none is in the baseline too")
-        chosen = found.select([i for i, _ in both]), _selected(expected, [j for _, j in both])
-        return _Pair(pair.results, *chosen, lost=_lost(found, expected) if len(both) < len(there) else 0)
+        own = found.select([i for i, j in enumerate(places) if j is not None])
+        return _Pair(pair.results, own, _selected(expected, kept), lost=_lost(found, expected) if lost else 0)
     at = _first_other(here, there)
     raise ResultsError(
         f"other utterances: expected the {len(there)} of {expected.name}, found {len(here)}, of which number {at + 1} "

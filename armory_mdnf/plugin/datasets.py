@@ -18,7 +18,7 @@ from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.own import load_own
 from armory_mdnf.data.selection import SAMPLE_RATE_HZ, Index
 from armory_mdnf.errors import ArmoryMdnfError, BundleError, OptionError, cause, quoted
-from armory_mdnf.options import check_option, count, number
+from armory_mdnf.options import POSITIVE, check_option, count
 
 QUANTIZATION = 1 << 15  # 16-bit samples as integers
 
@@ -160,7 +160,7 @@ def _unlike_an_utterance(found: Any) -> str:
         return f"path as a pathlib.Path, found {quoted(found.path)}"
     if not isinstance(found.transcript, str) or not found.transcript.split():
         return f"transcript as text with words, found {quoted(found.transcript)}"
-    if not number(0, above=True).holds(found.duration_s):
+    if not POSITIVE.holds(found.duration_s):
         return f"duration_s as a number above 0, found {quoted(found.duration_s)}"
     return ""
 

@@ -212,8 +212,8 @@ def _estimate(cells: Sequence[Cell], journals: Sequence[Journal], place: Place) 
             lines = [line for done, *_ in (ready, *timed) for line in done.lines]
             reasons = [line.reason for line in lines if isinstance(line, LeftOut)]
             if lines and len(reasons) == len(lines):
-                why = reasons[0]
-                print(f"note: {cell.name}: none of the utterances that were tried can be used: {why}", file=sys.stderr)
+                tried = f"{cell.name}: none of the utterances that were tried can be used"
+                print(f"note: {tried}: {reasons[0]}", file=sys.stderr)
             memory = max(done.memory for done, *_ in (ready, *timed))
             costs[cell.kind] = cost([(done.seconds, audio, steps) for done, audio, steps in timed], memory)
             first = first or [tries[0][0]]

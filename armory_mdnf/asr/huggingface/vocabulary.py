@@ -26,9 +26,8 @@ class TokenVocabulary:
         if len(set(self.tokens.values())) != len(self.tokens) or self.blank not in self.tokens.values():
             raise BundleError(f"expected a class of its own for every token, and one for the blank, {self.blank}")
         written = {token: i for token, i in self.tokens.items() if token not in self.special and i != self.blank}
-        several = sorted(token for token in written if len(token) > 1 and token != self.word_delimiter)
-        several = [token for token in several if f"{token[0]}{token[-1]}" not in ("<>", "[]")]  # are not written
-        if several:
+        long = (token for token in written if len(token) > 1 and token != self.word_delimiter)
+        if several := sorted(token for token in long if token[0] + token[-1] not in ("<>", "[]")):  # these are marks
             raise BundleError(
                 f"expected tokens of one character, found {quoted(several[0])} (and {len(several) - 1} more): a text "
                 "can be spelt in several ways with these"
