@@ -311,8 +311,11 @@ def test_runs_that_cannot_be_compared_are_refused(runs) -> None:
     with pytest.raises(ResultsError, match="same utterances: number 2 is 'HELLO THERE' in 0 and nothing in 1"):
         comparison.side_by_side(first, replace(second, outcomes=second.outcomes[:1]))
     stronger = dict(second.config) | {"attack": {"name": "PGD", "kwargs": {"eps": 3.0}}}
-    with pytest.raises(ResultsError, match=r"attack\.kwargs is \{'eps': 1\.5\} in 0 and \{'eps': 3\.0\} in 1"):
+    with pytest.raises(ResultsError, match=r"attack\.kwargs\.eps is 1\.5 in 0 and 3\.0 in 1"):
         comparison.side_by_side(first, replace(second, config=stronger))
+    longer = dict(second.config) | {"attack": {"name": "PGD", "kwargs": {"eps": 1.5, "max_iter": 7}}}
+    with pytest.raises(ResultsError, match=r"attack\.kwargs\.max_iter is not there in 0 and 7 in 1"):
+        comparison.side_by_side(first, replace(second, config=longer))
     benign = tuple(replace(o, adversarial=None) for o in first.outcomes)
     with pytest.raises(ResultsError, match="found no attacked transcripts"):
         comparison.side_by_side(replace(first, outcomes=benign), second)
@@ -327,6 +330,14 @@ def test_two_gradients_are_two_attacks() -> None:
         with pytest.raises(ResultsError, match="the gradient is 'exact' in mg_mdnf_pgd_l2 and 'published' in p"):
             compared(exact, published)
         assert compared(published, published)
+
+
+def test_how_an_attack_is_computed_makes_it_no_other(runs) -> None:
+    first, second = runs
+    block = second.config["attack"]
+    kwargs = block["kwargs"] | {"verbose": True, "batch_seconds": 8.0, "seed": 3, "gradient": "exact"}
+    moved = replace(second, config=dict(second.config) | {"attack": block | {"kwargs": kwargs}})
+    assert comparison.side_by_side(first, moved) == comparison.side_by_side(first, second)
 
 
 def test_the_command_takes_results_and_records(runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

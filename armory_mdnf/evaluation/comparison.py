@@ -13,6 +13,7 @@ from armory_mdnf import console
 from armory_mdnf.console import printable
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.armory_results import read_armory_results
+from armory_mdnf.evaluation.identity import differing, identity
 from armory_mdnf.evaluation.names import defence_label
 from armory_mdnf.evaluation.paper import gradient_of
 from armory_mdnf.evaluation.rates import difference
@@ -151,20 +152,19 @@ def _comparable(first: RunRecord, second: RunRecord) -> RunRecord:
         )
     if not any(text.split() for text in said[0]):
         raise ResultsError(f"{first.name}: expected references with at least one word")
-    blocks = [run.config.get("attack") or {} for run in (first, second)]
-    for key in sorted(blocks[0].keys() | blocks[1].keys()):
-        if blocks[0].get(key) != blocks[1].get(key):
-            raise ResultsError(
-                f"expected two runs of the same attack: attack.{key} is {quoted(blocks[0].get(key))} in {first.name} "
-                f"and {quoted(blocks[1].get(key))} in {second.name}"
-            )
-    gradients = [gradient_of(run.config) for run in (first, second)]  # others' attacks follow that of the estimator
-    if gradients[0] != gradients[1]:
-        raise ResultsError(
-            f"expected two runs of the same attack: the gradient is {quoted(gradients[0])} in {first.name} and "
-            f"{quoted(gradients[1])} in {second.name}"
-        )
+    blocks = [_attack(run) for run in (first, second)]
+    for key in differing(*blocks):
+        values = [quoted(block[key]) if key in block else "not there" for block in blocks]
+        where = " and ".join(f"{value} in {run.name}" for value, run in zip(values, (first, second), strict=True))
+        raise ResultsError(f"expected two runs of the same attack: {key} is {where}")
     return second
+
+
+def _attack(run: RunRecord) -> dict[str, Any]:
+    """What decides an attack, by dotted keys, but for its seed; others' attacks follow the estimator's gradient."""
+    found = identity({"attack": run.config.get("attack")}, attacked=True)
+    found.pop("attack.kwargs.gradient", None)
+    return found | {"the gradient": gradient_of(run.config)}
 
 
 def paired(first: RunRecord, second: RunRecord) -> dict[str, Any]:
