@@ -54,7 +54,7 @@ def defence_of(system: str) -> tuple[str | None, str]:
     classes = {"mdnf": "MDNF", **classes, "rs": "RandomizedSmoothing"}
     words = system.split("_")
     tuned = next((word for word in words if word in ("mg", "wg", "hg")), None)
-    weights = f"ds2_{tuned or 'base'}"
+    weights = f"ds2_{tuned or 'base'}" + "_gan" * ("gan" in words)
     if "whisper" in words:
         tuned = "mg" if tuned == "wg" else tuned  # none is fine-tuned for WG
         family = "whisper_ctc_v2" if "v2" in words else "whisper_ctc"

@@ -91,6 +91,13 @@ pgd_linf_ours         own      own         own         own
 benign                own         own            own            own
 pgd_l2_ours           own         own            own            own
 """
+MELGAN_GAN_BUNDLED = """
+                      none_mg_gan  mg_gan  mg_gan_mdnf
+benign                own          own     own
+pgd_l2                own          own     own
+pgd_l2_published      .            .       own
+noise_l2              .            own     own
+"""
 HIFIGAN_BUNDLED = """
                       hg   hg_mdnf
 benign                own  own
@@ -205,6 +212,17 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
         "MG-MDNF with noise normalised over the frame, at the level of the authors' later files",
         "MG-MDNF of the later files", "ds2_mg",
         "MDNF", {"vocoder": "melgan", "curve": "bundled_l2", "normalize": "frame", "noise_level": 0.05},
+    ),
+    "none_mg_gan": (
+        "Control: the recogniser fine-tuned for MG (adversarially trained MelGAN), no vocoder before it", "none-MG",
+        "ds2_mg_gan", None, {},
+    ),
+    "mg_gan": (
+        "MG (adversarially trained MelGAN)", "MG", "ds2_mg_gan", "MelResynth", {"vocoder": "melgan_gan"},
+    ),
+    "mg_gan_mdnf": (
+        "MG-MDNF (mel noise flooding, adversarially trained MelGAN)", "MG-MDNF", "ds2_mg_gan",
+        "MDNF", {"vocoder": "melgan_gan", "curve": "bundled_l2"} | NOISE,
     ),
     "none_100": ("Undefended recogniser", "none", "ds2_base", None, {}),
     "wg": ("WG (Parallel WaveGAN resynthesis)", "WG", "ds2_wg", "MelResynth", {"vocoder": "pwg"}),
@@ -436,7 +454,7 @@ THREATS |= twin_threats()
 # Folder -> its tables, data, targets' candidates, image, whether on a GPU, and the seeding's options.
 SCALES: dict[str, tuple[str, Block, str, str | None, bool, Block]] = {
     "": (
-        BUNDLED + HIFIGAN_BUNDLED + WHISPER_BUNDLED, {"name": "bundled", "eval_split": "human", "index": "[:10]"},
+        BUNDLED + MELGAN_GAN_BUNDLED + HIFIGAN_BUNDLED + WHISPER_BUNDLED, {"name": "bundled", "eval_split": "human", "index": "[:10]"},
         "bundled", None, False, {"threads": 2},
     ),
     "librispeech": (
