@@ -188,6 +188,32 @@ def test_the_level_is_what_the_log_says() -> None:
     assert sorted(level for level in rates if rates[level] > rates[20]) == [0, 80, 120]
 
 
+def test_the_level_before_hifigan_is_what_its_log_says() -> None:
+    log = json.loads((ROOT / "armory_mdnf" / "training" / "logs" / "level_hg.json").read_text())
+    recipe, best = log["recipe"], log["chosen"]
+    words = sum(len(u.transcript.split()) for u in load_split("human", "dev")[: recipe["utterances"]])
+
+    def percent(rate: float) -> str:
+        return f"{100 * round(rate / 100 * words) / words:.1f}"  # of the words: the log's is rounded already
+
+    rates = {
+        (row["curve"], row["noise_level"]): f"{percent(row['benign_wer'])} and {percent(row['adversarial_wer'])}"
+        for row in log["grid"]
+    }
+    prose = " ".join(DOCS["findings"].split())
+    said = (
+        f"EOT {recipe['eot_draws']} and {recipe['iterations']} iterations on {recipe['utterances']} prompts",
+        f"bundled dev split, {words} words",
+        f"at a level of {best['noise_level']:.0f}, the highest that was tried: {percent(best['benign_wer'])} % without an "
+        f"attack and {percent(best['adversarial_wer'])} under it, where no noise has {rates[best['curve'], 0]}, the curve "
+        f"at the published 20 has {rates[best['curve'], 20]}, and flat noise has {rates['flat', 20]} at 20, "
+        f"{rates['flat', 80]} at 80",
+    )
+    assert [sentence for sentence in said if sentence not in prose] == []
+    assert best["noise_level"] == max(recipe["levels"])
+    assert best["curve"] == "ds2_hg_l2.json"
+
+
 def test_most_errors_are_in_the_voice_that_was_not_heard() -> None:
     run, utterances = record("synthetic", "none_benign"), load_split("synthetic", "eval")
     assert [u.transcript for u in utterances] == [o.reference for o in run.outcomes]
