@@ -204,10 +204,10 @@ def test_the_level_before_hifigan_is_what_its_log_says() -> None:
     said = (
         f"EOT {recipe['eot_draws']} and {recipe['iterations']} iterations on {recipe['utterances']} prompts",
         f"bundled dev split, {words} words",
-        f"at a level of {best['noise_level']:.0f}, the highest that was tried: {percent(best['benign_wer'])} % without an "
-        f"attack and {percent(best['adversarial_wer'])} under it, where no noise has {rates[best['curve'], 0]}, the curve "
-        f"at the published 20 has {rates[best['curve'], 20]}, and flat noise has {rates['flat', 20]} at 20, "
-        f"{rates['flat', 80]} at 80",
+        f"at a level of {best['noise_level']:.0f}, the highest that was tried: {percent(best['benign_wer'])} % "
+        f"without an attack and {percent(best['adversarial_wer'])} under it, where no noise has "
+        f"{rates[best['curve'], 0]}, the curve at the published 20 has {rates[best['curve'], 20]}, and flat noise has "
+        f"{rates['flat', 20]} at 20, {rates['flat', 80]} at 80",
     )
     assert [sentence for sentence in said if sentence not in prose] == []
     assert best["noise_level"] == max(recipe["levels"])

@@ -463,8 +463,8 @@ THREATS |= twin_threats()
 # Folder -> its tables, data, targets' candidates, image, whether on a GPU, and the seeding's options.
 SCALES: dict[str, tuple[str, Block, str, str | None, bool, Block]] = {
     "": (
-        BUNDLED + MELGAN_GAN_BUNDLED + HIFIGAN_BUNDLED + WHISPER_BUNDLED, {"name": "bundled", "eval_split": "human", "index": "[:10]"},
-        "bundled", None, False, {"threads": 2},
+        BUNDLED + MELGAN_GAN_BUNDLED + HIFIGAN_BUNDLED + WHISPER_BUNDLED,
+        {"name": "bundled", "eval_split": "human", "index": "[:10]"}, "bundled", None, False, {"threads": 2},
     ),
     "librispeech": (
         LIBRISPEECH + WHISPER_LIBRISPEECH, {"name": "librispeech", "eval_split": "test_clean", "index": "[:500]"},
