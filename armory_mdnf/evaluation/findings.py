@@ -56,6 +56,7 @@ LIBRISPEECH = (
     ("is a recogniser that hears better harder to attack?", "whisper_v2_pgd_l2_ours", "whisper_pgd_l2_ours"),
     ("does RS help?", "whisper_v2_rs_pgd_l2_ours", "whisper_v2_pgd_l2_ours"),
     *_with_its_noise("MG", "whisper_v2_mg", "whisper_v2", "pgd_l2_ours"),
+    *_fine_tuning_apart("MG", "whisper_v2_mg", "whisper_v2"),
     *(pair for norm in ("l2", "linf") for pair in _by_both_gradients("MG", "whisper_mg", "whisper", norm)),
     *_fine_tuning_apart("MG", "whisper_mg", "whisper"),
     *_fine_tuning_apart("MG", "whisper_mg", "whisper", "pgd_linf_ours"),
@@ -115,7 +116,7 @@ LIBRISPEECH = (
 BUNDLED = (
     *(
         pair
-        for name, system in (("MG", "mg"), ("HG", "hg"))
+        for name, system in (("MG", "mg"), ("MG", "mg_gan"), ("HG", "hg"))
         for pair in (
             *_by_both_gradients(name, system, "none"),
             ("is it the attack, or any noise?", f"{system}_noise_l2", f"{system}_pgd_l2_ours"),
@@ -128,7 +129,11 @@ BUNDLED = (
     ("is EOT 5 stronger?", "rs_eot_l2", "rs_pgd_l2_ours"),
     ("does RS help, against EOT 5?", "rs_eot_l2", "none_pgd_l2_ours"),
     *(pair for norm in ("l2", "linf") for pair in _with_its_noise("WG", "wg", "none", f"pgd_{norm}_ours")),
-    *(pair for name in ("MG", "HG", "WG") for pair in _fine_tuning_apart(name, name.lower(), "none")),
+    *(
+        pair
+        for name, system in (("MG", "mg"), ("MG", "mg_gan"), ("HG", "hg"), ("WG", "wg"))
+        for pair in _fine_tuning_apart(name, system, "none")
+    ),
     *_fine_tuning_apart("WG", "wg", "none", "pgd_linf_ours"),
 )
 TITLES = {"test_clean": "LibriSpeech test-clean", "human": "Bundled menu prompts"}
