@@ -203,8 +203,8 @@ def test_the_name_and_the_description_say_the_numbers(name: str) -> None:
     description, kwargs = config["_description"], config["attack"]["kwargs"]
     rows = {"none_100": "none", "none": "none", "mg_mdnf_flat": "MG-MDNF with flat noise"}
     rows |= {f"none_{name.lower()}": f"none-{name}" for name in ("MG", "WG", "HG")}
-    rows |= {"mg_mdnf_frame": "MG-MDNF of the later files", "mg_mdnf_anew": "MG-MDNF of a curve anew"}
-    rows["hg_mdnf_anew"] = "HG-MDNF of a curve anew"
+    rows |= {"mg_mdnf_frame": "MG-MDNF of the later files"}
+    rows |= {f"{name.lower()}_mdnf_anew": f"{name}-MDNF of a curve anew" for name in ("MG", "HG")}
     plain = re.sub("(whisper_v2|whisper|tiny_en)_?|_gan", "", system) or "none"
     row = rows.get(plain, plain.upper().replace("_", "-"))
     where = (

@@ -113,10 +113,11 @@ LIBRISPEECH = (
         )
     ),
 )
+_BY_BOTH_GRADIENTS = (("MG", "mg"), ("MG", "mg_gan"), ("HG", "hg"))
 BUNDLED = (
     *(
         pair
-        for name, system in (("MG", "mg"), ("MG", "mg_gan"), ("HG", "hg"))
+        for name, system in _BY_BOTH_GRADIENTS
         for pair in (
             *_by_both_gradients(name, system, "none"),
             ("is it the attack, or any noise?", f"{system}_noise_l2", f"{system}_pgd_l2_ours"),
@@ -131,7 +132,7 @@ BUNDLED = (
     *(pair for norm in ("l2", "linf") for pair in _with_its_noise("WG", "wg", "none", f"pgd_{norm}_ours")),
     *(
         pair
-        for name, system in (("MG", "mg"), ("MG", "mg_gan"), ("HG", "hg"), ("WG", "wg"))
+        for name, system in (*_BY_BOTH_GRADIENTS, ("WG", "wg"))
         for pair in _fine_tuning_apart(name, system, "none")
     ),
     *_fine_tuning_apart("WG", "wg", "none", "pgd_linf_ours"),

@@ -35,8 +35,10 @@ def read_sensitivities(training: Path = TRAINING) -> list[Sensitivity]:
     measured = read_json(training / "logs" / "sensitivity.json")["cosines"]
     finished = {name: tuple(found[key] for key in COSINES) for name, found in measured.items()}
     rows = [Sensitivity(name, None, cosines) for name, cosines in finished.items()]
-    for recipe in sorted((training / "recipes" / "vocoders").glob("*.json")):
-        log = training / "logs" / f"{recipe.stem}.jsonl"
+    for log in sorted((training / "logs").glob("*.jsonl")):
+        recipe = training / "recipes" / "vocoders" / f"{log.stem}.json"
+        if not recipe.exists():  # a recogniser's log
+            continue
         begun_with = read_json(recipe).get("init")
         if begun_with in finished:
             rows.append(Sensitivity(log.stem, 0, finished[begun_with]))
