@@ -81,6 +81,16 @@ def test_a_baseline_survives_its_file_and_damage_is_named(tmp_path: Path) -> Non
             read_baseline(damaged(change))
 
 
+def test_a_baseline_that_says_a_default_holds_runs_that_do_not(tmp_path: Path) -> None:
+    own = DEFENDED | {"attack.module": "armory_mdnf.attacks"}
+    wordy = cell(own | {"attack.kwargs.gradient": "exact"}, {"benign": BEFORE})
+    write_baseline(tmp_path / "b.json", Baseline("b", "s", {"split/name": wordy}))
+    (kept,) = read_baseline(tmp_path / "b.json").cells.values()
+    assert judged(cell(own, {"benign": BEFORE}), kept) == {"benign": "same"}
+    other = cell(own | {"attack.kwargs.gradient": "published"}, {"benign": BEFORE})
+    assert "attack.kwargs.gradient" in refused(other, kept)
+
+
 @pytest.mark.parametrize("cell", ["human/mg_mdnf_snr40", "published"])
 @pytest.mark.parametrize(
     ("key", "value", "words"),

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from armory_mdnf.asr.estimator import RecognizerEstimator
+from armory_mdnf.attacks import PGD, CarliniWagner
 from armory_mdnf.commands.blocks import defense_block, model_for
 from armory_mdnf.defenses import MDNF, RandomizedSmoothing
 from armory_mdnf.defenses.mdnf import PUBLISHED_LEVELS
 from armory_mdnf.evaluation import paper
 from armory_mdnf.evaluation.cells import cells_on
-from armory_mdnf.evaluation.identity import differing, identity
+from armory_mdnf.evaluation.identity import DEFAULTS, differing, identity
 from armory_mdnf.evaluation.names import NO_DEFENCE, recognizer_in
 from armory_mdnf.evaluation.records import RunRecord, read_record
 from armory_mdnf.report import charts, content, runs
@@ -176,3 +178,37 @@ def test_flat_noise_is_not_the_default_curve() -> None:
     )
     assert differing(flat, default) == ["defense.kwargs.curve"]
     assert "defense.kwargs.clip_values" not in flat
+
+
+def test_an_option_that_says_its_default_is_no_other_configuration() -> None:
+    attack = {"module": "armory_mdnf.attacks", "name": "PGD", "kwargs": {"norm": "l2", "eps": 1.5}}
+    model = {"module": "armory_mdnf.plugin.model", "name": "get_art_model", "wrapper_kwargs": {}}
+    said = {
+        "attack": attack | {"kwargs": {**attack["kwargs"], **DEFAULTS["attack"][2]}},
+        "model": model | {"wrapper_kwargs": DEFAULTS["model"][2]},
+    }
+    assert identity(said, True) == identity({"attack": attack, "model": model}, True)
+    for block, options in (("attack", "kwargs"), ("model", "wrapper_kwargs")):
+        theirs = {**said, block: said[block] | {"module": "armory_mdnf.attacks_of_theirs"}}
+        assert identity(theirs, True).keys() > {f"{block}.{options}.{name}" for name in DEFAULTS[block][2]}
+    for name, other in {"eot_draws": 5, "gradient": "published", "restarts": True, "random_start": 0}.items():
+        kwargs = said["attack"]["kwargs"] | {name: other}
+        found = identity(said | {"attack": attack | {"kwargs": kwargs}}, True)
+        assert found[f"attack.kwargs.{name}"] is other
+
+
+def test_the_defaults_are_those_of_the_attacks() -> None:
+    defaults = DEFAULTS["attack"][2]
+    fields = {f.name: f.default for kind in (PGD, CarliniWagner) for f in dataclasses.fields(kind)}
+    assert {name: fields[name] for name in defaults} == defaults
+    for kind in (PGD, CarliniWagner):
+        assert all(f.default == defaults[f.name] for f in dataclasses.fields(kind) if f.name in defaults)
+    assert DEFAULTS["model"][2] == {"gradient": inspect.signature(RecognizerEstimator).parameters["gradient"].default}
+    stated = [
+        (name, option)
+        for data in ("bundled", "librispeech")
+        for name, cell in cells_on(data).items()
+        for option, value in cell.blocks["attack"]["kwargs"].items()
+        if option in defaults and value == defaults[option]
+    ]
+    assert stated == []

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from armory_mdnf.errors import ResultsError, quoted
-from armory_mdnf.evaluation.identity import identity_of
+from armory_mdnf.evaluation.identity import identity_of, without_defaults
 from armory_mdnf.evaluation.records import COMPARISONS, RunRecord, are_words, as_number, compare
 from armory_mdnf.files import strict_json
 from armory_mdnf.files.atomic import write_text
@@ -175,7 +175,7 @@ def _from_json(name: str, plain: Mapping[str, Any]) -> BaselineCell:
     for key in ("identity", "values", "counts"):
         if not isinstance(plain[key] if key in ("identity", "values") else plain.get(key, {}), dict):
             raise ResultsError(f"expected {key} as an object, found {quoted(plain[key])}")
-    identity, values, n = plain["identity"], plain["values"], plain["utterances"]
+    identity, values, n = without_defaults(plain["identity"].items()), plain["values"], plain["utterances"]
     for key, value in values.items():
         number = as_number(value)
         if key not in MEASURES or number is None or (number < 0 and key != "snr_db"):

@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from armory_mdnf.errors import ResultsError
-from armory_mdnf.evaluation.identity import identity, identity_of
+from armory_mdnf.evaluation.identity import identity, identity_of, without_defaults
 from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.files.provenance import leaves
 from armory_mdnf.files.strict_json import readable
@@ -109,7 +109,8 @@ def _differences(run: RunRecord, cell: Cell) -> Iterator[str]:
         if part in parts and was != now:
             parts.remove(part)
             yield f"{part} {_shown(now)} instead of {_shown(was)}"
-    stored, found = (dict(leaves({part: source.get(part) for part in parts})) for source in (cell.blocks, run.config))
+    both = (leaves({part: source.get(part) for part in parts}) for source in (cell.blocks, run.config))
+    stored, found = map(without_defaults, both)
     for key in sorted(stored.keys() | found.keys()):
         if not key.startswith(INCIDENTAL) and stored.get(key) != found.get(key):
             yield f"{_words(key)} {_shown(found.get(key))} instead of {_shown(stored.get(key))}"

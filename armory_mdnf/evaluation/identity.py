@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from armory_mdnf.evaluation.records import RunRecord
@@ -19,6 +19,26 @@ NOTHING: tuple[Any, ...] = (None, {}, [])
 """Values of a key that say as much as its absence."""
 SAID_BY_NULL = ("defense.kwargs.curve",)
 """Keys whose null is a choice, and not the default: flat noise in place of a curve."""
+ATTACKS = "armory_mdnf.attacks"
+DEFAULTS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    "attack": (
+        ATTACKS,
+        "kwargs",
+        {
+            "eot_draws": 1,
+            "eot_fresh": True,
+            "gradient": "exact",
+            "keep": "last",
+            "random_start": False,
+            "restarts": 1,
+            "selection_draws": 1,
+            "stop_on_success": False,
+        },
+    ),
+    "model": ("armory_mdnf.plugin.model", "wrapper_kwargs", {"gradient": "exact"}),
+}
+"""By block the module of ours that it may name, and there the options that say no more by their default than by being
+left out. Options that the shipped configurations state are not among them."""
 
 
 def identity(config: Mapping[str, Any], attacked: bool) -> dict[str, Any]:
@@ -27,12 +47,33 @@ def identity(config: Mapping[str, Any], attacked: bool) -> dict[str, Any]:
     ``attacked``: whether the run has attacked transcripts; without them its attack block decided nothing.
     """
     parts = ("dataset", "defense", "model", *(("attack",) if attacked else ()))
-    found = leaves({part: config.get(part) for part in parts})
+    found = without_defaults(leaves({part: config.get(part) for part in parts}))
     return {
         key: value
-        for key, value in sorted(found)
+        for key, value in sorted(found.items())
         if (value not in NOTHING or key in SAID_BY_NULL) and not _incidental(key)
     }
+
+
+def without_defaults(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Dotted keys and values but for those that :data:`DEFAULTS` has, where the block is of this package."""
+    known = dict(found)
+    for block, (module, options, defaults) in DEFAULTS.items():
+        if _within(known.get(f"{block}.module"), module):
+            for name, default in defaults.items():
+                value = known.get(key := f"{block}.{options}.{name}")
+                if value == default and isinstance(value, bool) == isinstance(default, bool):
+                    del known[key]
+    return known
+
+
+def is_own_attack(module: Any) -> bool:
+    """Whether an attack's module is this package's, as it is where a configuration names none."""
+    return _within(module or ATTACKS, ATTACKS)
+
+
+def _within(module: Any, package: str) -> bool:
+    return f"{module}.".startswith(f"{package}.")
 
 
 def _incidental(key: str) -> bool:

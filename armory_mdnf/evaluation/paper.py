@@ -13,7 +13,7 @@ from typing import Any
 
 from armory_mdnf.errors import ResultsError, quoted
 from armory_mdnf.evaluation.cells import cell_described, cell_named, cells_on
-from armory_mdnf.evaluation.identity import INCIDENTAL
+from armory_mdnf.evaluation.identity import INCIDENTAL, is_own_attack
 from armory_mdnf.evaluation.names import (
     NO_DEFENCE,
     block_of,
@@ -29,7 +29,6 @@ FLAT = " with flat noise"
 FRAME = " with noise over the frame"
 BENIGN = "benign"
 EXACT, PUBLISHED = "exact", "published"
-ATTACKS = "armory_mdnf.attacks"
 SMOOTHED = {"snr_db": 15.0, "passes": 5}
 FLOODED = {"normalize": "utterance", "curve_scales": "std"}
 ALWAYS = {"sample_rate_hz": 16000, "resample_rate_hz": None, "apply_fit": False, "apply_predict": True}
@@ -187,11 +186,11 @@ def _unlike_the_configurations(block: Mapping[str, Any], kwargs: Mapping[str, An
 def gradient_of(config: Mapping[str, Any]) -> str:
     """The gradient that a configuration's attack follows, "exact" where none is said.
 
-    Those of :data:`ATTACKS` have an option of their own and never ask for the estimator's gradient; all others do,
+    Those of this package have an option of their own and never ask for the estimator's gradient; all others do,
     those of ART's that `plugin.attacks` makes among them.
     """
     attack = block_of(config, "attack")
-    own = f"{attack.get('module') or ATTACKS}.".startswith(f"{ATTACKS}.")
+    own = is_own_attack(attack.get("module"))
     block = block_of(attack, "kwargs") if own else block_of(block_of(config, "model"), "wrapper_kwargs")
     return str(block.get("gradient") or EXACT)
 
