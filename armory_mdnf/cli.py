@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from armory_mdnf import __version__, console
-from armory_mdnf.errors import ArmoryMdnfError, OptionError, StorageError
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, ResultsError, StorageError
 
 EXIT_CODES = """exit codes:
   0    done
@@ -287,6 +287,7 @@ def _recorded(path: Path) -> Any:
 def _report_table(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.tables import read_folder, replace_block, results_table
     from armory_mdnf.files.atomic import ensure_writable, write_text
+    from armory_mdnf.files.texts import read_text
 
     if args.write:
         ensure_writable(args.write)
@@ -297,13 +298,13 @@ def _report_table(args: argparse.Namespace) -> int:
     content: dict[str, Any] = {"results": str(args.results), "table": table}
     stale = False
     if args.check:
-        text = args.check.read_text(encoding="utf-8")
+        text = read_text(args.check, "page with a table", ResultsError)
         stale = replace_block(text, table) != text
         content |= {"file": str(args.check), "up_to_date": not stale}
         if stale:
             print(f"the table in {args.check} is not that of {args.results}: run `make tables`", file=sys.stderr)
     elif args.write:
-        text = args.write.read_text(encoding="utf-8")
+        text = read_text(args.write, "page with a table", ResultsError)
         write_text(args.write, replace_block(text, table))
         content |= {"out": str(args.write)}
     if args.json:

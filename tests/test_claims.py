@@ -444,6 +444,23 @@ def test_the_page_is_made_of_the_recorded_results(tmp_path: Path, capsys: pytest
     assert [claim["claim"] for claim in grounds["human", "ds2"]] == list(range(1, 16))
 
 
+@pytest.mark.parametrize("content", [None, b"\xd0"])
+@pytest.mark.parametrize("command", [["claims", "results/human"], ["report-table"]])
+def test_a_page_that_is_no_text_is_named(
+    command: list[str],
+    content: bytes | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(ROOT)
+    page = tmp_path / "page.md"
+    if content is not None:
+        page.write_bytes(content)
+    assert cli.main([*command, "--check", str(page)]) == 2
+    assert f"{page} is not a readable page" in capsys.readouterr().err
+
+
 def test_a_page_shows_both_gradients_where_there_are_both() -> None:
     runs = papers_runs()
     block = config("MG-MDNF", "l2 1.5")

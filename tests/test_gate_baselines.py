@@ -21,6 +21,7 @@ import pytest
 from gate_cells import BEFORE, BUNDLED, DEFENDED, RESULTS, ROOT, UNDEFENDED, WORSE, cell, judged, refused
 from hypothesis import given
 from hypothesis import strategies as st
+from test_summary import armory_content
 
 from armory_mdnf import cli
 from armory_mdnf.errors import ResultsError
@@ -207,6 +208,20 @@ def test_a_baseline_is_rewritten_by_its_command_alone(tmp_path: Path, capsys: py
     assert "are of the same configuration" in capsys.readouterr().err
     assert cli.main(["gate", files[0], "--baseline", str(target), "--tolerance", "x"]) == 2
     assert "--tolerance: expected a number >= 0 or `statistical`, got 'x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["baseline", "record"])
+def test_what_no_file_can_hold_is_named_with_its_run(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = armory_content()
+    content["config"]["attack"] = {"kwargs": {"eps": math.inf}}  # Infinity, as Armory writes it
+    (tmp_path / "loud.json").write_text(json.dumps(content))
+    assert cli.main([command, str(tmp_path / "kept.json"), str(tmp_path / "loud.json")]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be written as JSON" in said
+    assert ("/loud'" if command == "baseline" else str(tmp_path / "kept.json")) in said
+    assert not (tmp_path / "kept.json").exists()
 
 
 def test_results_without_a_word_do_not_replace_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

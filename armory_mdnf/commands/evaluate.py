@@ -58,7 +58,7 @@ def evaluate(args: argparse.Namespace, run: Run) -> int:
     from armory_mdnf.files.atomic import ensure_writable, write_text
     from armory_mdnf.files.strict_json import dumps
 
-    text = dumps(make_config(args), indent=4, sort_keys=True, error=OptionError) + "\n"
+    text = dumps(make_config(args), indent=4, sort_keys=True, error=OptionError, name="the configuration") + "\n"
     path = args.config or args.output_dir / f"{_name(args)}.json"
     ensure_writable(path)
     if path.exists() and path.read_bytes() != text.encode():

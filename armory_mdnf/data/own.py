@@ -29,6 +29,7 @@ from armory_mdnf.data.saved import UNREADABLE, SavedUtterance, audio_of, is_save
 from armory_mdnf.data.text import normalise
 from armory_mdnf.errors import AudioError, BundleError, TranscriptError, cause, quoted, shown
 from armory_mdnf.files.strict_json import loads, readable
+from armory_mdnf.files.texts import MAX_BYTES, read_text
 
 AUDIO = ("audio", "file", "path", "wav", "audio_filepath", "filename", "file_name")
 TEXT = ("text", "transcript", "transcription", "sentence", "words", "normalized_text")
@@ -36,7 +37,6 @@ NAMES = ("id", "utterance", "utt_id")
 SPEAKERS = ("speaker", "speaker_id", "voice", "client_id")
 TEXT_FILES = (".txt", ".lab")
 SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
-MAX_BYTES = 1 << 28  # of a list
 MAX_TEXT_BYTES = 1 << 20  # of the transcript of one utterance
 
 
@@ -291,10 +291,4 @@ def _librispeech(place: Path, found: Iterable[Path]) -> list[Utterance]:
 
 
 def _lines(path: Path, most: int = MAX_BYTES) -> str:
-    """Text of a file. Raises :class:`BundleError` if there is none, or it is no text of a list's size."""
-    try:
-        if path.stat().st_size > most:
-            raise BundleError(f"{path}: expected at most {most} bytes, found {path.stat().st_size}")
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise BundleError(f"{path} is not a readable list or transcript: {cause(error)}") from error
+    return read_text(path, "list or transcript", BundleError, "utf-8-sig", most)

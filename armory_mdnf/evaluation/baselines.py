@@ -131,10 +131,10 @@ def write_baseline(path: str | os.PathLike[str], baseline: Baseline) -> None:
     """Write a baseline as strict JSON, a line per cell."""
     head = {"format": FORMAT, "name": baseline.name, "source": baseline.source}
     lines = [f" {strict_json.dumps(key)}: {strict_json.dumps(value)}" for key, value in head.items()]
-    cells = [
-        f"  {strict_json.dumps(name)}: {strict_json.dumps(_as_json(cell), sort_keys=True)}"
-        for name, cell in sorted(baseline.cells.items())
-    ]
+    cells = []
+    for name, cell in sorted(baseline.cells.items()):
+        plain = strict_json.dumps(_as_json(cell), sort_keys=True, error=ResultsError, name=f"the cell {quoted(name)}")
+        cells.append(f"  {strict_json.dumps(name)}: {plain}")
     body = ",\n".join([*lines, ' "cells": {\n' + ",\n".join(cells) + "\n }"])
     write_text(path, "{\n" + body + "\n}\n")
 

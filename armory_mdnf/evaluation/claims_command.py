@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from armory_mdnf import console
+from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.claim_runs import Ground, Table, tables
 from armory_mdnf.evaluation.claims import (
     CELLS,
@@ -177,6 +178,7 @@ def _claims(args: argparse.Namespace) -> int:
     from armory_mdnf.evaluation.records import results_files
     from armory_mdnf.files import strict_json
     from armory_mdnf.files.atomic import ensure_all_writable, write_text
+    from armory_mdnf.files.texts import read_text
 
     files = results_files(args.results)
     ensure_all_writable([args.write, args.json], unlike=[*files, *([args.check] if args.check else [])])
@@ -186,7 +188,7 @@ def _claims(args: argparse.Namespace) -> int:
     if args.json:
         write_text(args.json, strict_json.dumps(as_json(judged), indent=1) + "\n")
     if args.check:
-        if args.check.read_text(encoding="utf-8") != text:
+        if read_text(args.check, "page of claims", ResultsError) != text:
             again = " ".join(str(path) for path in args.results)
             print(
                 f"{args.check} is out of date: run `armory-mdnf claims {again} --write {args.check}`", file=sys.stderr

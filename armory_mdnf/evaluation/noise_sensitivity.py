@@ -8,6 +8,7 @@ from pathlib import Path
 
 from armory_mdnf.evaluation.tables import markdown
 from armory_mdnf.files.strict_json import loads, read_json
+from armory_mdnf.files.texts import read_text
 
 TRAINING = Path(__file__).parents[1] / "training"
 COSINES = {"waveform": "waveforms", "gradient": "exact gradients", "published": "published and exact"}
@@ -47,7 +48,7 @@ def read_sensitivities(training: Path = TRAINING) -> list[Sensitivity]:
 
 
 def _logged(log: Path) -> Iterator[Sensitivity]:
-    for number, line in enumerate(log.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(log, "training log").splitlines(), 1):
         row = loads(line, f"{log}, line {number}")
         if "cosine_gradient" in row:
             cosines = tuple(row[f"cosine_{key}"] for key in COSINES)

@@ -233,7 +233,7 @@ def write_record(path: str | os.PathLike[str], run: RunRecord) -> None:
         **({"device": run.device} if run.device is not None else {}),
         **({"elsewhere": dict(run.elsewhere)} if run.elsewhere else {}),
     }
-    write_text(path, strict_json.dumps(content, indent=1, sort_keys=True, error=ResultsError) + "\n")
+    write_text(path, strict_json.dumps(content, indent=1, sort_keys=True, error=ResultsError, name=f"{path}") + "\n")
 
 
 def _written(outcome: Outcome) -> dict[str, Any]:

@@ -83,17 +83,22 @@ def read_json(
 
 
 def dumps(
-    value: Any, *, indent: int | None = None, sort_keys: bool = False, error: type[ArmoryMdnfError] = BundleError
+    value: Any,
+    *,
+    indent: int | None = None,
+    sort_keys: bool = False,
+    error: type[ArmoryMdnfError] = BundleError,
+    name: str = "a value",
 ) -> str:
     """Write a JSON text that :func:`loads` reads back.
 
-    Raises ``error`` with the dotted key for what that refuses: a number that is not finite or too large, an unpaired
-    surrogate, nesting of more than :data:`MAX_DEPTH` levels; and for a key that is no string.
+    Raises ``error`` naming ``name`` and the dotted key for what that refuses: a number that is not finite or too large,
+    an unpaired surrogate, nesting of more than :data:`MAX_DEPTH` levels; and for a key that is no string.
     """
     try:
         _check(value, "", 0, _writable)
     except _PlaceError as found:
-        raise error(f"cannot be written as JSON: {found}") from None
+        raise error(f"{name} cannot be written as JSON: {found}") from None
     return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
 
 
