@@ -355,6 +355,14 @@ DRAWS = [
 ]
 
 
+@pytest.mark.parametrize("passes", [0, -1, 2.0, True])
+def test_a_number_of_passes_that_is_none_is_named(passes: Any, utterances: Any) -> None:
+    hearing = estimator(None, Drawing(torch.zeros_like))
+    hearing.preprocessing_defences[0].num_passes = passes
+    with pytest.raises(OptionError, match=r"expected Drawing.num_passes to be a whole number >= 1"):
+        hearing.predict(utterances[0][None])
+
+
 @pytest.mark.parametrize(("draw", "why"), DRAWS)
 def test_a_defence_that_draws_globally_is_refused(draw: Any, why: str) -> None:
     evaluation = Evaluation(estimator(None, Drawing(draw)), None, theirs="defense own.Drawing")

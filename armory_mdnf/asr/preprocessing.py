@@ -13,6 +13,7 @@ from torch import Tensor
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key
 from armory_mdnf.errors import AudioError
+from armory_mdnf.options import check_option, count
 
 
 @runtime_checkable
@@ -49,8 +50,11 @@ class Chain:
 
     @property
     def num_passes(self) -> int:
-        """Passes to average: the most that one of the defences asks for."""
-        return max([op.num_passes for op in self.operations if isinstance(op, Defense)], default=1)
+        """Passes to average: the most that one of the defences asks for. Raises :class:`OptionError` for none."""
+        asking = [op for op in self.operations if isinstance(op, Defense)]
+        for op in asking:
+            check_option(f"{type(op).__name__}.num_passes", op.num_passes, count(1))
+        return max([op.num_passes for op in asking], default=1)
 
     @property
     def stochastic(self) -> bool:
