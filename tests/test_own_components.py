@@ -407,6 +407,78 @@ class Whispering(Drawing):
         super().__init__(torch.randn_like)
 
 
+# What neighbours in a batch must not change.
+
+
+class LoudestOfAll(WaveformDefense):
+    """Scales by the loudest sample of the batch."""
+
+    def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        return x / x.abs().max()
+
+
+class OwnNoise(WaveformDefense):
+    """Noise of a generator of its own, which goes on from call to call."""
+
+    stochastic = True
+    generator = np.random.default_rng(0)
+
+    def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        return x + 0.1 * torch.from_numpy(self.generator.standard_normal(x.shape)).to(x)
+
+
+class OwnLoudest(WaveformDefense):
+    def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        return x / x.abs().amax(1, keepdim=True)
+
+
+class Normalising(Toy):
+    """Takes the mean over the batch, padding included."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(10 * (x - x.mean()) / x.std(), lengths)
+
+
+class ByItself(Normalising):
+    exact_batches = False
+
+
+@pytest.mark.parametrize(
+    ("model", "defence", "who"),
+    [(Toy, LoudestOfAll, "the defence"), (Toy, OwnNoise, "the defence"), (Normalising, None, "the recogniser")],
+)
+def test_what_mixes_the_rows_of_a_batch_is_refused(model: Any, defence: Any, who: str) -> None:
+    own = estimator(model(), *([defence(**CPU)] if defence else []))
+    evaluation = Evaluation(own, None, theirs="x")
+    with pytest.raises(OptionError, match=f"{who} .*an utterance.* beside another .* alone: it mixes the rows"):
+        evaluation(bundled("human", INDEX))
+    for one in bundled("human", INDEX):
+        assert not any(isinstance(line, LeftOut) for line in evaluation([one]))
+
+
+@pytest.mark.parametrize(
+    ("model", "defence"),
+    [(Toy, OwnLoudest), (Toy, RandomizedSmoothing), (ByItself, None), (ByItself, LoudestOfAll)],
+)
+def test_what_keeps_them_apart_is_not(model: Any, defence: Any) -> None:
+    """Nor what mixes them where each utterance is heard by itself."""
+    found = Evaluation(estimator(model(), *([defence(**CPU)] if defence else [])), None, theirs="x")
+    assert not any(isinstance(line, LeftOut) for line in found(bundled("human", INDEX)))
+
+
+def test_an_audit_refuses_it_too(config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config["defense"] = {"module": __name__, "name": "LoudestOfAll", "type": "Preprocessor", "kwargs": {}}
+    config["model"] = {**config["model"], "module": __name__, "name": "toy_model"}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    words = ("audit", str(tmp_path / "c.json"), "--utterances", "2", "--iterations", "1", "--device", "cpu")
+    assert cli.main([*words]) == 2
+    assert "it mixes the rows of a batch" in capsys.readouterr().err
+
+
+def toy_model(model_kwargs: Any, wrapper_kwargs: Any, weights_path: Any = None) -> RecognizerEstimator:
+    return estimator()
+
+
 # What is changed in place, and what JSON cannot say.
 
 

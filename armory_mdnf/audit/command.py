@@ -30,6 +30,7 @@ from armory_mdnf.runner.command import batch_seconds
 from armory_mdnf.runner.config import Config, read_config, within
 from armory_mdnf.runner.evaluate import Evaluation, case_of, check_in_case, check_reference
 from armory_mdnf.runner.named import files_of
+from armory_mdnf.runner.neighbours import mixed
 from armory_mdnf.runner.overrides import Overrides, override, run_seed
 
 LEAST_UTTERANCES = 2  # an interval has to have something to draw from
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     with _enough_memory(bound, findings, len(only)):
         by_keys = components.draws_by_keys(estimator)
         Evaluation(estimator, None, by_keys=by_keys).refuse_global_draws((*chosen[0], audio[0]))
+        if problem := mixed(estimator, audio, [utterance.transcript for _, utterance in chosen]):
+            raise OptionError(problem)
         trials = Trials.of(
             estimator,
             audio,

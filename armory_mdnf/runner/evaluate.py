@@ -23,6 +23,7 @@ from armory_mdnf.runner.components import Chosen, Targeter
 from armory_mdnf.runner.generators import seeded, states
 from armory_mdnf.runner.lines import failed, finite
 from armory_mdnf.runner.metrics import measured
+from armory_mdnf.runner.neighbours import mixed
 
 Heard = tuple[int, Utterance, np.ndarray]
 """An utterance with its position in its split and its samples."""
@@ -97,6 +98,9 @@ class Evaluation:
             return []
         before = states() if self.theirs else None
         try:
+            if before is not None and len(heard) > 1:
+                self._hold_to_promises(heard, before)
+                before = states()  # what was built in between drew its weights
             found = self._evaluate(heard)
             if before is not None and states() != before:
                 self.refuse_global_draws(heard[0])
@@ -112,6 +116,15 @@ class Evaluation:
         if len(heard) == 1:
             return [failed(*heard[0][:2], problem)]
         return [line for one in heard for line in self._attempt([one])]
+
+    def _hold_to_promises(self, heard: list[Heard], before: Any) -> None:
+        """Before an attack takes its time: raise :class:`OptionError` where a batch decides what an utterance gets."""
+        _, utterances, audio = zip(*heard, strict=True)
+        problem = mixed(self.estimator, audio, [utterance.transcript for utterance in utterances])
+        if states() != before:
+            self.refuse_global_draws(heard[0])
+        if problem:
+            raise OptionError(f"{problem}; --batch-seconds 0.1 takes utterances one at a time")
 
     def _evaluate(self, heard: list[Heard]) -> list[Outcome | LeftOut]:
         indices, utterances, audio = (list(column) for column in zip(*heard, strict=True))
