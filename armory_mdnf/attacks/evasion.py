@@ -95,8 +95,8 @@ class RecognizerAttack(EvasionAttack):
 
     @property
     def rows(self) -> int:
-        """Rows of the recogniser's batch that one utterance takes."""
-        return 1
+        """Rows of the recogniser's batch that one utterance takes: the draws of an attack that has ``eot_draws``."""
+        return getattr(self, "eot_draws", 1) if self.estimator.stochastic else 1
 
     def generate(self, x: Any, y: Any = None, indices: Sequence[int] | None = None, **kwargs: Any) -> Any:
         """Adversarial audio, of the kind, shape and dtype of ``x``.
@@ -211,10 +211,6 @@ class PGD(RecognizerAttack):
     def _geometry(self) -> Geometry:
         return make_geometry(self.norm, self.eps, self.snr_db)
 
-    @property
-    def rows(self) -> int:
-        return self.eot_draws if self.estimator.stochastic else 1
-
     def attack(self, batch: Batch) -> Tensor:
         descent = Descent(
             self._geometry(),
@@ -263,10 +259,6 @@ class CarliniWagner(RecognizerAttack):
             raise OptionError("expected targeted to be true: this attack has no untargeted form")
         if self.decrease_factor_eps >= 1:
             raise OptionError(f"expected decrease_factor_eps below 1, got {quoted(self.decrease_factor_eps)}")
-
-    @property
-    def rows(self) -> int:
-        return self.eot_draws if self.estimator.stochastic else 1
 
     def attack(self, batch: Batch) -> Tensor:
         shrinking = ShrinkingBound(
