@@ -112,11 +112,11 @@ def build_parser() -> argparse.ArgumentParser:
     record.add_argument(
         "--add",
         nargs="+",
+        action="extend",
         type=Path,
         default=[],
         metavar="RUN",
-        help="results, records or folders of the same configuration, seed, weights and device on other utterances, to "
-        "join",
+        help="join results, records or folders of the same configuration, seed, weights and device, other utterances",
     )
     record.add_argument(
         "--any-device",

@@ -78,6 +78,18 @@ EXAMPLES = {
 }
 
 
+def gathers(action: argparse.Action) -> bool:
+    """Whether an option that takes a list and is given twice has both: the first would be lost without a word."""
+    return not action.option_strings or action.nargs not in ("+", "*") or isinstance(action, argparse._ExtendAction)
+
+
+def test_a_list_that_is_given_twice_has_both() -> None:
+    lost = [(n, a.dest) for n, parser in subparsers(cli.build_parser()) for a in parser._actions if not gathers(a)]
+    assert lost == []
+    words = ("record", "out.json", "a.json", "--add", "b.json", "c.json", "--partial", "--add", "d.json")
+    assert [path.name for path in cli.build_parser().parse_args(words).add] == ["b.json", "c.json", "d.json"]
+
+
 def test_every_command_has_an_example() -> None:
     groups = [name for name, parser in subparsers(cli.build_parser()) if any(subparsers(parser))]
     assert [name for name in EXAMPLES if not EXAMPLES[name] and name not in groups] == []

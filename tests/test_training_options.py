@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_recognizer
+from test_tour import gathers
 
 import armory_mdnf
 from armory_mdnf import cli
@@ -140,6 +141,7 @@ def test_help_describes_every_option_and_its_default(command: str, monkeypatch: 
     (parser,) = seen
     for action in parser._actions:
         assert action.help, action.dest
+        assert gathers(action), action.dest
         if action.default not in (None, "==SUPPRESS==", []) and not isinstance(action.default, bool):
             stated = re.search(r"\(default: ([^)]*)\)", action.help)
             assert stated, action.dest

@@ -101,15 +101,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--recognizer", required=True, help="name of a bundled recogniser, or a file")
     add("--vocoder", default="melgan", help="name of a bundled vocoder, or a file (default: melgan)")
     text = "curves of the noise to choose from: names, files or flat (default: bundled_l2)"
-    add("--curve", nargs="+", default=["bundled_l2"], metavar="CURVE", help=text)
+    add("--curve", nargs="+", action="extend", metavar="CURVE", help=text)
     text = "how the noise is scaled, as in a configuration (default: utterance)"
     add("--normalize", choices=NORMALIZATION.names, default="utterance", help=text)
     level, above_0 = typed(number(0), float), typed(number(0, above=True), float)
-    add("--levels", type=level, nargs="+", required=True, metavar="LEVEL", help="levels of the noise to choose from")
+    text = "levels of the noise to choose from"
+    add("--levels", type=level, nargs="+", action="extend", required=True, metavar="LEVEL", help=text)
     text = "human, synthetic, or a dev split of LibriSpeech, such as dev-clean (default: human)"
     add("--corpus", default="human", help=text)
     text = "speakers whose utterances alone count, such as those that training left out (default: all)"
-    add("--speakers", nargs="+", metavar="SPEAKER", help=text)
+    add("--speakers", nargs="+", action="extend", metavar="SPEAKER", help=text)
     add("--utterances", type=typed(whole(1), int), default=16, metavar="N", help="the first N of it (default: 16)")
     add("--eps", type=above_0, default=1.5, help="l2 norm of the attack (default: 1.5)")
     add("--iterations", type=typed(whole(1), int), default=30, metavar="N", help="of the attack (default: 30)")
@@ -121,6 +122,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, required=True, metavar="FILE", help="grid to write: FILE.json")
     parser.add_threads()
     args = parser.parse(argv)
+    args.curve = args.curve or ["bundled_l2"]
     for option, values in (("--levels", [f"{level:g}" for level in args.levels]), ("--curve", args.curve)):
         if len(set(values)) < len(values):
             raise OptionError(f"{option}: expected each once, got {' '.join(values)}")

@@ -173,7 +173,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("resynthesis", __doc__)
     add = parser.add_argument
     add("--vocoder", required=True, help="name of a bundled vocoder, or a file")
-    add("--sources", nargs="+", required=True, metavar="NAME=HOURS", help="sources, as in a recipe, and hours of each")
+    text = "sources, as in a recipe, and hours of each"
+    add("--sources", nargs="+", action="extend", required=True, metavar="NAME=HOURS", help=text)
     parser.add_data_dir()
     add("--seed", type=typed(SEED, int), default=7, metavar="S", help="of the draws and the noise (default: 7)")
     text = "white noise on what the vocoder hears, at a ratio in dB drawn from this range (default: none)"
@@ -185,7 +186,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "leave longer utterances of LibriSpeech and of shards out (default: 17 and 9)"
     add("--max-duration-s", type=typed(number(0, above=True), float), metavar="S", help=text)
     text = "speakers of LibriSpeech to leave out (default: none)"
-    add("--held-out-speakers", nargs="+", metavar="SPEAKER", help=text)
+    add("--held-out-speakers", nargs="+", action="extend", metavar="SPEAKER", help=text)
     parser.add_device()
     parser.add_threads()
     args = parser.parse(argv)

@@ -84,7 +84,7 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("sensitivity", __doc__)
     add = parser.add_argument
-    add("--vocoder", nargs="+", required=True, metavar="V", help="names of bundled vocoders, or files")
+    add("--vocoder", nargs="+", action="extend", required=True, metavar="V", help="names of bundled vocoders, or files")
     add("--recognizer", default="ds2_mg", help="in whose gradients: a bundled name, or a file (default: ds2_mg)")
     add("--out", type=Path, required=True, metavar="FILE", help="cosines to write: FILE.json")
     parser.add_threads()

@@ -315,7 +315,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     recipe("--conditioning", "conditioning", metavar="VOCODER")
     recipe("--continue-from", "continue_from", metavar="CHECKPOINT")
     recipe("--init", "init", metavar="VOCODER")
-    recipe("--held-out-speakers", "held_out_speakers", nargs="+", metavar="SPEAKER")
+    recipe("--held-out-speakers", "held_out_speakers", nargs="+", action="extend", metavar="SPEAKER")
     for option, parse in (("steps", int), ("batch", int), ("lr", float), ("mel-weight", float)):
         recipe(f"--{option}", option.replace("-", "_"), type=parse, metavar="X")
     recipe("--discriminator-from", "discriminator_from", type=int, metavar="STEP")
