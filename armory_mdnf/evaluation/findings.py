@@ -124,6 +124,12 @@ BUNDLED = (
             ("is it the attack, or any noise?", f"{system}_mdnf_noise_l2", f"{system}_mdnf_pgd_l2_ours"),
         )
     ),
+    ("a curve and a level of its own, or the published?", "hg_mdnf_anew_pgd_l2_ours", "hg_mdnf_pgd_l2_ours"),
+    ("does that noise add to HG?", "hg_mdnf_anew_pgd_l2_ours", "hg_pgd_l2_ours"),
+    ("does HG with it help, the fine-tuning apart?", "hg_mdnf_anew_pgd_l2_ours", "none_hg_pgd_l2_ours"),
+    ("is EOT 5 stronger?", "hg_mdnf_anew_eot_l2", "hg_mdnf_anew_pgd_l2_ours"),
+    ("does that noise add to HG, against EOT 5?", "hg_mdnf_anew_eot_l2", "hg_pgd_l2_ours"),
+    ("does HG with it help against EOT 5, the fine-tuning apart?", "hg_mdnf_anew_eot_l2", "none_hg_pgd_l2_ours"),
     ("is it the attack, or any noise?", "none_noise_l2", "none_pgd_l2_ours"),
     ("does RS help?", "rs_pgd_l2_ours", "none_pgd_l2_ours"),
     ("RS or HG-MDNF?", "rs_pgd_l2_ours", "hg_mdnf_pgd_l2_ours"),
