@@ -44,7 +44,8 @@ SOURCES = ["--sources", "train-clean-100=inf"]
 MODELS = ["--recognizer", "./tiny.safetensors", "--vocoder", "./vocoder.safetensors", "--threads", "1"]
 CURVE = ["train", "curve", *MODELS, "--data-dir", ".", "--corpus", "train-clean-100", "--iterations", "1"]
 CURVE += ["--max-duration-s", "60", "--out", "curve.json"]
-LEVEL = ["train", "level", *MODELS, "--curve", "flat", "--utterances", "1", "--iterations", "1", "--out", "level.json"]
+GRID = ["train", "level", *MODELS, "--utterances", "1", "--iterations", "1", "--out", "level.json"]
+LEVEL = [*GRID[:-2], "--curve", "flat", *GRID[-2:]]
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -222,7 +223,7 @@ def test_curves_and_levels_are_chosen_together_against_the_mean_of_draws(
     monkeypatch.setattr(level, "PGD", Attack)
     rising = np.linspace(0.1, 1, 20)
     (folder / "rising.json").write_text(json.dumps({"curve": list(rising)}))
-    command = [*LEVEL, "--curve", "rising.json", "flat", "--levels", "0", "5", "--eot-draws", "3"]
+    command = [*GRID, "--curve", "rising.json", "flat", "--levels", "0", "5", "--eot-draws", "3"]
     assert cli.main(command) == 0
     content = json.loads((folder / "level.json").read_text())
     rows = content["grid"]
@@ -233,7 +234,7 @@ def test_curves_and_levels_are_chosen_together_against_the_mean_of_draws(
     assert "eot_draws was 3 there, is 1 now" in refusal(capsys, *command[:-2])
     (folder / "rising.json").write_text(json.dumps({"curve": list(rising[::-1])}))
     assert "curve.rising.json was '" in refusal(capsys, *command)
-    assert "--curve: expected each once" in refusal(capsys, *LEVEL, "--levels", "1", "--curve", "flat", "flat")
+    assert "--curve: expected each once" in refusal(capsys, *GRID, "--levels", "1", "--curve", "flat", "flat")
 
 
 def test_a_grid_is_whole_whatever_the_order_of_its_curves(
@@ -242,13 +243,13 @@ def test_a_grid_is_whole_whatever_the_order_of_its_curves(
     (folder / "rising.json").write_text(json.dumps({"curve": list(np.linspace(0.1, 1, 20))}))
     curves, levels = ["rising.json", "flat"], [0.0, 1.0, 2.0]
     options = ["--levels", *map(str, levels), "--curve"]
-    assert cli.main([*LEVEL[:-1], "whole.json", *options, *curves]) == 0
+    assert cli.main([*GRID[:-1], "whole.json", *options, *curves]) == 0
     with monkeypatch.context() as patch:
         patch.setattr(level, "PGD", stopping([], 2, level.PGD))
         with pytest.raises(KeyboardInterrupt):
-            level.main([*LEVEL[2:], *options, *curves])
+            level.main([*GRID[2:], *options, *curves])
     capsys.readouterr()
-    assert cli.main([*LEVEL, *options, *curves[::-1]]) == 0
+    assert cli.main([*GRID, *options, *curves[::-1]]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3  # what was measured is not measured again
     whole, found = (json.loads((folder / name).read_text())["grid"] for name in ("whole.json", "level.json"))
     # Without noise all curves are the same: that row has the curve by which it was measured.
