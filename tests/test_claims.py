@@ -29,6 +29,7 @@ from armory_mdnf.evaluation.claims import (
     without_run,
 )
 from armory_mdnf.evaluation.claims_command import judge_all, numbers, page, titles_of
+from armory_mdnf.evaluation.identity import DEFAULTS
 from armory_mdnf.evaluation.paper import EXACT, PUBLISHED, paper, threat_of
 from armory_mdnf.evaluation.records import Outcome, RunRecord
 from armory_mdnf.metrics.intervals import Interval
@@ -243,6 +244,8 @@ def test_what_is_in_none_of_the_claims_tables_is_left_out(name: str) -> None:
         ("attack.kwargs.num_random_init", 2),
         ("attack.kwargs.norm", 1),
         ("attack.name", "FastGradientMethod"),
+        ("attack.module", "mine.attacks"),
+        ("attack.module", "armory_mdnf_of_others.attacks"),
         ("attack.use_label", True),
         ("attack", {"name": "CarliniWagner", "kwargs": {"eps": 0.1}}),
     ],
@@ -255,6 +258,20 @@ def test_a_run_with_another_option_is_not_the_papers(where: str, value: object) 
         inner = inner[parent]
     inner[key] = value
     assert role_of(run("MG-MDNF", "l2 1.5", [10.0], config=block)) is None
+
+
+@pytest.mark.parametrize("said", DEFAULTS["attack"][2].items(), ids=lambda item: item[0])
+def test_an_option_that_says_its_default_leaves_a_run_the_papers(said: tuple[str, Any]) -> None:
+    option, default = said
+    block = config("MG-MDNF", "l2 1.5")
+    kwargs = {"norm": "l2", "eps": 1.5, "step_fraction": 0.2, "max_iter": 100, option: default}
+    block["attack"] = {"module": "armory_mdnf.attacks", "name": "PGD", "use_label": False, "kwargs": kwargs}
+    placed = role_of(run("MG-MDNF", "l2 1.5", [10.0], config=block))
+    assert placed is not None
+    assert (placed[0].threat, placed[0].gradient) == ("l2 1.5", EXACT)
+    kwargs[option] = {str: "another", int: 2, bool: not default}[type(default)]
+    placed = role_of(run("MG-MDNF", "l2 1.5", [10.0], config=block))
+    assert placed is None or (placed[0].threat, placed[0].gradient) != ("l2 1.5", EXACT)
 
 
 @pytest.mark.parametrize("value", ["a", ["a"], [15.0], {"a": 1}, True, 10**350, float("nan")], ids=lambda v: str(v)[:9])

