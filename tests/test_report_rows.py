@@ -79,6 +79,11 @@ def test_the_papers_numbers(defence: str, threat: str, number: float) -> None:
         ({"name": "Somebodys", "kwargs": {"norm": "x"}}, "Somebodys x 1.5"),
         ({"name": "Somebodys", "kwargs": {"norm": None, "eps": 3}}, "Somebodys 3"),
         ({"name": "Somebodys", "kwargs": {"norm": None, "eps": None}}, "Somebodys"),
+        ({"module": "mine", "name": "PGD", "kwargs": {"norm": "l2", "restarts": 2}}, "mine.PGD l2 1.5"),
+        ({"module": "mine", "name": "PGD", "kwargs": {"norm": None, "eps": 1}}, "mine.PGD 1.0"),
+        ({"module": "a", "name": "PGD", "kwargs": {"norm": "snr", "eps": None, "snr_db": 20}}, "a.PGD snr 20.0 dB"),
+        ({"module": "mine", "name": "CarliniWagner", "kwargs": {"norm": None, "eps": 1}}, "mine.CarliniWagner 1.0"),
+        ({"module": "art_of_mine", "name": "RandomNoise", "kwargs": {"norm": None}}, "art_of_mine.RandomNoise 1.5"),
     ],
 )
 def test_threats_in_the_papers_words(attack: dict[str, Any], label: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from armory_mdnf.evaluation.identity import without_defaults
-from armory_mdnf.evaluation.names import block_of, is_ours, within
+from armory_mdnf.evaluation.names import attack_name, block_of, is_ours
 from armory_mdnf.evaluation.paper import BENIGN, EXACT, gradient_of, norm_of, unlike_the_papers
 from armory_mdnf.evaluation.records import RunRecord, as_number
 from armory_mdnf.files.provenance import leaves
@@ -21,8 +21,6 @@ UNVOCODED = ("none", "RS")
 ROLES = re.compile(r"(.+?)_(base|mg|wg|hg)")
 BUNDLE = ".safetensors"
 OPTION = "attack.kwargs."
-PUBLISHERS = ("armory", "armory_mdnf", "art")
-"""Packages whose attacks are the paper's by their names."""
 INCIDENTAL = ("batch_seconds", "batch_size", "num_random_init", "seed", "targeted", "verbose")
 CW = "CW 0.01"
 CW_OPTIONS = {
@@ -119,33 +117,32 @@ def _threat(run: RunRecord) -> str | None:
     if all(outcome.adversarial is None for outcome in run.outcomes):
         return BENIGN
     block = block_of(run.config, "attack")
-    if not any(within(block.get("module") or package, package) for package in PUBLISHERS):
-        return None
+    name = attack_name(block)
     said = without_defaults(leaves({"attack": block}))
     given = {key.removeprefix(OPTION): value for key, value in said.items() if key.startswith(OPTION)}
     if block.get("use_label") or given.get("num_random_init"):
         return None
     kwargs = {key: value for key, value in given.items() if key not in (*INCIDENTAL, "gradient")}
-    if block.get("name") in ("CarliniWagner", "CarliniWagnerASR"):
+    if name in ("CarliniWagner", "CarliniWagnerASR"):
         return CW if CW_OPTIONS | kwargs == CW_OPTIONS else None
     steps = kwargs.pop("max_iter", 100)
     draws = kwargs.pop("eot_draws", 1)
     norm = "" if kwargs.pop("norm", None) is None else norm_of(block)  # the paper's bound is one that is said
     step = as_number(kwargs.pop("eps_step", None))
     eps, snr_db, fraction = (as_number(kwargs.pop(key, None)) for key in ("eps", "snr_db", "step_fraction"))
-    if kwargs or block.get("name") not in ("PGD", "ProjectedGradientDescent", "SNR_PGD_Numpy"):
+    if kwargs or name not in ("PGD", "ProjectedGradientDescent", "SNR_PGD_Numpy"):
         return None
     if norm in ("snr", "snr_db"):
-        bound = snr_db if block.get("name") == "PGD" else eps if norm == "snr_db" else None
+        bound = snr_db if name == "PGD" else eps if norm == "snr_db" else None
         known = bool(given.get("targeted")) and bound is not None and 0.5 in (fraction, step)
-        name = f"{bound:g} dB" if known else None
+        threat = f"{bound:g} dB" if known else None
     else:
         small = eps is not None and (fraction == 0.2 or (step is not None and abs(step - eps / 5) < 1e-9))
-        name = f"{norm} {eps:g}" if small and norm in ("l2", "linf") and not given.get("targeted") else None
-    if name is None:
+        threat = f"{norm} {eps:g}" if small and norm in ("l2", "linf") and not given.get("targeted") else None
+    if threat is None:
         return None
-    name += f" EOT {draws}" if draws != 1 else ""
-    return name + (f" of {steps} iterations" if steps != 100 else "")
+    threat += f" EOT {draws}" if draws != 1 else ""
+    return threat + (f" of {steps} iterations" if steps != 100 else "")
 
 
 Table = dict[tuple[str, str, str], RunRecord]

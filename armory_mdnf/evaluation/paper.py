@@ -16,6 +16,7 @@ from armory_mdnf.evaluation.cells import cell_described, cell_named, cells_on
 from armory_mdnf.evaluation.identity import INCIDENTAL, is_own_attack
 from armory_mdnf.evaluation.names import (
     NO_DEFENCE,
+    attack_name,
     block_of,
     defence_label,
     family_of,
@@ -197,14 +198,17 @@ def gradient_of(config: Mapping[str, Any]) -> str:
 
 def _bound(attack: Mapping[str, Any], kwargs: Mapping[str, Any]) -> tuple[str, str, str]:
     """Family, bound in the paper's words, and its kind: l2, linf, snr, cw, noise or other."""
-    name, eps, norm = str(attack.get("name")), kwargs.get("eps"), norm_of(attack)
+    name, eps, norm = attack_name(attack), kwargs.get("eps"), norm_of(attack)
     kind = norm if norm in ("l2", "linf") else None
+    snr_db, number = as_number(kwargs.get("snr_db")), as_number(eps)
+    if name != str(attack.get("name")):  # somebody else's
+        bounds = (norm, "" if eps is None else str(number or eps), "" if snr_db is None else f"{snr_db} dB")
+        return name, " ".join(filter(None, (name, *bounds))), kind or "other"
     if name == "RandomNoise":
         size = f"{kind} {eps}" if kind else f"{kwargs.get('snr_db')} dB"
         return name, f"white noise, {size}", "noise"
     if "CarliniWagner" in name:
         return "CW", f"CW {eps}", "cw"
-    snr_db, number = as_number(kwargs.get("snr_db")), as_number(eps)
     if norm == "snr" and snr_db is not None:
         return "PGD", f"{snr_db:.4g} dB", "snr"
     if norm == "snr_db" and number is not None:
@@ -222,7 +226,7 @@ def norm_of(attack: Mapping[str, Any]) -> str:
     """The norm of an attack's bound, as this package calls it; of one that names none, its class's, "" if unknown."""
     given = block_of(attack, "kwargs").get("norm")
     if given is None:
-        return USUAL_NORMS.get(str(attack.get("name")), "")
+        return USUAL_NORMS.get(attack_name(attack), "")
     return {"2": "l2", "inf": "linf"}.get(str(given), str(given))
 
 

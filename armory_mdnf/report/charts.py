@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from armory_mdnf.evaluation.names import block_of
+from armory_mdnf.evaluation.names import attack_name, block_of
 from armory_mdnf.evaluation.paper import EXACT, gradient_of, norm_of
 from armory_mdnf.evaluation.records import as_number
 from armory_mdnf.metrics.intervals import Interval, wer_interval
@@ -168,6 +168,6 @@ def _chart(title: str, axis: str, rows: Mapping[tuple[str, str], Mapping[float, 
 def _without_value(p: Placed) -> str:
     """The attack's kind: the first word of its bound, its label and its gradient where they are not the usual ones."""
     block = block_of(p.run.config, "attack")
-    kind = f"{block.get('name')} {norm_of(block)}".strip() + (" by what was said" if block.get("use_label") else "")
+    kind = f"{attack_name(block)} {norm_of(block)}".strip() + (" by what was said" if block.get("use_label") else "")
     gradient = gradient_of(p.run.config)
     return kind if gradient == EXACT else f"{kind} ({gradient} gradient)"
