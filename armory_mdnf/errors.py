@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+LIBRARIES = (Path(__file__).parent, *map(Path, map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))))
+"""Folders of this package and of what is installed."""
 
 
 class ArmoryMdnfError(ValueError):
@@ -106,3 +112,14 @@ def cause(error: BaseException, limit: int = 200) -> str:
     if isinstance(error, ArmoryMdnfError):
         return line[: 3 * limit]
     return f"{type(error).__name__}: {line[:limit]}" + ("..." if len(line) > limit else "")
+
+
+def traced(error: BaseException) -> str:
+    """:func:`cause`, and the innermost line outside of :data:`LIBRARIES` that it comes from: of a user's own code."""
+    frames = reversed(list(traceback.walk_tb(error.__traceback__)))
+    lines = ((Path(frame.f_code.co_filename), line) for frame, line in frames)
+    for path, line in lines:
+        if path.is_absolute() and not any(path.is_relative_to(folder) for folder in LIBRARIES):
+            near = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+            return f"{cause(error)} ({shown(str(near), 200)}, line {line})"
+    return cause(error)

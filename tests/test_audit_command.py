@@ -106,6 +106,31 @@ def test_what_the_memory_does_not_hold_is_told_with_the_bound_to_lower(
     assert "error: not enough memory; try --batch-seconds X, less than 5.5\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("after", [0, 12])
+def test_a_defence_of_ones_own_that_fails_is_told_by_its_line(
+    after: int,
+    config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = (
+        *("from armory_mdnf.defenses import WaveformDefense", "CALLS = []", "class Fails(WaveformDefense):"),
+        *("    def defend(self, x, lengths, streams):", "        CALLS.append(x.shape)"),
+        *(f"        return 1 / 0 if len(CALLS) > {after} else x.clone()", ""),
+    )
+    (tmp_path / f"fails_after_{after}.py").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    defence = {"module": f"fails_after_{after}", "name": "Fails", "type": "Preprocessor", "kwargs": {}}
+    Path("own.json").write_text(json.dumps(config | {"defense": defence}))
+    assert cli.main(["audit", "own.json", "--utterances", "2", "--only", "gradient"]) == 2
+    said = f"defense fails_after_{after}.Fails or attack art.attacks.evasion.ProjectedGradientDescent cannot be used: "
+    out, err = capsys.readouterr()
+    assert f"{said}ZeroDivisionError: division by zero (fails_after_{after}.py, line 6)\n" in err
+    assert ("Audit of own.json" in out) is bool(after)  # before the checks, or in one
+
+
 def test_an_audit_that_is_stopped_keeps_what_it_found(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ from foreign_files import within
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armory_mdnf.errors import BundleError, OptionError, cause, choices, quoted, refuse_unknown, shown
+from armory_mdnf.errors import BundleError, OptionError, cause, choices, quoted, refuse_unknown, shown, traced
 from armory_mdnf.files.bounds import check_small
 
 
@@ -91,6 +94,19 @@ def test_names_of_a_file_are_printed_on_one_line() -> None:
     assert shown("") == "''"
     assert shown(3) == "3"
     assert cause(ValueError("a\nb\x1b")) == "ValueError: a b\\x1b"
+
+
+def test_the_line_of_ones_own_code_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_lines.py").write_text("import json\n\n\ndef f():\n    json.loads('{')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    function = importlib.import_module("own_lines").f
+    for folder, where in ((tmp_path, "own_lines.py"), (tmp_path / "x", f"{tmp_path}/own_lines.py")):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        with pytest.raises(json.JSONDecodeError) as error:
+            function()
+        assert traced(error.value) == f"{cause(error.value)} ({shown(where, 200)}, line 5)"
+    assert traced(OSError("x")) == "OSError: x"  # of no line at all
 
 
 def test_a_name_that_is_not_known_is_shown_with_the_nearest() -> None:

@@ -20,7 +20,7 @@ from armory_mdnf.audit.findings import FAIL, TOGETHER, Finding, worst
 from armory_mdnf.audit.names import FORMAT, NAMES
 from armory_mdnf.audit.trials import EVALUATION, Plan, Trials
 from armory_mdnf.data.selection import read_samples
-from armory_mdnf.errors import OptionError, choices, quoted
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, choices, quoted, traced
 from armory_mdnf.files.atomic import ensure_writable, storing, write_text
 from armory_mdnf.files.strict_json import dumps, readable
 from armory_mdnf.metrics.intervals import FEWEST
@@ -29,7 +29,7 @@ from armory_mdnf.runner import components, results
 from armory_mdnf.runner.command import batch_seconds
 from armory_mdnf.runner.config import Config, read_config, within
 from armory_mdnf.runner.evaluate import Evaluation, case_of, check_in_case, check_reference
-from armory_mdnf.runner.named import files_of
+from armory_mdnf.runner.named import files_of, theirs
 from armory_mdnf.runner.neighbours import mixed
 from armory_mdnf.runner.overrides import Overrides, override, run_seed
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         with within(utterance.id):
             check_reference(estimator, utterance.transcript)
     findings: list[Finding] = []
-    with _enough_memory(bound, findings, len(only)):
+    with _explained(bound, theirs(config), findings, len(only)):
         by_keys = components.draws_by_keys(estimator)
         Evaluation(estimator, None, by_keys=by_keys).refuse_global_draws((*chosen[0], audio[0]))
         if problem := mixed(estimator, audio, [utterance.transcript for _, utterance in chosen]):
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         f"transcripts per utterance and attempt: {trials.evaluations}{few if len(chosen) < FEWEST else ''}\n",
         flush=True,
     )
-    with _enough_memory(bound, findings, len(only)):
+    with _explained(bound, theirs(config), findings, len(only)):
         for finding in audit(trials, Options(draws, attack.max_iter), only, tell):
             findings.append(finding)
             print(report.block(NAMES.index(finding.check) + 1, finding) + "\n", flush=True)
@@ -137,13 +137,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _enough_memory(bound: float, findings: Sequence[Finding], checks: int) -> Iterator[None]:
-    """Say what to do where batches of ``bound`` seconds are more than the memory holds."""
+def _explained(bound: float, whose: str, findings: Sequence[Finding], checks: int) -> Iterator[None]:
+    """Say what to do where batches of ``bound`` seconds are too much, and which line fails of components of others."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except Exception as error:
         done = f"stopped after {len(findings)} of {checks} checks, whose findings are printed; " if findings else ""
-        raise OptionError(f"not enough memory; {done}try --batch-seconds X, less than {bound:g}") from error
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            raise OptionError(f"not enough memory; {done}try --batch-seconds X, less than {bound:g}") from error
+        if whose and not isinstance(error, (ArmoryMdnfError, OSError)):
+            raise OptionError(f"{done}{whose} cannot be used: {traced(error)}") from error
+        raise
 
 
 def as_json(about: dict[str, Any], findings: Sequence[Finding], seconds: float) -> dict[str, Any]:

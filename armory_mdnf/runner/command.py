@@ -23,12 +23,12 @@ from armory_mdnf.files.run_folder import ABOUT, NATIVE
 from armory_mdnf.files.strict_json import dumps, readable
 from armory_mdnf.metrics import intelligibility
 from armory_mdnf.runner import components, results
-from armory_mdnf.runner.config import Config, check_config, component, read_config, within
+from armory_mdnf.runner.config import Config, check_config, read_config, within
 from armory_mdnf.runner.evaluate import Evaluation, case_of
 from armory_mdnf.runner.journal import SWEEP, Journal, check_same, identify, read_run
 from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.metrics import perturbation_metrics, task_metrics
-from armory_mdnf.runner.named import blocks_of, code_of, files_of, is_ours
+from armory_mdnf.runner.named import blocks_of, code_of, files_of, theirs
 from armory_mdnf.runner.overrides import BATCH_SECONDS, Overrides, override, parse_index, run_seed
 from armory_mdnf.runner.progress import follow
 
@@ -175,7 +175,7 @@ def make_evaluation(config: Config, device: str, chosen: components.Chosen) -> E
         by_keys=components.draws_by_keys(estimator),
         in_batches=skip or attack is None or components.takes_batches(attack),
         seed=run_seed(config),
-        theirs=_theirs(config, skip),
+        theirs=theirs(config, skip),
         measures=perturbation_metrics(config["metric"]),
         intelligibility=intelligibility.stoi
         if _hears_defended(config, estimator) and intelligibility.available()
@@ -306,13 +306,6 @@ def _ignored(config: Config) -> list[str]:
     if sysconfig["gpus"] not in ("", "all") and sysconfig["use_gpu"]:
         notes.append(f"sysconfig.gpus {sysconfig['gpus']!r} is ignored: CUDA_VISIBLE_DEVICES chooses the GPU")
     return notes
-
-
-def _theirs(config: Config, skip: bool) -> str:
-    """Names of the components that run in an evaluation and are not of this package."""
-    attack = None if skip else config["attack"]
-    blocks = {"model": config["model"], "defense": config["defense"], "attack": attack}
-    return " or ".join(f"{what} {component(b)}" for what, b in blocks.items() if b and not is_ours(b["module"]))
 
 
 def batch_seconds(config: Config) -> float:

@@ -15,7 +15,7 @@ from art.defences.preprocessor.preprocessor import Preprocessor
 from armory_mdnf.asr.preprocessing import Defense
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import SAMPLE_RATE_HZ, HeldUtterance, parse_slice
-from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, choices, quoted
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, choices, quoted, traced
 from armory_mdnf.locations import armory_folders, saved_model
 from armory_mdnf.options import FLAG, POSITIVE, check_option
 from armory_mdnf.runner.config import BLOCKS, Config, component, within
@@ -81,7 +81,7 @@ def _held(generator: Any, name: str, index: Any) -> Chosen:
     except ArmoryMdnfError:
         raise
     except Exception as error:  # of somebody else's code
-        raise OptionError(f"{name} cannot be read: {cause(error)}") from error
+        raise OptionError(f"{name} cannot be read: {traced(error)}") from error
     rate = getattr(getattr(generator, "context", None), "sample_rate", None) or SAMPLE_RATE_HZ
     if rate != SAMPLE_RATE_HZ:
         raise OptionError(f"{name}: expected audio at {SAMPLE_RATE_HZ} Hz, found {rate}")
@@ -162,7 +162,7 @@ def _called(function: Any, name: str, *args: Any) -> Any:
     except ArmoryMdnfError:
         raise
     except Exception as error:  # of somebody else's function
-        raise OptionError(f"{name} cannot be called with {quoted(list(args), 300)}: {cause(error)}") from error
+        raise OptionError(f"{name} cannot be called with {quoted(list(args), 300)}: {traced(error)}") from error
 
 
 def _weights(value: Any) -> Any:

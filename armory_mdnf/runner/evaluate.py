@@ -16,7 +16,16 @@ from armory_mdnf.audio import ragged
 from armory_mdnf.audio.checks import MAX_ABSOLUTE
 from armory_mdnf.data.bundled import Utterance
 from armory_mdnf.data.selection import read_samples
-from armory_mdnf.errors import ArmoryMdnfError, AttackError, AudioError, OptionError, TranscriptError, cause, quoted
+from armory_mdnf.errors import (
+    ArmoryMdnfError,
+    AttackError,
+    AudioError,
+    OptionError,
+    TranscriptError,
+    cause,
+    quoted,
+    traced,
+)
 from armory_mdnf.evaluation.records import LeftOut, Outcome
 from armory_mdnf.metrics import perturbation
 from armory_mdnf.runner.components import Chosen, Targeter
@@ -112,7 +121,7 @@ class Evaluation:
         except Exception as error:
             if not self.theirs:
                 raise
-            problem = f"{self.theirs} cannot be used: {cause(error)}"
+            problem = f"{self.theirs} cannot be used: {traced(error)}"
         if len(heard) == 1:
             return [failed(*heard[0][:2], problem)]
         return [line for one in heard for line in self._attempt([one])]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from armory_mdnf.errors import OptionError, cause
+from armory_mdnf.errors import OptionError, traced
 from armory_mdnf.runner.config import PERTURBATIONS, TASKS, Config, as_list
 from armory_mdnf.runner.lines import finite
 from armory_mdnf.runner.named import find_dotted
@@ -36,7 +36,7 @@ def _made(kind: type, where: str) -> Metric:
     try:
         made: Metric = kind()
     except Exception as error:  # of somebody else's code
-        raise OptionError(f"{where} cannot be made without arguments: {cause(error)}") from error
+        raise OptionError(f"{where} cannot be made without arguments: {traced(error)}") from error
     return made
 
 
@@ -71,7 +71,7 @@ def _call(function: Metric, name: str, pairs: Sequence[tuple[str, str]]) -> Any:
     try:
         return function(references, transcripts)
     except Exception as error:  # of somebody else's code
-        raise OptionError(f"metric.task: {name} cannot be used: {cause(error)}") from error
+        raise OptionError(f"metric.task: {name} cannot be used: {traced(error)}") from error
 
 
 def measured(function: Metric, name: str, x: np.ndarray, x_adv: np.ndarray) -> float | None:
@@ -79,7 +79,7 @@ def measured(function: Metric, name: str, x: np.ndarray, x_adv: np.ndarray) -> f
     try:
         return finite(float(np.asarray(function(x, x_adv)).reshape(-1)[0]))
     except Exception as error:  # of somebody else's code
-        raise OptionError(f"metric.perturbation: {name} cannot be used: {cause(error)}") from error
+        raise OptionError(f"metric.perturbation: {name} cannot be used: {traced(error)}") from error
 
 
 def _of_the_population(name: str) -> bool:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from armory_mdnf.errors import ArmoryMdnfError, OptionError, cause, quoted, refuse_unknown, shown
+from armory_mdnf.errors import ArmoryMdnfError, OptionError, quoted, refuse_unknown, shown, traced
 from armory_mdnf.files.provenance import of_sources, sha256_of
-from armory_mdnf.runner.config import Config, as_list
+from armory_mdnf.runner.config import Config, as_list, component
 
 OURS = "armory_mdnf"
 SHOWN = 12  # names of a module in a message
@@ -44,7 +44,7 @@ def find(block: Config, what: str) -> Any:
     except (Exception, SystemExit) as error:  # a module that is there can fail in any way
         missing = isinstance(error, ModuleNotFoundError) and block["module"].startswith(str(error.name))
         why = f"no module {shown(block['module'])}" if missing else f"{shown(block['module'])} cannot be imported"
-        raise OptionError(f"{what}.module: {why}: {cause(error)}") from error
+        raise OptionError(f"{what}.module: {why}: {traced(error)}") from error
     found = getattr(module, block["name"], None)
     if found is None:
         own = {k: v for k, v in vars(module).items() if callable(v) and not k.startswith("_")}
@@ -67,7 +67,7 @@ def find_dotted(name: str, what: str) -> Any:
         except ModuleNotFoundError:
             continue
         except (Exception, SystemExit) as error:  # as in `find`
-            raise OptionError(f"{what}: {shown(name)} cannot be imported: {cause(error)}") from error
+            raise OptionError(f"{what}: {shown(name)} cannot be imported: {traced(error)}") from error
         for part in parts[length:]:
             found = getattr(found, part, None)
         if callable(found):
@@ -90,7 +90,14 @@ def make(function: Any, kwargs: Mapping[str, Any], name: str, *args: Any) -> Any
     except Exception as error:  # of somebody else's code
         given = ", ".join(f"{key}={quoted(value, 40)}" for key, value in kwargs.items())
         what = f"does not take {given}" if given else "cannot be made without options"
-        raise OptionError(f"{name} {what}: {cause(error)}") from error
+        raise OptionError(f"{name} {what}: {traced(error)}") from error
+
+
+def theirs(config: Config, skip_attack: bool = False) -> str:
+    """Names of the components that run in an evaluation and are not of this package; empty where there is none."""
+    attack = None if skip_attack else config["attack"]
+    blocks = {"model": config["model"], "defense": config["defense"], "attack": attack}
+    return " or ".join(f"{what} {component(b)}" for what, b in blocks.items() if b and not is_ours(b["module"]))
 
 
 def check_kwargs(function: Any, kwargs: Mapping[str, Any], name: str, taken: int = 0) -> None:
