@@ -209,6 +209,26 @@ def test_batches_and_order_do_not_matter(melgan: Any) -> None:
         assert apart(left, right, x) < 0.2
 
 
+@pytest.mark.parametrize("batch_seconds", [0.01, 64.0])
+@pytest.mark.parametrize(
+    ("kind", "options", "steps"),
+    [
+        (PGD, {"eps": 0.5, "max_iter": 2}, 2),
+        (PGD, {"eps": 0.5, "max_iter": 2, "random_start": True, "restarts": 2}, 4),
+        (CarliniWagner, {"max_iter": 3}, 3),
+    ],
+)
+def test_an_attack_tells_how_far_it_is(
+    kind: Any, options: dict[str, Any], steps: int, batch_seconds: float, plain: RecognizerEstimator
+) -> None:
+    attack = kind(plain, batch_seconds=batch_seconds, **options)
+    shares: list[float] = []
+    attack.on_progress = shares.append
+    attack.generate([speechlike(3333), speechlike(4000)], ["AB"] * 2)
+    number = steps * (2 if batch_seconds < 1 else 1)  # in two batches or in one
+    assert shares == pytest.approx([(i + 1) / number for i in range(number)])
+
+
 def test_other_indices_and_seeds_give_other_draws(melgan: Any) -> None:
     x = [speechlike(3333)]
 

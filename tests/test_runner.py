@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -297,7 +298,7 @@ def batches_of(*seconds: float) -> list[list[tuple[int, Utterance]]]:
 
 def test_progress_tells_the_time_left_by_the_audio_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     watch, stream = Clock(monkeypatch), Terminal(tty=False)
-    for _ in progress.follow(batches_of(6.0, 3.0, 1.0), 3, stream):  # type: ignore[arg-type]
+    for _ in progress.follow(batches_of(6.0, 3.0, 1.0), 3, stream=stream):  # type: ignore[arg-type]
         watch.now += 60
     assert stream.text.splitlines() == [
         "batch 1/3: 5/9 utterances, 0:01:00 elapsed, 0:00:40 left",  # 6 of 10 s of audio took 60 s
@@ -306,15 +307,36 @@ def test_progress_tells_the_time_left_by_the_audio_that_is_left(monkeypatch: pyt
     ]
 
 
+@pytest.mark.parametrize("tty", [False, True])
+def test_progress_tells_how_far_the_attack_of_a_batch_is(tty: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, stream = Clock(monkeypatch), Terminal(tty)
+    attack = types.SimpleNamespace(on_progress=None)
+    for _ in progress.follow(batches_of(6.0, 2.0), 0, attack, stream):  # type: ignore[arg-type]
+        for step in range(1, 5):
+            watch.now += 40
+            attack.on_progress(step / 4)
+    assert attack.on_progress is None
+    if tty:
+        shown = [text for text in stream.text.split("\r") if "0/4 utterances" in text]
+        assert any(" 38%" in text and "01:20 elapsed, 02:13 left" in text for text in shown)
+        return
+    assert stream.text.splitlines() == [
+        "batch 1/2: 50% of its attack, 0:01:20 elapsed, 0:02:13 left",  # 3 of 8 s of audio took 80 s
+        "batch 1/2: 2/4 utterances, 0:02:40 elapsed, 0:00:53 left",
+        "batch 2/2: 50% of its attack, 0:04:00 elapsed, 0:00:34 left",
+        "batch 2/2: 4/4 utterances, 0:05:20 elapsed, 0:00:00 left",
+    ]
+
+
 def test_empty_recordings_cost_next_to_nothing() -> None:
     stream = Terminal(tty=False)
-    assert len(list(progress.follow(batches_of(0.0, 0.0), 0, stream))) == 2  # type: ignore[arg-type]
+    assert len(list(progress.follow(batches_of(0.0, 0.0), 0, stream=stream))) == 2  # type: ignore[arg-type]
     assert stream.text.splitlines()[-1].endswith("0:00:00 left")
 
 
 def test_the_bar_at_a_terminal_counts_audio_and_utterances(monkeypatch: pytest.MonkeyPatch) -> None:
     watch, stream = Clock(monkeypatch), Terminal(tty=True)
-    for _ in progress.follow(batches_of(6.0, 3.0, 1.0), 3, stream):  # type: ignore[arg-type]
+    for _ in progress.follow(batches_of(6.0, 3.0, 1.0), 3, stream=stream):  # type: ignore[arg-type]
         watch.now += 60
     shown = [text for text in stream.text.split("\r") if "utterances" in text]
     assert any("60%" in text and "5/9 utterances, 01:00 elapsed, 00:40 left" in text for text in shown)
@@ -331,7 +353,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_a_run(tty: bool, monkeypatch
         def flush(self) -> None:
             raise OSError(28, "No space left on device")
 
-    assert len(list(progress.follow(batches_of(1.0, 1.0), 0, Full(tty)))) == 2  # type: ignore[arg-type]
+    assert len(list(progress.follow(batches_of(1.0, 1.0), 0, stream=Full(tty)))) == 2  # type: ignore[arg-type]
     monkeypatch.setattr(sys, "stderr", None)  # closed before the start
     assert len(list(progress.follow(batches_of(1.0, 1.0), 0))) == 2
 

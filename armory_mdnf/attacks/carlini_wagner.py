@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,7 +20,8 @@ class ShrinkingBound:
 
     Every ``check_every`` iterations an utterance that is understood as its target is kept, and its bound becomes
     ``factor`` times the smaller of the bound and the perturbation's largest sample. An utterance that never gets there
-    keeps its last iterate. The first stage of ART's ``ImperceptibleASR``, which is its ``CarliniWagnerASR``.
+    keeps its last iterate. ``watch`` hears how many iterations are done. The first stage of ART's ``ImperceptibleASR``,
+    which is its ``CarliniWagnerASR``.
     """
 
     eps: float = 0.01
@@ -28,6 +30,7 @@ class ShrinkingBound:
     factor: float = 0.8
     check_every: int = 10
     gradient: LossGradient = field(default_factory=LossGradient)
+    watch: Callable[[int], None] | None = None
 
     def __call__(self, recognizer: AttackedRecognizer, batch: Batch) -> Tensor:
         """Adversarial audio (N, T) of a batch whose audio lies in [-1, 1]."""
@@ -48,4 +51,6 @@ class ShrinkingBound:
                 radius = torch.where(reached, self.factor * torch.minimum(radius, largest), radius)
                 found = torch.where(reached[:, None], x_adv, found)
                 reached_once |= reached
+            if self.watch is not None:
+                self.watch(i)
         return torch.where(reached_once[:, None], found, x_adv)

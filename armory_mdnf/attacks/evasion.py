@@ -6,7 +6,7 @@ Only this module of the attacks knows NumPy and ART.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -55,7 +55,8 @@ class _OptionNames:
 class RecognizerAttack(EvasionAttack):
     """What the attacks share: batches of similar lengths, labels, and the way to and from the caller's kind.
 
-    Those here are dataclasses of their options, which they check when they are made or changed.
+    Those here are dataclasses of their options, which they check when they are made or changed. ``on_progress`` is
+    called with the share that is done of what :meth:`generate` was given, where :meth:`attack` says so by :meth:`tell`.
     """
 
     _estimator_requirements = (BaseEstimator,)
@@ -77,6 +78,8 @@ class RecognizerAttack(EvasionAttack):
         self.seed = seed
         self.verbose = verbose
         self.count = 0
+        self.on_progress: Callable[[float], None] | None = None
+        self._part = (0.0, 1.0)  # of the given utterances that were attacked before, and that are in the batch
 
     def __post_init__(self, estimator: Any) -> None:
         """How an attack that is a dataclass begins."""
@@ -92,6 +95,12 @@ class RecognizerAttack(EvasionAttack):
     @abstractmethod
     def attack(self, batch: Batch) -> Tensor:
         """Adversarial audio (N, T) of a padded batch."""
+
+    def tell(self, share: float) -> None:
+        """Say how much of a batch's attack is done, from 0 to 1."""
+        if self.on_progress is not None:
+            before, part = self._part
+            self.on_progress(before + part * share)
 
     @property
     def rows(self) -> int:
@@ -119,16 +128,19 @@ class RecognizerAttack(EvasionAttack):
         targets = None if y is None else self.estimator.encode(y, len(waveforms))
         self.estimator.check([len(u) for u in waveforms], targets)
         results: list[np.ndarray] = [np.empty(0)] * len(waveforms)
+        attacked = 0
         bar = tqdm(total=len(waveforms), unit="utterance", disable=not self.verbose)
         for chunk in self._chunks([len(u) for u in waveforms]):
             tensors = [torch.tensor(waveforms[i], device=self.estimator.device) for i in chunk]
             audio, lengths = ragged.pad(tensors)
             numbers = [indices[i] for i in chunk]
             chosen = self._labels(audio, lengths, numbers) if targets is None else [targets[i] for i in chunk]
+            self._part = (attacked / len(waveforms), len(chunk) / len(waveforms))
             x_adv = self.attack(Batch(audio, lengths, chosen, numbers))
             checks.check_batch(x_adv, audio.shape, type(self).__name__, AttackError)
             for i, u in zip(chunk, ragged.unpad(x_adv, lengths), strict=True):
                 results[i] = u.detach().cpu().numpy()
+            attacked += len(chunk)
             bar.update(len(chunk))
         bar.close()
         return checks.restore(results, x, waveforms)
@@ -225,6 +237,7 @@ class PGD(RecognizerAttack):
             selection_draws=self.selection_draws,
             stop_on_success=self.stop_on_success,
             seed=self.seed,
+            watch=lambda restart, steps, _: self.tell((restart + steps / self.max_iter) / self.restarts),
         )
         return descent(self.estimator, batch)
 
@@ -268,6 +281,7 @@ class CarliniWagner(RecognizerAttack):
             self.decrease_factor_eps,
             self.num_iter_decrease_eps,
             LossGradient(self.eot_draws, published=self.gradient == "published"),
+            lambda steps: self.tell(steps / self.max_iter),
         )
         return shrinking(self.estimator, batch)
 

@@ -209,7 +209,7 @@ def _evaluate(journal: Journal, prepared: Prepared, strict: bool) -> bool:
             # Batches are those of an unbroken run, whose bits can hang on a batch; one kept in part is made whole.
             batches = evaluation.batches(sound, batch_seconds(prepared.config))
             left = [batch for batch in batches if any(index not in journal.indices for index, _ in batch)]
-            for batch in follow(left, len(chosen) - sum(map(len, left))):
+            for batch in follow(left, len(chosen) - sum(map(len, left)), evaluation.attack):
                 keep(journal, [line for line in evaluation(batch) if line.index not in journal.indices], strict)
     except StorageError:
         raise
