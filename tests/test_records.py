@@ -160,16 +160,12 @@ def test_the_cells_are_the_configurations() -> None:
 
 
 def test_the_committed_records_are_whole() -> None:
-    fewer = {"hg_mdnf_anew_eot_l2"}  # twenty minutes of a core per prompt: the shortest eight of ten
     for run in tables.read_folder(RESULTS):
         assert cells.cell_named(run, run.name), run.name
-        if run.name not in fewer:
-            assert cells.departures(run, cells.cell_named(run, run.name)) == [], run.name
-    some = [run for run in tables.read_folder(RESULTS) if run.name in fewer]
-    assert {run.name for run in some} == fewer
-    for run in [*tables.read_folder(RESULTS / "librispeech"), *some]:  # and of no other attack or defence
+        assert cells.departures(run, cells.cell_named(run, run.name)) == [], run.name
+    for run in tables.read_folder(RESULTS / "librispeech"):  # of fewer utterances, and of no other attack or defence
         departures = cells.departures(run, cells.cell_named(run, run.name))
-        assert all(text.startswith("utterances [") or " utterances" in text for text in departures), run.name
+        assert all(text.startswith("utterances [") or " of 500 utterances" in text for text in departures), run.name
 
 
 @pytest.mark.parametrize(
