@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sysconfig
 import traceback
@@ -120,6 +121,7 @@ def traced(error: BaseException) -> str:
     lines = ((Path(frame.f_code.co_filename), line) for frame, line in frames)
     for path, line in lines:
         if path.is_absolute() and not any(path.is_relative_to(folder) for folder in LIBRARIES):
-            near = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-            return f"{cause(error)} ({shown(str(near), 200)}, line {line})"
+            with contextlib.suppress(OSError, ValueError):  # the working directory is gone, or the file is not in it
+                path = path.relative_to(Path.cwd())
+            return f"{cause(error)} ({shown(str(path), 200)}, line {line})"
     return cause(error)
