@@ -8,14 +8,17 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TextIO
 
+from armory_mdnf.errors import ArmoryMdnfWarning
 from armory_mdnf.files.strict_json import readable
 
 _JSON: ContextVar[TextIO | None] = ContextVar("json", default=None)
 """Where JSON goes, if not to standard output."""
+_FORMAT = warnings.formatwarning
 
 
 class Unfailing:
@@ -60,7 +63,8 @@ def prepare() -> None:
     """Make standard streams fit for a command, for the rest of the process.
 
     Standard error never fails. Letters that the locale lacks are escaped. Descriptors 0 to 2 that were closed lead
-    nowhere: else the next file that is opened would get the number, and with it what libraries write to it.
+    nowhere: else the next file that is opened would get the number, and with it what libraries write to it. The
+    library's warnings are notes.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -69,6 +73,13 @@ def prepare() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     sys.stderr = unfailing(sys.stderr)
+    warnings.formatwarning = _note
+
+
+def _note(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    if issubclass(category, ArmoryMdnfWarning):
+        return f"note: {printable(str(message))}\n"
+    return _FORMAT(message, category, filename, lineno, line)
 
 
 def abandon_stdout() -> None:

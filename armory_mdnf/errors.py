@@ -17,6 +17,10 @@ class ArmoryMdnfError(ValueError):
     """Base of the errors that bad input raises; a ``ValueError`` for callers that know only those."""
 
 
+class ArmoryMdnfWarning(UserWarning):
+    """What the library warns of; the commands print it as a note, without a place in the code."""
+
+
 class AudioError(ArmoryMdnfError):
     """A waveform that cannot be processed without giving a wrong number."""
 

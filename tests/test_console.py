@@ -182,6 +182,18 @@ sys.exit(main(["run", "nothing.json"]))
     assert (found.returncode, found.stderr) == (130, "armory-mdnf: stopped\n")
 
 
+def test_warnings_of_the_library_are_notes_and_those_of_others_stay() -> None:
+    code = r"""
+import warnings
+from armory_mdnf import console, errors
+console.prepare()
+warnings.warn("five\x1b[2J of\nten", errors.ArmoryMdnfWarning)
+warnings.warn("six of ten")
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert found.stderr == "note: five\\x1b[2J of ten\n<string>:6: UserWarning: six of ten\n"
+
+
 @FULL
 @pytest.mark.slow
 def test_a_run_whose_streams_are_closed(config: dict[str, Any], tmp_path: Path) -> None:

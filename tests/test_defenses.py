@@ -13,7 +13,7 @@ from conftest import MELGAN, RECIPE, ragged_array, speechlike
 from armory_mdnf.audio import noise, ragged
 from armory_mdnf.audio.mel import MelRecipe
 from armory_mdnf.defenses import MDNF, MelResynth, RandomizedSmoothing, WaveformDefense
-from armory_mdnf.errors import AudioError, OptionError
+from armory_mdnf.errors import ArmoryMdnfWarning, AudioError, OptionError
 from armory_mdnf.vocoders import Vocoder, make_vocoder, save_vocoder
 
 CPU = {"device_type": "cpu"}
@@ -244,7 +244,7 @@ def test_smoothing_leaves_silence_alone():
 
 def test_smoothing_warns_once_that_it_degrades(utterances):
     defense = RandomizedSmoothing(passes=5, **CPU)
-    with pytest.warns(UserWarning, match="asks for 5 averaged passes.*degrades to one pass"):
+    with pytest.warns(ArmoryMdnfWarning, match="asks for 5 averaged passes.*degrades to one pass"):
         defense(utterances[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -19,7 +19,7 @@ from armory_mdnf import locations
 from armory_mdnf.audio.files import read_audio
 from armory_mdnf.data import librispeech, selection
 from armory_mdnf.data.librispeech import find_root, flac_header, load_split, read_transcripts, split_name
-from armory_mdnf.errors import AudioError, BundleError, OptionError
+from armory_mdnf.errors import ArmoryMdnfWarning, AudioError, BundleError, OptionError
 from armory_mdnf.files.bundles import resolve
 from armory_mdnf.plugin.targets import MatchedLengthTargeter
 from armory_mdnf.runner.components import load_dataset
@@ -70,7 +70,7 @@ def test_splits_have_the_names_of_openslr_and_of_armory(name: str) -> None:
 
 
 def test_an_incomplete_split_is_warned_of(root: Path) -> None:
-    with pytest.warns(UserWarning, match="5 of the 2620 utterances of test-clean"):
+    with pytest.warns(ArmoryMdnfWarning, match="5 of the 2620 utterances of test-clean"):
         load_split("test_clean")
 
 
@@ -230,7 +230,7 @@ def test_a_chapter_without_transcripts(root: Path) -> None:
     (root / "test-clean" / "7" / "5" / "7-5.trans.txt").unlink()
     with pytest.raises(BundleError, match=r"expected the transcripts 7-5\.trans\.txt, found none; `armory-mdnf data"):
         load_split("test-clean")
-    with pytest.warns(UserWarning, match="5 of the 2620"):
+    with pytest.warns(ArmoryMdnfWarning, match="5 of the 2620"):
         found = load_split("test-clean", transcribed=False)
     assert {u.id: u.transcript for u in found} == TEXTS | {"7-5-0000": ""}
 

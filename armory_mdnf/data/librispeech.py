@@ -20,7 +20,7 @@ from pathlib import Path
 
 from armory_mdnf.audio.files import UNKNOWN
 from armory_mdnf.data.bundled import Utterance
-from armory_mdnf.errors import AudioError, BundleError, OptionError, choices, quoted
+from armory_mdnf.errors import ArmoryMdnfWarning, AudioError, BundleError, OptionError, choices, quoted
 from armory_mdnf.files.provenance import sha256_of
 from armory_mdnf.locations import armory_folders
 
@@ -113,13 +113,14 @@ def load_split(
         strays += [u.problem for u in others]
     if strays:
         more = f" (and {len(strays) - 1} more; `armory-mdnf data check {root}` lists all)" if len(strays) > 1 else ""
-        warnings.warn(f"{strays[0]}{more}", stacklevel=2)
+        warnings.warn(f"{strays[0]}{more}", ArmoryMdnfWarning, stacklevel=2)
     if not utterances:
         raise BundleError(f"{root / name} has no recordings; get {archive(name)}")
     if len(utterances) != SPLITS[name]:
         warnings.warn(
             f"{root / name} has {len(utterances)} of the {SPLITS[name]} utterances of {name}: positions are other than "
             "in the whole split",
+            ArmoryMdnfWarning,
             stacklevel=2,
         )
     return sorted(utterances, key=lambda u: hashlib.sha256(u.id.encode()).digest())

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from armory_mdnf.audio import checks, ragged
 from armory_mdnf.audio.noise import Key, NoiseSource
-from armory_mdnf.errors import AudioError, OptionError, quoted, refuse_unknown
+from armory_mdnf.errors import ArmoryMdnfWarning, AudioError, OptionError, quoted, refuse_unknown
 from armory_mdnf.options import FLAG, check_option, one_of
 
 DEVICE_TYPE = one_of(("cpu", "gpu"))
@@ -170,6 +170,7 @@ class WaveformDefense(PreprocessorPyTorch, metaclass=_NamesOptions):
             warnings.warn(
                 f"{type(self).__name__} asks for {self.num_passes} averaged passes, but is called without an estimator "
                 "that knows this: it degrades to one pass",
+                ArmoryMdnfWarning,
                 stacklevel=3,
             )
         self._latest = (self.noise.count, lengths.tolist())
