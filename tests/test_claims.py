@@ -13,7 +13,7 @@ import pytest
 
 from armory_mdnf import cli
 from armory_mdnf.evaluation.baselines import read_baseline
-from armory_mdnf.evaluation.claim_runs import Ground, role_of, tables
+from armory_mdnf.evaluation.claim_runs import Ground, is_untuned, role_of, tables
 from armory_mdnf.evaluation.claims import (
     CELLS,
     CLAIMS,
@@ -398,6 +398,17 @@ def test_a_side_that_was_not_fine_tuned_is_named() -> None:
     assert numbers(second).endswith("; MG and MG-MDNF before a recogniser not fine-tuned for them")
     (table,) = tables([none, run("MG", "l2 1.5", ten(50.0, 2))]).values()
     assert numbers(judge(table)[0].parts[0]).endswith(" 10 utterances")
+
+
+def test_a_recogniser_may_name_the_vocoders_variant_that_it_was_fine_tuned_for() -> None:
+    names = ("ds2_mg", "ds2_mg_gan", "ds2_wg_gan", "ds2_gan")
+    behind = {vocoder: [moved_to(name, "MG", vocoder=vocoder) for name in names] for vocoder in ("melgan", "melgan_gan")}
+    assert [is_untuned(found) for found in behind["melgan"]] == [False, True, True, True]
+    assert [is_untuned(found) for found in behind["melgan_gan"]] == [False, False, True, True]
+    control, none = moved_to("ds2_mg_gan"), moved_to("ds2_base")
+    ((ground, table),) = tables([control, none, behind["melgan_gan"][1]]).items()
+    assert (ground.recogniser, ground.vocoders) == ("ds2", "melgan_gan")
+    assert table["none", "l2 1.5", EXACT] is none
 
 
 def test_other_weights_under_one_name_are_not_compared() -> None:

@@ -18,7 +18,7 @@ FAMILIES = {"melgan": "MG", "pwg": "WG"}
 STOCHASTIC = ("RS", "MG-MDNF", "MG-MDNF flat", "WG", "WG-MDNF")
 """Defences that draw noise, for which the published gradient is another than the exact one."""
 UNVOCODED = ("none", "RS")
-ROLES = re.compile(r"(.+?)_(base|mg|wg|hg)")
+ROLES = re.compile(r"(.+?)_(base|(?:mg|wg|hg)(?:_gan)?)")
 BUNDLE = ".safetensors"
 OPTION = "attack.kwargs."
 INCIDENTAL = ("batch_seconds", "batch_size", "num_random_init", "seed", "targeted", "verbose")
@@ -66,13 +66,16 @@ def role_of(run: RunRecord) -> tuple[Role, Ground] | None:
     system, vocoders = found
     if system in UNVOCODED and tuning != "base":
         return None  # the control: a recogniser that was fine-tuned for a vocoder, without it
-    tuned = tuning == system[:2].lower()
+    tuned = tuning in _tunings(system, vocoders)
     gradient = EXACT if threat == BENIGN or system not in STOCHASTIC else gradient_of(run.config)
     return Role(system, threat, gradient, tuned), Ground(run.split, recogniser, vocoders)
 
 
 def fine_tuning_of(recogniser: str) -> tuple[str, str]:
-    """What a recogniser is fine-tuned from, and for which vocoder by the end of its name; "base" for none."""
+    """What a recogniser is fine-tuned from, and for which vocoder by the end of its name, as ``mg`` and ``mg_gan``.
+
+    The second is "base" for none. A name without a vocoder's variant does not say for which of its family it is.
+    """
     whole = recogniser.removesuffix(BUNDLE)
     match = ROLES.fullmatch(whole)
     return (match[1], match[2]) if match else (whole, "base")
@@ -82,6 +85,12 @@ def is_untuned(run: RunRecord) -> bool:
     """Whether a run has a vocoder before a recogniser that was not fine-tuned for it."""
     placed = role_of(run)
     return placed is not None and placed[0].system not in UNVOCODED and not placed[0].tuned
+
+
+def _tunings(system: str, vocoder: str) -> tuple[str, ...]:
+    """What the names of the recognisers that are fine-tuned for a defence may end in."""
+    family, (_, variant) = system[:2].lower(), _variant(vocoder)[1]
+    return family, f"{family}_{variant}"
 
 
 def _system(config: Mapping[str, Any]) -> tuple[str, str] | None:
