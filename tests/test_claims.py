@@ -210,9 +210,8 @@ def test_the_published_gradient_is_judged_by_its_own_runs() -> None:
     assert verdicts(runs) == dict.fromkeys(range(1, 16), HOLDS)
     found = verdicts(runs, PUBLISHED)
     assert found[2] == FAILS  # 84.2 less 80.0: MG draws no noise, and has one gradient
-    assert found[1] == HOLDS
-    assert found[6] == HOLDS  # nobody attacks there
     assert found[13] == MISSING
+    assert found.keys() == set(range(1, 16)) - {1, 6, 12}  # none of whose defences has its noise attacked
 
 
 def test_every_configuration_of_the_claims_is_recognised() -> None:
@@ -496,8 +495,8 @@ def test_a_page_shows_both_gradients_where_there_are_both() -> None:
     runs.append(run("MG-MDNF", "l2 1.5", ten(80.0, 31), config=block))
     grounds = tables(runs)
     text = page(judge_all(grounds), {ground: without_run(table) for ground, table in grounds.items()})
-    assert "By the exact gradient: 15 holds." in text
-    assert "By the published gradient: " in text
+    assert "Verdicts by the exact gradient: holds 15." in text
+    assert "Verdicts by the published gradient: does not hold 1, not measured 11." in text
     assert re.search(r"MG, l2 1.5 less MG-MDNF, l2 1.5: 84.\d - 80.\d = 4.\d \[\S+, \S+\], 10 utterances", text)
 
 
@@ -529,7 +528,7 @@ def test_cells_without_a_run_are_named_once() -> None:
     (cells,) = missing.values()
     assert cells == [cell for cell in CELLS if cell not in (("MG-MDNF", "l2 1.5"), ("RS", "l2 1.5"))]
     text = page(judge_all(grounds), missing)
-    assert "By the exact gradient: 15 not measured." in text
+    assert "Verdicts by the exact gradient: not measured 15." in text
     assert "| claim |" not in text
     assert "- **human, recogniser ds2**, 55 of 57, all but: RS, l2 1.5; MG-MDNF, l2 1.5\n" in text
     runs = [run(*cell, [10.0] * 2) for cell in CELLS[3:]]
