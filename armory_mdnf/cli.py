@@ -207,7 +207,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     add("--address", metavar="A", help="of the Ray cluster; local starts Ray here (default: RAY_ADDRESS, else auto)")
     add("--devices", metavar="D", help="GPUs of this machine, such as cuda:0,cuda:1: --processes on each")
     add("--processes", type=int, metavar="N", help="(default: as many as prove fastest; 1 on a GPU; on Ray all)")
-    add("--threads", type=int, default=1, metavar="N", help="of each process; the last bits hang on it (default 1)")
+    add("--threads", type=int, default=1, metavar="N", help="of each process; the last bits depend on it (default 1)")
     add("--num-eval-batches", type=int, metavar="N", help="only the first N batches of each dataset")
     add("--index", metavar="I", help="only these utterances of each split: 0,5 or a slice such as [2:9]")
     add("--seed", type=int, metavar="S", help="seed of the runs, their defences and attacks")

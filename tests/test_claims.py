@@ -400,8 +400,8 @@ def test_a_side_that_was_not_fine_tuned_is_named() -> None:
 
 
 def test_a_recogniser_may_name_the_vocoders_variant_that_it_was_fine_tuned_for() -> None:
-    names = ("ds2_mg", "ds2_mg_gan", "ds2_wg_gan", "ds2_gan")
-    behind = {vocoder: [moved_to(name, "MG", vocoder=vocoder) for name in names] for vocoder in ("melgan", "melgan_gan")}
+    names, vocoders = ("ds2_mg", "ds2_mg_gan", "ds2_wg_gan", "ds2_gan"), ("melgan", "melgan_gan")
+    behind = {vocoder: [moved_to(name, "MG", vocoder=vocoder) for name in names] for vocoder in vocoders}
     assert [is_untuned(found) for found in behind["melgan"]] == [False, True, True, True]
     assert [is_untuned(found) for found in behind["melgan_gan"]] == [False, False, True, True]
     control, none = moved_to("ds2_mg_gan"), moved_to("ds2_base")

@@ -20,7 +20,6 @@ from armory_mdnf import attacks, cli, defenses
 from armory_mdnf.asr import pipeline
 from armory_mdnf.commands.configs import known
 from armory_mdnf.data.bundled import load_split
-from armory_mdnf.data.selection import read_samples
 from armory_mdnf.evaluation.comparison import read_run, side_by_side
 from armory_mdnf.evaluation.rates import difference, interval
 from armory_mdnf.evaluation.records import RunRecord, compare
@@ -371,11 +370,12 @@ def blocks(language: str, page: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_python_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Block after block on the shortest prompt; two iterations, where no number is named."""
+def test_python_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Block after block on the sample that they name; two iterations, where no number is named."""
     monkeypatch.setattr(attacks, "PGD", functools.partial(attacks.PGD, max_iter=2))
-    shortest = min(load_split("human", "eval"), key=lambda utterance: utterance.duration_s)
-    names = {"audio": read_samples(shortest)[None], "targets": [shortest.transcript]}
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", "sample", "speech", "--count", "1"]) == 0
+    names: dict[str, Any] = {}
     for block in blocks("python", page):
         exec(block, names)
     size = snr_db(names["audio"][0], names["adversarial"][0])

@@ -373,7 +373,7 @@ def test_kinds_of_processors_are_told(imitated: Callable[..., Imitation], capsys
     for kind in ("AVX2", "AVX2", "AVX512", "AVX2"):
         place._tell_kind(kind)
     assert capsys.readouterr().err == (
-        "note: workers compute with AVX2 and AVX512: last bits hang on which of them has a batch\n"
+        "note: workers compute with AVX2 and AVX512: last bits depend on which of them has a batch\n"
     )
 
 

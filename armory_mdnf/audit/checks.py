@@ -40,7 +40,7 @@ def audit(
     trials: Trials,
     options: Options,
     only: Sequence[str] = tuple(CHECKS),
-    tell: Callable[[int, str], None] = lambda number, name: None,
+    tell: Callable[[str], None] = lambda name: None,
 ) -> Iterator[Finding]:
     """Findings of the checks, all or ``only`` some, in their order. ``tell`` hears of each before it begins.
 
@@ -50,10 +50,10 @@ def audit(
     for name in only:
         if name not in CHECKS:
             raise OptionError(choices(name, CHECKS, "check"))
-    for number, (name, check) in enumerate(CHECKS.items(), 1):
+    for name, check in CHECKS.items():
         if name not in only:
             continue
-        tell(number, name)
+        tell(name)
         try:
             yield check(trials, options)
         except AttackError as error:

@@ -95,8 +95,9 @@ def run(args: argparse.Namespace) -> int:
         texts = trials.transcribe(trials.batch.x, trials.keys(EVALUATION, 0))
     check_in_case(case, "transcript", texts)
 
-    def tell(number: int, name: str) -> None:
-        print(f"{time.monotonic() - start:.0f} s: check {number} of {len(CHECKS)}, {name}", file=sys.stderr, flush=True)
+    def tell(name: str) -> None:
+        place = f"check {only.index(name) + 1} of {len(only)}"
+        print(f"{time.monotonic() - start:.0f} s: {place}, {name}", file=sys.stderr, flush=True)
 
     name = "standard input" if args.config == "-" else readable(Path(args.config).name)
     about = {

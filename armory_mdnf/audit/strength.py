@@ -215,7 +215,7 @@ def check_steps(trials: Trials, asked: int) -> Finding:
         f"Over {len(rows)} pairs of step and start the word error rate runs from {100 * min(rates):.1f} to "
         f"{100 * max(rates):.1f} %; the attack's own is {100 * own.rate:.1f} %."
     )
-    advice = f"The result hangs on the step or the start: attack with the best of them ({best}), or with restarts."
+    advice = f"The result depends on the step or the start: attack with the best of them ({best}), or with restarts."
     if plan.iterations < asked:
         advice += " With all iterations (--iterations) the steps may do alike."
     return Finding("steps", verdict, statement, evidence, "" if verdict == PASS else advice)

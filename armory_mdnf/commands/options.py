@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 
-from armory_mdnf.commands.blocks import ATTACKS, DEFAULT_MODEL, DEFENSES, Block, attack_block
+from armory_mdnf.commands.blocks import ATTACKS, DEFAULT_MODEL, DEFENSES, FINE_TUNED, Block, attack_block
 
 PROGRESS_AFTER_S = 5.0
 
@@ -19,8 +19,8 @@ def add_model(
     add(
         "--model",
         metavar="NAME",
-        help=f"bundled weights, a .safetensors file, a folder of Hugging Face's, or hf:NAME (default: {default}, "
-        "or what was fine-tuned for the defence)",
+        help=f"bundled weights, a .safetensors file, a folder of Hugging Face's, or hf:NAME (default: {default}; "
+        f"behind HiFi-GAN {FINE_TUNED['hg']}, behind other vocoders {FINE_TUNED['mg']})",
     )
     add_defense(parser, "none")
     add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")

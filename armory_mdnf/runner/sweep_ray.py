@@ -171,7 +171,7 @@ class Cluster:
     def _tell_kind(self, kind: str) -> None:
         if self._kinds and kind not in self._kinds:
             kinds = " and ".join(sorted({*self._kinds, kind}))
-            print(f"note: workers compute with {kinds}: last bits hang on which of them has a batch", file=sys.stderr)
+            print(f"note: workers compute with {kinds}: last bits depend on which of them has a batch", file=sys.stderr)
         self._kinds.add(kind)
 
 
