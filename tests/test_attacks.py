@@ -365,6 +365,22 @@ def test_blanks_in_a_target_count_for_nothing(plain: RecognizerEstimator) -> Non
         assert not plain.is_heard("AB", target)
 
 
+@pytest.mark.parametrize("geometry", [L2(0.5), Linf(0.01), SNR(20.0)])
+def test_a_random_start_is_the_same_whatever_torchs_default_is(geometry: Geometry) -> None:
+    x = torch.ones(2, 500)
+    lengths, radius = torch.tensor([500, 300]), geometry.radius(x)
+
+    def start() -> Tensor:
+        return geometry.random_start(lengths, radius, [torch.Generator().manual_seed(i) for i in range(2)])
+
+    first = start()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(start(), first)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_what_is_reached_is_not_attacked_again() -> None:
     model, batch = linear_batch()
     start = model.losses(batch.x, batch.lengths, None, [])

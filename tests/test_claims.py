@@ -23,6 +23,7 @@ from armory_mdnf.evaluation.claims import (
     UNDECIDED,
     Part,
     Verdict,
+    _find,
     has_published,
     judge,
     verdict_of,
@@ -288,6 +289,14 @@ def test_an_option_that_is_no_number_stops_no_reader(option: str, value: object)
             charts.sweeps([place(one, "a"), place(one, "b")])
 
 
+def test_half_of_full_scale_is_no_step_of_the_papers() -> None:
+    block = config("none", "20 dB")
+    kwargs = block["attack"]["kwargs"]
+    assert kwargs.pop("step_fraction") == 0.5
+    kwargs["eps_step"] = 0.5  # of this package's PGD in full-scale samples
+    assert role_of(run("none", "20 dB", [10.0], config=block)) is None
+
+
 def test_grounds_keep_recognisers_splits_and_vocoders_apart() -> None:
     def moved(system: str, weights: str, vocoder: str | None = None) -> RunRecord:
         block = config(system, "l2 1.5")
@@ -419,6 +428,17 @@ def test_other_weights_under_one_name_are_not_compared() -> None:
         (part,) = judge(table)[0].parts
         assert (part.verdict == MISSING) == (verdict == MISSING)
     assert part.why == "the two have other weights of ds2"
+
+
+def test_a_longer_run_of_other_weights_hides_none_of_the_same() -> None:
+    none = run("none", "benign", ten(10.0, 5) * 2, weights={"ds2": "a"})
+    same, other = (run("MG", "benign", ten(20.0, i) * (1 + i), weights={"ds2": name}) for i, name in enumerate("ab"))
+    (table,) = tables([none, same]).values()
+    table["MG", "another threat", EXACT] = other
+    found = _find(Part(("MG", "benign"), ("none", "benign"), None, high=90.0), table, EXACT)
+    assert (found.verdict, found.why) == (HOLDS, "")
+    assert found.difference is not None
+    assert found.difference.utterances == len(same.outcomes) < len(other.outcomes)
 
 
 def test_a_bound_that_is_met_exactly_is_met() -> None:

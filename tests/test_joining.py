@@ -56,6 +56,21 @@ def test_the_whole_has_its_utterances_in_the_order_of_their_positions() -> None:
     assert found.left_out == left_out.left_out
 
 
+def test_what_one_part_left_out_and_another_has_is_in_its_place() -> None:
+    run = read_record(WHOLE)
+    first, second = part(run, slice(3)), part(run, slice(1, 5, 2))  # 0, 1, 2 and 1, 3
+    first = replace(
+        first,
+        outcomes=(first.outcomes[0], first.outcomes[2]),
+        left_out=(LeftOut(str(first.outcomes[1].id), "x", "broken"),),
+    )
+    for runs in ({"a": first, "b": second}, {"b": second, "a": first}):
+        found = joined(runs)
+        assert found.outcomes == run.outcomes[:4]
+        assert not found.left_out
+        assert joined({"ab": found, "c": part(run, slice(4, None))}).outcomes == run.outcomes
+
+
 def test_the_kept_records_of_a_split_have_one_order() -> None:
     seen: list[str] = []
     for path in sorted(WHOLE.parent.glob("*.json")):

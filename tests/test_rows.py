@@ -180,6 +180,20 @@ def test_flat_noise_is_not_the_default_curve() -> None:
     assert "defense.kwargs.clip_values" not in flat
 
 
+def test_null_may_be_a_choice() -> None:
+    """Of what clips an attack, and of options of somebody else's component."""
+    for module, option, choice in (
+        ("armory_mdnf.plugin.model", "wrapper_kwargs.clip_values", True),
+        ("armory_mdnf.plugin.model", "model_kwargs.another", False),
+        ("art.estimators.x", "model_kwargs.another", False),
+        ("mine.models", "model_kwargs.another", True),
+    ):
+        block, name = option.split(".")
+        given = ({"module": module, block: kwargs} for kwargs in ({name: None}, {}))
+        said, left_out = (identity({"model": model}, False) for model in given)
+        assert (said != left_out) == choice, (module, option)
+
+
 def test_an_option_that_says_its_default_is_no_other_configuration() -> None:
     attack = {"module": "armory_mdnf.attacks", "name": "PGD", "kwargs": {"norm": "l2", "eps": 1.5}}
     model = {"module": "armory_mdnf.plugin.model", "name": "get_art_model", "wrapper_kwargs": {}}

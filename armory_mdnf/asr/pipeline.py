@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from armory_mdnf.asr.contract import CTCRecognizer, SpeechRecognizer, Target
 from armory_mdnf.asr.decoding import greedy_decode
-from armory_mdnf.asr.preprocessing import Chain, Draws, select
+from armory_mdnf.asr.preprocessing import Chain, Draws, select, thread_safe
 from armory_mdnf.asr.voting import vote
 from armory_mdnf.audio import ragged
 from armory_mdnf.cpu.switch import fast
@@ -88,7 +88,7 @@ class Pipeline:
 
         With ``back``, the published gradient: the loss's gradient at the audio that ``draws`` give, pulled back through
         the defences with the draws ``back`` (as ART's ``PyTorchDeepSpeech`` does, which evaluates them twice).
-        On a CPU, parts of the batch run side by side.
+        On a CPU, parts of the batch run side by side, where all that they go through is :func:`thread_safe`.
         """
         recognizer, chain = self.recognizer, self.chain
         result = torch.zeros_like(x)
@@ -118,6 +118,8 @@ class Pipeline:
         elif fast(x) and chain.independent:
             recognizer.check_targets(lengths.tolist(), targets)  # named by position in the whole batch
             turns = rounds(lengths.tolist(), torch.get_num_threads(), PART_SECONDS * recognizer.sample_rate_hz)
+            if not (chain.thread_safe and thread_safe(recognizer)):
+                turns = [[part] for parts in turns for part in parts]
         with torch.enable_grad(), evaluation_mode(recognizer):
             for parts in turns:
                 side_by_side(gradient, parts)

@@ -63,8 +63,13 @@ class Chain:
 
     @property
     def independent(self) -> bool:
-        """Whether parts of a batch may run at the same time: of other preprocessors that is not known."""
+        """Whether parts of a batch may run by themselves: of other preprocessors that is not known."""
         return all(isinstance(op, Defense) for op in self.operations)
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether parts of a batch may run at the same time."""
+        return all(map(thread_safe, self.operations))
 
     def draw(self, n: int, keys: Sequence[Key] | None = None) -> Draws:
         """Noise for the next ``n`` utterances of every defence, or that which their keys fix.
@@ -95,6 +100,14 @@ class Chain:
             else:
                 x, lengths = ragged.pad([_foreign(operation, u) for u in ragged.unpad(x, lengths)])
         return x, lengths
+
+
+def thread_safe(component: Any) -> bool:
+    """Whether a defence or a recogniser may be called in several threads at once.
+
+    Those of this package may; another one may keep what it has computed on itself, unless it says ``thread_safe``.
+    """
+    return type(component).__module__.startswith("armory_mdnf.") or bool(getattr(component, "thread_safe", False))
 
 
 def select(draws: Draws, rows: Sequence[int]) -> Draws:

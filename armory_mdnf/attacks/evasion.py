@@ -150,6 +150,10 @@ class RecognizerAttack(EvasionAttack):
         texts = self.estimator.transcribe(audio, lengths, [(i, Purpose.LABEL) for i in indices])
         return self.estimator.encode(texts, len(texts))
 
+    def count_from(self, index: int) -> None:
+        """Draw for the next utterance as for number ``index`` of those that are attacked without ``indices``."""
+        self.count = index
+
     def _indices(self, indices: Sequence[int] | None, n: int) -> list[int]:
         if indices is None:
             self.count += n

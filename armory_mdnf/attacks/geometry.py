@@ -108,5 +108,6 @@ class Linf(Geometry):
         return torch.minimum(torch.maximum(delta, -radius[:, None]), radius[:, None])
 
     def random_start(self, lengths: Tensor, radius: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
-        rows = [2 * torch.rand(n, generator=s) - 1 for s, n in zip(streams, lengths.tolist(), strict=True)]
+        sizes = zip(streams, lengths.tolist(), strict=True)
+        rows = [2 * torch.rand(n, generator=s, dtype=torch.float32) - 1 for s, n in sizes]
         return ragged.pad(rows)[0].to(radius) * radius[:, None]

@@ -58,13 +58,13 @@ def run(args: argparse.Namespace) -> int:
     if config["attack"] is None:
         raise OptionError("attack: expected an attack to audit, found null")
     components.find_own_code(config)
+    components.initialise(config.get("user_init"))
     chosen = components.load_dataset(config["dataset"])
     if len(chosen) < args.utterances:
         raise OptionError(
             f"--utterances: expected at most the {len(chosen)} of the configuration, got {args.utterances}"
         )
     case, chosen = case_of(utterance.transcript for _, utterance in chosen), chosen[: args.utterances]
-    components.initialise(config.get("user_init"))
     estimator = components.make_estimator(config, device)
     bound = batch_seconds(config)
     attack = components.make_attack(config, estimator, bound)

@@ -142,8 +142,9 @@ def _threat(run: RunRecord) -> str | None:
     if kwargs or name not in ("PGD", "ProjectedGradientDescent", "SNR_PGD_Numpy"):
         return None
     if norm in ("snr", "snr_db"):
-        bound = snr_db if name == "PGD" else eps if norm == "snr_db" else None
-        known = bool(given.get("targeted")) and bound is not None and 0.5 in (fraction, step)
+        ours = name == "PGD"  # whose eps_step is in full-scale samples, where Armory's is a part of the bound
+        bound = snr_db if ours else eps if norm == "snr_db" else None
+        known = bool(given.get("targeted")) and bound is not None and (fraction if ours else step) == 0.5
         threat = f"{bound:g} dB" if known else None
     else:
         small = eps is not None and (fraction == 0.2 or (step is not None and abs(step - eps / 5) < 1e-9))

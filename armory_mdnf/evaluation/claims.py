@@ -174,7 +174,8 @@ def _find(part: Part, table: Table, gradient: str) -> Found:
         if not runs:
             return Found(part, MISSING, why=f"no run of {cell[0]}, {cell[1]}")
     pairs = [(common_outcomes(a, b), a, b) for a in first for b in second]
-    common, *both = max(pairs, key=lambda pair: len(pair[0]))
+    alike = [pair for pair in pairs if not other_weights(pair[1].weights, pair[2].weights)]
+    common, *both = max(alike or pairs, key=lambda pair: len(pair[0]))
     if other := other_weights(both[0].weights, both[1].weights):
         return Found(part, MISSING, why=f"the two have other weights of {other}")
     first_side, second_side = (BENIGN if threat == BENIGN else "adversarial" for _, threat in (part.first, part.second))

@@ -18,8 +18,10 @@ INCIDENTAL = (
 )
 NOTHING: tuple[Any, ...] = (None, {}, [])
 """Values of a key that say as much as its absence."""
-SAID_BY_NULL = ("defense.kwargs.curve",)
-"""Keys whose null is a choice, and not the default: flat noise in place of a curve."""
+SAID_BY_NULL = ("defense.kwargs.curve", "model.wrapper_kwargs.clip_values")
+"""Keys whose null is a choice, and not the default: flat noise in place of a curve, attacks that are not clipped."""
+KNOWN = ("armory_mdnf", "armory", "art")
+"""Packages whose other options have null for their default, or no default."""
 ATTACKS = "armory_mdnf.attacks"
 DEFAULTS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "attack": (
@@ -52,8 +54,16 @@ def identity(config: Mapping[str, Any], attacked: bool) -> dict[str, Any]:
     return {
         key: value
         for key, value in sorted(found.items())
-        if (value not in NOTHING or key in SAID_BY_NULL) and not _incidental(key)
+        if (value not in NOTHING or _says_null(key, found)) and not _incidental(key)
     }
+
+
+def _says_null(key: str, found: Mapping[str, Any]) -> bool:
+    """Whether a key's null is a choice: of somebody else's component nobody knows."""
+    block, _, option = key.partition(".")
+    module = found.get(f"{block}.module")
+    theirs = "kwargs." in option and module is not None and not any(within(module, name) for name in KNOWN)
+    return key in SAID_BY_NULL or theirs
 
 
 def without_defaults(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ SEEDED = ("user_init", "attack", "defense")
 def joined(runs: Mapping[str, RunRecord], any_device: bool = False) -> RunRecord:
     """The runs, by the names of their files, as one; an utterance of several is that of the first that has it.
 
-    The utterances are in the order of their positions, where no run left any out.
+    The utterances are in the order of their positions, where the runs together tell these.
 
     The device is the first run's; with ``any_device`` the others may have been computed on another one, and the whole
     names the utterances that were. Rounding changes what an attack finds for an utterance, not what it is.
@@ -31,7 +31,6 @@ def joined(runs: Mapping[str, RunRecord], any_device: bool = False) -> RunRecord
     nature = _nature(first)
     outcomes: dict[str, Outcome] = {}
     elsewhere: dict[str, str] = {}
-    places: dict[str, int] = {}
     for name, run in runs.items():
         own = _nature(run)
         found = [key for key in differing(nature, own) if not (any_device and key == "device")]
@@ -43,8 +42,6 @@ def joined(runs: Mapping[str, RunRecord], any_device: bool = False) -> RunRecord
             )
         if any_device and run.device is None:
             raise ResultsError(f"{name}: expected the device of the run, found none")
-        if len(run.outcomes) == len(positions := _positions(name, run)):  # else nobody knows which were left out
-            places |= {str(o.id): place for o, place in zip(run.outcomes, sorted(positions), strict=True)}
         for outcome in run.outcomes:
             if outcome.id is None:
                 raise ResultsError(f"{name}: expected utterances with their ids, found one without")
@@ -52,6 +49,7 @@ def joined(runs: Mapping[str, RunRecord], any_device: bool = False) -> RunRecord
             if outcome.id not in outcomes and device is not None and device != first.device:
                 elsewhere[outcome.id] = device
             outcomes.setdefault(outcome.id, outcome)
+    places = _places(runs)
     if outcomes.keys() <= places.keys():
         outcomes = dict(sorted(outcomes.items(), key=lambda item: places[item[0]]))
     index = sorted({position for name, run in runs.items() for position in _positions(name, run)})
@@ -78,6 +76,22 @@ def _nature(run: RunRecord) -> dict[str, Any]:
     changed = {f"changed.{key}": pair for key, pair in run.changed.items() if key != INDEX}
     further = {key: getattr(run, key) for key in ("weights", "device", "flags", "split_size")}
     return identity_of(run) | seeds | changed | further
+
+
+def _places(runs: Mapping[str, RunRecord]) -> dict[str, int]:
+    """Positions of the utterances, of which a run names those that it chose, and not which of them it left out."""
+    places: dict[str, int] = {}
+    more = True
+    while more:
+        before = len(places)
+        for name, run in runs.items():
+            ids = [str(outcome.id) for outcome in run.outcomes]
+            others = {place for key, place in places.items() if key not in ids}
+            left = [place for place in sorted(_positions(name, run)) if place not in others]
+            if len(left) == len(ids):
+                places |= zip(ids, left, strict=True)
+        more = len(places) > before
+    return places
 
 
 def _positions(name: str, run: RunRecord) -> Sequence[int]:

@@ -115,7 +115,7 @@ def _begin(args: argparse.Namespace, given: Overrides) -> tuple[Journal, Prepare
     parent = Path(given.output_dir or config["sysconfig"].get("output_dir") or OUTPUTS)
     prepared, changed = prepare(config), changes(original, config)
     ensure_writable_folder(parent)  # a configuration that is refused leaves no folder
-    return Journal.create(parent, name, {**prepared.identity, "changed": changed}), prepared, changed
+    return Journal.create(parent, name, {**_with_threads(prepared), "changed": changed}), prepared, changed
 
 
 def _go_on(args: argparse.Namespace, given: Overrides) -> tuple[Journal, Prepared, dict[str, Any]]:
@@ -133,8 +133,13 @@ def _go_on(args: argparse.Namespace, given: Overrides) -> tuple[Journal, Prepare
         config = read_config(args.config)
     ensure_writable_folder(folder)
     prepared = prepare(override(config, given))
-    check_same(stored, prepared.identity, folder)
+    check_same(stored, _with_threads(prepared), folder)
     return Journal.reopen(folder), prepared, stored["changed"]
+
+
+def _with_threads(prepared: Prepared) -> dict[str, Any]:
+    """What a run is known by: the last bits depend on torch's threads, of which a hundred steps can make words."""
+    return {**prepared.identity, "threads": torch.get_num_threads()}
 
 
 def prepare(config: Config) -> Prepared:
@@ -143,6 +148,7 @@ def prepare(config: Config) -> Prepared:
     for note in (*_ignored(config), *notes):
         print(f"note: {note}", file=sys.stderr)
     components.find_own_code(config)
+    components.initialise(config.get("user_init"))  # before the data, which may be drawn
     task_metrics(config["metric"])  # a name that is none is refused before the work
     available = components.load_dataset(config["dataset"], strict=False)
     chosen = first_batches(available, config)
@@ -159,8 +165,7 @@ def prepare(config: Config) -> Prepared:
 
 
 def make_evaluation(config: Config, device: str, chosen: components.Chosen) -> Evaluation:
-    """The evaluation of a configuration on "cpu" or "cuda", seeded as it says."""
-    components.initialise(config.get("user_init"))
+    """The evaluation of a configuration on "cpu" or "cuda"."""
     estimator = components.make_estimator(config, device)
     attack, targeter, block, skip = None, None, config["attack"], bool(config["sysconfig"].get("skip_attack"))
     if block is not None:  # made even where it is skipped: a configuration is right or refused

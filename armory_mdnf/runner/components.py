@@ -87,7 +87,9 @@ def _held(generator: Any, name: str, index: Any) -> Chosen:
         raise OptionError(f"{name}: expected audio at {SAMPLE_RATE_HZ} Hz, found {rate}")
     numbers = _numbers(index, len(pairs))
     if len(numbers) != len(pairs):
-        raise OptionError(f"{name}: index has {len(numbers)} positions, and {len(pairs)} utterances came for it")
+        raise OptionError(
+            f"{name}: index {quoted(index)} has {len(numbers)} positions, and {len(pairs)} utterances came for it"
+        )
     return [
         (i, HeldUtterance(f"{name}-{i}", Path(f"{name}[{i}]"), text, "", len(x) / rate, samples=x))
         for i, (x, text) in zip(numbers, pairs, strict=True)
@@ -95,11 +97,12 @@ def _held(generator: Any, name: str, index: Any) -> Chosen:
 
 
 def _numbers(index: Any, n: int) -> list[int]:
-    """Positions of ``n`` utterances that an index chose of a split whose size is not known."""
+    """Positions of ``n`` utterances that an index chose of a split whose size is not known; as many as it has."""
     if isinstance(index, list):
         return sorted(set(index))
-    first = (parse_slice(index)[0] or 0) if isinstance(index, str) else 0
-    return list(range(first, first + n))
+    first, last = parse_slice(index) if isinstance(index, str) else (None, None)
+    first = first or 0
+    return list(range(first, first + n if last is None else min(first + n, last)))  # the split may end before it
 
 
 def _one(x: Any, name: str) -> np.ndarray:
@@ -255,8 +258,14 @@ def draws_by_keys(estimator: Any) -> bool:
 
 
 def takes_batches(attack: Any) -> bool:
-    """Whether an attack takes ragged batches and the positions that fix its draws, or one utterance at a time."""
-    return "indices" in parameters(attack.generate)
+    """Whether an attack takes ragged batches and the positions that fix its draws, or one utterance at a time.
+
+    One that derives from such takes them too where its own ``generate`` hands on any keywords.
+    """
+    known = parameters(attack.generate)
+    hands_on = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    kinds = (kind for kind in type(attack).__mro__ if hands_on and "generate" in vars(kind))
+    return "indices" in known or any("indices" in parameters(vars(kind)["generate"]) for kind in kinds)
 
 
 def device_type(device: str) -> str:

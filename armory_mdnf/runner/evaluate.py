@@ -244,6 +244,8 @@ class Evaluation:
         """What an attack makes of one utterance that is called as Armory calls it. Shape: (1, T) -> 1 array (T,)."""
         assert self.attack is not None
         keyed = getattr(self.estimator, "keyed", None)
+        if callable(count_from := getattr(self.attack, "count_from", None)):
+            count_from(indices[0])  # it derives from this package's, and draws by the count where it is given no more
         with keyed((*indices, THEIRS)) if callable(keyed) else nullcontext():
             found = self.attack.generate(x=x, y=y)
         return [np.asarray(u, x.dtype) if np.asarray(u).dtype.kind == "f" else u for u in found]

@@ -65,7 +65,9 @@ def sweep(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace, place: Place, folders: Sequence[Path], budget: float | None, start: float) -> int:
-    cells = [_cell(path, folder.name, args, place) for path, folder in zip(args.configs, folders, strict=True)]
+    cells: list[Cell] = []
+    for path, folder in zip(args.configs, folders, strict=True):
+        cells.append(_cell(path, folder.name, args, place, cells))
     if args.dry_run:
         estimate = _estimate(cells, _journals(cells, folders, args), place)
         if args.json:
@@ -85,7 +87,7 @@ def _sweep(args: argparse.Namespace, place: Place, folders: Sequence[Path], budg
                 journal.close()
 
 
-def _cell(path: str, name: str, args: argparse.Namespace, place: Place) -> Cell:
+def _cell(path: str, name: str, args: argparse.Namespace, place: Place, before: Sequence[Cell]) -> Cell:
     index = None if args.index is None else parse_index(args.index)
     given = Overrides(
         num_eval_batches=args.num_eval_batches,
@@ -96,7 +98,7 @@ def _cell(path: str, name: str, args: argparse.Namespace, place: Place) -> Cell:
         filepath=path,
     )
     print(f"reading {path}", file=sys.stderr)
-    return make_cell(path, name, given, args.threads, place.plan)
+    return make_cell(path, name, given, args.threads, place.plan, before)
 
 
 def _refuse_existing(folders: Sequence[Path], args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from armory_mdnf.runner.command import Prepared, batch_seconds, changes, prepare
 from armory_mdnf.runner.components import Chosen
 from armory_mdnf.runner.config import Config, read_config
 from armory_mdnf.runner.journal import SWEEP
+from armory_mdnf.runner.named import OURS, is_ours
 from armory_mdnf.runner.overrides import ITERATIONS, Overrides, override
 from armory_mdnf.runner.progress import audio_seconds
 from armory_mdnf.runner.sweep_engine import Done, Engine, Task, text_of
@@ -109,16 +110,50 @@ def plan(config: Config) -> Plan:
     return Plan(prepared.chosen, prepared.of, prepared.identity, parts)
 
 
-def make_cell(path: str, name: str, given: Overrides, threads: int, planned: Callable[[Config], Plan] = plan) -> Cell:
-    """Read a configuration and make its plan, by ``planned``. Raises for what is not right in it."""
+def make_cell(
+    path: str,
+    name: str,
+    given: Overrides,
+    threads: int,
+    planned: Callable[[Config], Plan] = plan,
+    before: Sequence[Cell] = (),
+) -> Cell:
+    """Read a configuration and make its plan, by ``planned``. Raises for what is not right in it.
+
+    And for what cannot take turns in one process with the cells ``before``.
+    """
     original = read_config(path)
     with_threads = copy.deepcopy(original)
     if with_threads.get("user_init") and "threads" in (with_threads["user_init"].get("kwargs") or {}):
         with_threads["user_init"]["kwargs"]["threads"] = threads
     config = override(with_threads, given)
+    if before:
+        _refuse_apart(before[0].config, config, before[0].name, path)
     found = planned(config)
     identity = {**found.identity, SWEEP: {"batch_seconds": batch_seconds(config), "threads": threads}}
     return Cell(name, config, changes(original, config), found.chosen, found.of, identity, found.turns, threads)
+
+
+def _refuse_apart(first: Config, config: Config, name: str, path: str) -> None:
+    """Raise :class:`OptionError` where a process that had both cells would compute one in the state of the other.
+
+    A module is loaded once, and nobody knows how to undo a ``user_init`` that is not of this package.
+    """
+    keys = ["sysconfig.local_repo_path"]
+    if not all(is_ours((each.get("user_init") or {}).get("module") or OURS) for each in (first, config)):
+        keys.append("user_init")
+    for key in keys:
+        was, now = _at(first, key), _at(config, key)
+        if was != now:
+            raise OptionError(
+                f"{path}: {key}: expected that of {name}, {quoted(was)}, found {quoted(now)}: cells of one sweep take "
+                "turns in a process; sweep them apart"
+            )
+
+
+def _at(config: Config, key: str) -> Any:
+    part, _, rest = key.partition(".")
+    return config.get(part, {}).get(rest) if rest else config.get(part)
 
 
 def _turns(chosen: Chosen) -> Iterator[Chosen]:
