@@ -97,12 +97,12 @@ def _held(generator: Any, name: str, index: Any) -> Chosen:
 
 
 def _numbers(index: Any, n: int) -> list[int]:
-    """Positions of ``n`` utterances that an index chose of a split whose size is not known; as many as it has."""
+    """Positions of ``n`` utterances that an index chose of a split whose size is not known, and which may end first."""
     if isinstance(index, list):
         return sorted(set(index))
     first, last = parse_slice(index) if isinstance(index, str) else (None, None)
     first = first or 0
-    return list(range(first, first + n if last is None else min(first + n, last)))  # the split may end before it
+    return list(range(first, first + n if last is None or last < 0 else min(first + n, last)))
 
 
 def _one(x: Any, name: str) -> np.ndarray:
