@@ -16,10 +16,10 @@ from gate_cells import BEFORE, BUNDLED, DEFENDED, RESULTS, UNDEFENDED, WORSE, ce
 from armory_mdnf import cli
 from armory_mdnf.errors import TranscriptError
 from armory_mdnf.evaluation import gate as gate_module
-from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, make_cell
-from armory_mdnf.evaluation.gate import Options, gate
+from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, make_cell, read_baseline
+from armory_mdnf.evaluation.gate import Finding, Options, Report, gate
 from armory_mdnf.evaluation.records import LeftOut, read_record, write_record
-from armory_mdnf.metrics.intervals import difference_interval
+from armory_mdnf.metrics.intervals import CONFIDENCE, difference_interval
 
 BETTER = [(max(e - 2, 0), w) for e, w in BEFORE]
 # As many errors, elsewhere: what another seed does.
@@ -64,21 +64,69 @@ def test_points_are_the_largest_difference_that_passes() -> None:
     assert judged(found, expected, points=1.9) == {"benign": "worse"}
 
 
-def test_many_cells_do_not_make_a_chance_difference_a_regression() -> None:
-    """What one comparison alone would call worse passes among two hundred."""
-    before, after = [(2, 8)] * 12, [(3, 8)] * 4 + [(2, 8)] * 8
-    one = {"0": (cell(DEFENDED, {"benign": after}), cell(DEFENDED, {"benign": before}))}
-    many = one | {
-        str(i): (cell(DEFENDED | {"i": i}, {"benign": before}), cell(DEFENDED | {"i": i}, {"benign": before}))
-        for i in range(1, 200)
+def together(*counts: tuple[Any, Any]) -> Report:
+    """How many cells are judged in one call, each of the errors that it had in the baseline and has now."""
+    expected = {
+        str(i): make_cell(str(i), DEFENDED | {"i": i}, {"benign": tuple(before)}, [])
+        for i, (before, _) in enumerate(counts)
     }
-    for cells, code in ((one, 1), (many, 0)):
-        named = {
-            key: make_cell(key, b.identity, b.counts, [], references=b.references) for key, (_, b) in cells.items()
-        }
-        assert (
-            gate({key: found for key, (found, _) in cells.items()}, Baseline("b", "s", named), Options()).code == code
-        )
+    found = {str(i): cell(DEFENDED | {"i": i}, {"benign": after}) for i, (_, after) in enumerate(counts)}
+    return gate(found, Baseline("b", "s", expected), Options())
+
+
+TWO = [(2, 8)] * 12
+SOME_WORSE = [(3, 8)] * 4 + TWO[4:]
+"""Worse than two of eight each at 95 %, and not at the confidence of many."""
+
+
+def test_many_cells_do_not_make_a_chance_difference_a_regression() -> None:
+    """What one comparison alone would call worse passes among two hundred that all moved."""
+    assert together((TWO, SOME_WORSE)).code == 1
+    report = together((TWO, SOME_WORSE), *[(BEFORE, SHUFFLED)] * 199)
+    assert report.code == 0
+    assert {f.confidence for f in report.findings} == {1 - (1 - CONFIDENCE) / 200}
+    assert report.findings[0].low is not None
+    assert report.findings[0].low < 0  # the interval is as it was judged
+
+
+def test_cells_in_which_nothing_moved_hide_no_regression() -> None:
+    report = together((TWO, SOME_WORSE), *[(TWO, TWO)] * 199)
+    assert [f.verdict for f in report.findings] == ["worse"] + ["same"] * 199
+    assert {(f.low, f.high) for f in report.findings[1:]} == {(0, 0)}
+
+
+def test_a_regression_that_is_shown_leaves_the_error_to_the_others() -> None:
+    """Holm's procedure: of three comparisons, the second smallest needs what two have, and the last what one has."""
+    found = [Finding(str(i), "benign", 0.0, 0.1, 12, "same", -0.1, 0.3) for i in range(4)]
+    found.append(replace(found[0], low=0.0, high=0.0))  # in which nothing moved
+
+    def stepped(*chances: float) -> list[tuple[str, float]]:
+        def judge(i: int, confidence: float) -> Finding:
+            worse = chances[i] <= 1 - confidence + 1e-12
+            return replace(found[i], verdict="worse" if worse else "same", confidence=confidence)
+
+        decided = gate_module._stepped_down([*found[: len(chances)], found[-1]], judge)
+        assert decided[-1] is found[-1]
+        return [(f.verdict, round(1 - (f.confidence or 0), 4)) for f in decided[:-1]]
+
+    assert stepped(0.016, 0.024, 0.049) == [("worse", 0.0167), ("worse", 0.025), ("worse", 0.05)]
+    assert stepped(0.049, 0.016, 0.026) == [("same", 0.025), ("worse", 0.0167), ("same", 0.025)]
+    assert stepped(0.017, 0.017, 0.017) == [("same", 0.0167)] * 3
+    assert stepped(0.04, 0.001, 0.001, 0.001) == [("worse", 0.05)] + [("worse", 0.0125)] * 3
+
+
+def test_a_recorded_cell_that_got_worse_fails_alone_and_among_all_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = list(read_baseline(BUNDLED).cells)
+    others = [str(RESULTS / f"{name}.json") for name in names if name != "human/rs_snr30"]
+    run = read_record(RESULTS / "human" / "rs_snr30.json")
+    broken = [replace(outcome, benign=f"WRONG WRONG WRONG {outcome.benign}") for outcome in run.outcomes[:6]]
+    write_record(tmp_path / "rs_snr30.json", replace(run, outcomes=(*broken, *run.outcomes[6:])))
+    for more in ([], others):
+        command = ["gate", str(tmp_path / "rs_snr30.json"), *more, "--baseline", str(BUNDLED)]
+        assert cli.main(command) == 1
+        assert re.search(r"^human/rs_snr30 +benign WER % +16\.9 +42\.3 .*WORSE$", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("points", [None, 1.0])

@@ -2,18 +2,19 @@
 
 Only runs of the same configuration, weights and utterances are compared. A difference counts where it is larger than a
 given number of points, or where the paired difference, drawn again from the utterances, is not zero at a confidence of
-95 % over all the comparisons together: with 40 of them, each is held to 99.9 %, so that a run with another seed passes.
-The interval is that of the bootstrap, or Student's where that is wider: where few utterances moved.
+95 % over all the comparisons together, by Holm's procedure (Scandinavian Journal of Statistics 6, 1979): of 40 in which
+something moved, each is held to 99.9 %, so that a run with another seed passes. The interval is that of the bootstrap,
+or Student's where that is wider: where few utterances moved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from armory_mdnf.errors import ResultsError, TranscriptError, quoted
-from armory_mdnf.evaluation.baselines import Baseline, BaselineCell, shown
+from armory_mdnf.evaluation.baselines import Baseline, BaselineCell
 from armory_mdnf.evaluation.identity import defended, differing, other_weights
 from armory_mdnf.metrics.intervals import CONFIDENCE, FEWEST, ROUNDING, difference_interval, mean_interval
 from armory_mdnf.metrics.wer import WordCounts
@@ -46,7 +47,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Finding:
-    """One measure of one cell. ``low`` and ``high`` bound the difference where it was judged by its interval."""
+    """One measure of one cell.
+
+    ``low`` and ``high`` bound the difference where it was judged by its interval, which is of ``confidence``.
+    """
 
     cell: str
     measure: str
@@ -57,6 +61,7 @@ class Finding:
     low: float | None = None
     high: float | None = None
     why: str = ""
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,13 +120,7 @@ def gate(
             continue
         notes += [f"{pair.expected.name}: {words}" for words in _unchecked(pair)]
         pairs.append(pair)
-    confidence = 1 - (1 - CONFIDENCE) / max(1, sum(len(pair.expected.values) for pair in pairs))
-    findings: list[Finding] = []
-    for pair in pairs:
-        try:
-            findings += list(_findings(pair, options, confidence))
-        except TranscriptError as error:  # of one cell: the others are judged
-            refusals.append(Refusal(pair.results, str(error)))
+    findings = _judged(pairs, options, refusals)
     not_run = sorted(baseline.cells.keys() - {pair.expected.name for pair in pairs} - taken.keys())
     return Report(baseline, options, findings, refusals, not_run, notes)
 
@@ -275,29 +274,66 @@ def _unchecked(pair: _Pair) -> Iterator[str]:
             yield f"{lacks} no checksums of targets; they are compared by their numbers of words"
 
 
-def _findings(pair: _Pair, options: Options, confidence: float) -> Iterator[Finding]:
-    name, n = pair.expected.name, pair.found.utterances
-    if pair.lost:
-        yield Finding(name, "utterances", n + pair.lost, n, n, "worse", why=f"{pair.lost} left out")
-    for measure, expected in pair.expected.values.items():
-        if measure == "snr_db":
-            yield _snr(pair, options, confidence)
+def _judged(pairs: Iterable[_Pair], options: Options, refusals: list[Refusal]) -> list[Finding]:
+    """What was found of every pair; where nothing can be found, a refusal more."""
+    asked: list[tuple[_Pair, str]] = []
+    alone: list[Finding] = []
+    for pair in pairs:
+        measures = [*(["utterances"] if pair.lost else []), *pair.expected.values]
+        try:
+            alone += [_finding(pair, measure, options, CONFIDENCE) for measure in measures]
+        except TranscriptError as error:  # of one cell: the others are judged
+            refusals.append(Refusal(pair.results, str(error)))
             continue
-        found = pair.found.values[measure]
-        low, high, moved = None, None, 0
-        if options.points is None:
-            counts = [[WordCounts.of(*c) for c in cell.counts[measure]] for cell in (pair.found, pair.expected)]
-            interval = difference_interval(counts[0], counts[1], confidence)
-            if interval.utterances < FEWEST:
-                raise TranscriptError(f"{interval.utterances} utterances with words {TOO_FEW}")
-            low, high = interval.low, interval.high
-            assert low is not None
-            assert high is not None
-            moved = 1 if low > ROUNDING else -1 if high < -ROUNDING else 0
-        elif abs(found - expected) > options.points / 100 + ROUNDING:
-            moved = 1 if found > expected else -1
-        verdict, why = _judge(measure, moved, defended(pair.expected.identity))
-        yield Finding(name, measure, expected, found, n, verdict, low, high, why)
+        asked += [(pair, measure) for measure in measures]
+    found = _stepped_down(alone, lambda i, confidence: _finding(*asked[i], options, confidence))
+    return [_unless_dead(pair, finding, options) for (pair, _), finding in zip(asked, found, strict=True)]
+
+
+def _stepped_down(alone: Sequence[Finding], judge: Callable[[int, float], Finding]) -> list[Finding]:
+    """Findings, judged alone so far, by Holm's procedure: those of which nothing is shown share the error.
+
+    What is shown at an equal share of it leaves a larger one to the others, until no more is. A comparison in which no
+    utterance moved has none: the same bits are what the same program makes of the same seed, and nothing was drawn that
+    could have shown something by chance.
+    """
+    found = list(alone)
+    open_ = [i for i, f in enumerate(found) if f.low is not None and (f.low, f.high) != (0, 0)]
+    while open_:
+        confidence = 1 - (1 - CONFIDENCE) / len(open_)
+        for i in open_:
+            found[i] = judge(i, confidence)
+        left = [i for i in open_ if found[i].verdict == "same"]
+        if left == open_:
+            break
+        open_ = left
+    return found
+
+
+def _finding(pair: _Pair, measure: str, options: Options, confidence: float) -> Finding:
+    name, n = pair.expected.name, pair.found.utterances
+    if measure == "utterances":
+        return Finding(name, measure, n + pair.lost, n, n, "worse", why=f"{pair.lost} left out")
+    if measure == "snr_db":
+        return _snr(pair, options, confidence)
+    found, expected = pair.found.values[measure], pair.expected.values[measure]
+    low, high, moved = None, None, 0
+    if options.points is None:
+        interval = difference_interval(_words(pair.found, measure), _words(pair.expected, measure), confidence)
+        if interval.utterances < FEWEST:
+            raise TranscriptError(f"{interval.utterances} utterances with words {TOO_FEW}")
+        low, high = interval.low, interval.high
+        assert low is not None
+        assert high is not None
+        moved = 1 if low > ROUNDING else -1 if high < -ROUNDING else 0
+    elif abs(found - expected) > options.points / 100 + ROUNDING:
+        moved = 1 if found > expected else -1
+    verdict, why = _judge(measure, moved, defended(pair.expected.identity))
+    return Finding(name, measure, expected, found, n, verdict, low, high, why, None if low is None else confidence)
+
+
+def _words(cell: BaselineCell, measure: str) -> list[WordCounts]:
+    return [WordCounts.of(*pair) for pair in cell.counts[measure]]
 
 
 def _judge(measure: str, moved: int, is_defended: bool) -> tuple[str, str]:
@@ -315,6 +351,33 @@ def _judge(measure: str, moved: int, is_defended: bool) -> tuple[str, str]:
     return ("worse" if (moved > 0) == up_is_worse else "better"), ""
 
 
+def _unless_dead(pair: _Pair, finding: Finding, options: Options) -> Finding:
+    """The finding; for the worse where an untargeted attack on a defence raised the error rate and does not any more.
+
+    A better defence has fewer errors under attack. So has a broken attack, and then no more than without one, whether
+    or not the fall can be told from chance.
+    """
+    before = pair.expected
+    known = finding.measure == "adversarial" and "benign" in before.values and "target" not in before.values
+    if not known or not defended(before.identity):
+        return finding
+    errors, benign = (sum(e for e, _ in pair.found.counts[measure]) for measure in ("adversarial", "benign"))
+    if errors > benign or not _raised(before, options):
+        return finding
+    why = (
+        f"{errors} errors, {benign} benign: the attack does nothing any more; look at it before the defence is praised"
+    )
+    return replace(finding, verdict="worse", why=why)
+
+
+def _raised(cell: BaselineCell, options: Options) -> bool:
+    """Whether an attack raised the error rate by more than the tolerance, of this one comparison. Noise does not."""
+    if options.points is not None:
+        return cell.values["adversarial"] - cell.values["benign"] > options.points / 100 + ROUNDING
+    rise = difference_interval(_words(cell, "adversarial"), _words(cell, "benign"), CONFIDENCE)
+    return rise.low is not None and rise.low > ROUNDING
+
+
 def _snr(pair: _Pair, options: Options, confidence: float) -> Finding:
     """The attack's size is to stay as it is, in both directions, and where there was one there is to be one.
 
@@ -324,7 +387,7 @@ def _snr(pair: _Pair, options: Options, confidence: float) -> Finding:
     found = pair.found.values.get("snr_db")
     if found is None:
         return Finding(name, "snr_db", expected, None, n, "worse", why="no SNR, or none that is finite")
-    low, high, moved = None, None, abs(found - expected) > options.snr_db + ROUNDING
+    low, high, level, moved = None, None, None, abs(found - expected) > options.snr_db + ROUNDING
     both = zip(pair.found.snr_db, pair.expected.snr_db, strict=bool(pair.expected.snr_db))
     had = [(a, b) for a, b in both if b is not None]
     differences = [a - b for a, b in had if a is not None]
@@ -332,11 +395,6 @@ def _snr(pair: _Pair, options: Options, confidence: float) -> Finding:
     why = f"{gone} of {len(had)} utterances have no finite SNR any more" if gone else ""
     if options.points is None and len(differences) > 1:
         interval = mean_interval(differences, confidence)
-        low, high = interval.low, interval.high
+        low, high, level = interval.low, interval.high, confidence
         moved = moved and low is not None and high is not None and not low <= 0 <= high
-    return Finding(name, "snr_db", expected, found, n, "worse" if moved or gone else "same", low, high, why)
-
-
-def unit(measure: str, value: float) -> str:
-    """A value as the reports show it."""
-    return f"{value:g}" if measure == "utterances" else shown(measure, value)
+    return Finding(name, "snr_db", expected, found, n, "worse" if moved or gone else "same", low, high, why, level)

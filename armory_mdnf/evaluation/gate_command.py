@@ -69,7 +69,7 @@ def _gate(args: argparse.Namespace) -> int:
 
     points = None if args.tolerance == STATISTICAL else _size(args.tolerance, "--tolerance", " or `statistical`")
     snr_db = SNR_TOLERANCE_DB if args.snr_tolerance is None else _size(args.snr_tolerance, "--snr-tolerance")
-    files, absent = find_files(args.results)
+    files, absent = find_files(args.results, parts=args.common)
     ensure_all_writable([args.junit, args.json], unlike=[*files, args.baseline])
     baseline = read_baseline(args.baseline)
     cells, unread = read_cells(files)

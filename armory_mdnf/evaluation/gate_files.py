@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from armory_mdnf.errors import ResultsError, TranscriptError, quoted
@@ -13,20 +14,62 @@ from armory_mdnf.evaluation.cells import known_name
 from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.evaluation.gate import Refusal
 from armory_mdnf.evaluation.identity import identity
-from armory_mdnf.evaluation.records import read_json, results_files
+from armory_mdnf.evaluation.records import json_files, read_json, results_files
+from armory_mdnf.files.run_folder import ABOUT, NATIVE, PARTIAL
 from armory_mdnf.files.strict_json import readable
 
+RUNS = "armory_mdnf_run/"
+"""How the format of a native run's own file begins, in this version and in older ones."""
+SWEEP = "sweep"
+"""Its key where the run is a cell of a sweep, which alone goes on with it."""
 
-def find_files(paths: Iterable[Path]) -> tuple[list[Path], list[Refusal]]:
-    """The results files that paths name, and the paths that have none: those of a cell that made no results."""
+
+def find_files(paths: Iterable[Path], parts: bool = False) -> tuple[list[Path], list[Refusal]]:
+    """The results files that paths name, and what has none: paths, and runs in folders that were not finished.
+
+    What a sweep has so far of such a run is the folder's result only where ``parts`` are asked for: it would be judged
+    as the whole. Where that file is named itself, it is read.
+    """
     files: list[Path] = []
     absent: list[Refusal] = []
     for path in paths:
+        unfinished = _unfinished(path, parts)
+        absent += unfinished
         try:
-            files += results_files([path])
+            files += [file for file in results_files([path]) if file == path or not _is_passed_over(file, parts)]
         except ResultsError as error:
-            absent.append(_refusal(path, error))
-    return list(dict.fromkeys(files)), absent
+            if not unfinished:  # which says more
+                absent.append(_refusal(path, error))
+    return list(dict.fromkeys(files)), list(dict.fromkeys(absent))
+
+
+def _unfinished(path: Path, parts: bool) -> list[Refusal]:
+    """The runs in a folder that were begun and have no results: killed ones, and those that still go on."""
+    found = []
+    there = (NATIVE, PARTIAL) if parts else (NATIVE,)
+    for about in (file for file in json_files(path) if file.name == ABOUT):
+        if not any((about.parent / name).exists() for name in there) and (again := _again(about)):
+            why = f"expected {NATIVE} beside {ABOUT}, found none: the run is not finished; go on with `{again}`"
+            found.append(Refusal(readable(str(about.parent)), readable(why)))
+    return found
+
+
+def _again(about: Path) -> str:
+    """The command that goes on with a run; empty for a file of something else that is called so."""
+    try:
+        content = read_json(about)
+    except ResultsError:  # is a refusal of its own
+        return ""
+    if not str(content.get("format")).startswith(RUNS):
+        return ""
+    cell = SWEEP in content
+    return "armory-mdnf sweep ... --resume" if cell else f"armory-mdnf run --resume {quote(str(about.parent))}"
+
+
+def _is_passed_over(path: Path, parts: bool) -> bool:
+    """Whether a file is what a sweep has of a run so far; it may be left for a moment when the results are there."""
+    so_far = path.name == PARTIAL and path.with_name(ABOUT).exists()
+    return so_far and not (parts and not path.with_name(NATIVE).exists())
 
 
 def read_cells(paths: Iterable[Path]) -> tuple[dict[str, BaselineCell], list[Refusal]]:

@@ -9,7 +9,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from armory_mdnf.console import printable
-from armory_mdnf.evaluation.gate import LABELS, Finding, Report, unit
+from armory_mdnf.evaluation.baselines import shown
+from armory_mdnf.evaluation.gate import LABELS, Finding, Report
 from armory_mdnf.metrics.intervals import CONFIDENCE
 
 FORMAT = "armory_mdnf_gate/1"
@@ -43,7 +44,13 @@ def tolerance(report: Report) -> str:
     size = f"SNR {options.snr_db:g} dB"
     if options.points is not None:
         return f"{options.points:g} points, {size}"
-    return f"paired difference over utterances, {100 * CONFIDENCE:g} % over all comparisons, and {size}"
+    level = f"{100 * CONFIDENCE:g} % over all comparisons that moved"
+    return f"paired difference over utterances, {level}, each interval as it was judged, and {size}"
+
+
+def unit(measure: str, value: float) -> str:
+    """A value as the reports show it."""
+    return f"{value:g}" if measure == "utterances" else shown(measure, value)
 
 
 def difference(finding: Finding) -> str:
