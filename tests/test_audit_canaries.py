@@ -13,7 +13,9 @@ from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyT
 from conftest import speechlike, tiny_recognizer
 from torch import Tensor, nn
 
+from armory_mdnf.asr.contract import CTCRecognizer
 from armory_mdnf.asr.estimator import RecognizerEstimator
+from armory_mdnf.audio.noise import normal, stream
 from armory_mdnf.audit.checks import CHECKS, Options, audit
 from armory_mdnf.audit.findings import FAIL, PASS, SKIP, WARN, Finding
 from armory_mdnf.audit.trials import Plan, Trials
@@ -36,9 +38,11 @@ def talkative() -> Any:
     return recognizer
 
 
-def findings(*defences: Any, only: Sequence[str] = tuple(CHECKS), plan: Plan = PLAN) -> dict[str, Finding]:
+def findings(
+    *defences: Any, only: Sequence[str] = tuple(CHECKS), plan: Plan = PLAN, recognizer: Any = None
+) -> dict[str, Finding]:
     """Those of a recogniser whose references are what it hears undefended, so that only defence and attack cost."""
-    recognizer = talkative()
+    recognizer = talkative() if recognizer is None else recognizer
     plain = RecognizerEstimator(recognizer, device_type="cpu")
     references = [str(text) for text in plain.predict(AUDIO)]
     estimator = RecognizerEstimator(recognizer, preprocessing_defences=list(defences) or None, device_type="cpu")
@@ -200,7 +204,7 @@ def test_noise_that_a_defence_hides_is_found(before: list[Any]) -> None:
 
 
 class Wavy(WaveformDefense):
-    """Bends within a thousandth of the attack's bound, as a vocoder trained against a discriminator does: sound."""
+    """Bends within a thousandth of the attack's bound, but rises on the whole: an attack's steps follow it."""
 
     WAVES = 3e5
 
@@ -211,12 +215,67 @@ class Wavy(WaveformDefense):
         return x + 0.9 * torch.sin(self.WAVES * x) / self.WAVES
 
 
-def test_a_loss_that_bends_early_has_its_gradient_all_the_same() -> None:
+def test_a_loss_that_bends_early_is_a_warning_though_its_gradient_leads_somewhere() -> None:
+    """The slope is 1 + 0.9 cos: two phases have its mean in common, a power of 1 of 1 + 0.9 ** 2 / 2."""
     found = findings(Wavy(), only=["gradient"])["gradient"]
-    assert found.verdict == PASS, found.evidence
+    assert found.verdict == WARN
     for place in PLACES:
         assert found.evidence[place]["step_in_parts_of_the_bound"] < 1e-3
+        assert found.evidence[place]["coherence"] > 0.5
     assert found.statement.count("over longer ones, as an attack takes, it bends") == 2
+    assert "an attack's step away" not in found.statement
+    assert "may be shattered" in found.advice
+
+
+class Shattered(CTCRecognizer):
+    """Bends as well, inaudibly, and slopes 1 + 15 cos: less than a hundredth of its power is common to two places."""
+
+    def __init__(self, length: float) -> None:
+        super().__init__()
+        self.inner, self.length = talkative(), length
+        self.sample_rate_hz, self.min_samples = self.inner.sample_rate_hz, self.inner.min_samples
+        self.alphabet = self.inner.alphabet
+
+    def out_frames(self, lengths: Tensor) -> Tensor:
+        return self.inner.out_frames(lengths)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner(x + 15 * self.length * torch.sin(x / self.length), lengths)
+
+
+@pytest.mark.parametrize("norm", [{}, {"norm": "linf", "eps": 0.005}], ids=["l2", "linf"])
+@pytest.mark.parametrize("length", [5e-6, 5e-5])
+def test_a_smoothly_shattered_gradient_is_found(length: float, norm: dict[str, Any]) -> None:
+    """In a recogniser of one's own, in front of which nothing stands; by the shorter steps, and a step away."""
+    (found,) = findings(only=["gradient"], plan=replace(PLAN, **norm), recognizer=Shattered(length)).values()
+    assert found.verdict == WARN, found.evidence
+    for place in PLACES:
+        assert found.evidence[place]["along"] == pytest.approx(1, abs=0.05)
+        assert abs(found.evidence[place]["coherence"]) < 0.1
+    assert found.statement.count("the gradient an attack's step away has cosine") == 2
+    assert "may be shattered" in found.advice
+
+
+class SeededByAudio(WaveformDefense):
+    """White noise that repeats for the same audio, and is drawn anew at each step of an attack."""
+
+    def __init__(self) -> None:
+        super().__init__(0, False, True, "cpu")
+
+    def defend(self, x: Tensor, lengths: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        sizes = lengths.tolist()
+        levels = [int(1e4 * float(row[:n].abs().mean())) for row, n in zip(x.detach(), sizes, strict=True)]
+        return x + 0.02 * normal([stream(0, level) for level in levels], sizes, x, width=x.shape[1])
+
+
+def test_noise_that_the_audio_seeds_is_found() -> None:
+    """Two draws of 0.02 differ by 0.02 sqrt(2 n), at least 5.6 times the bound of 0.3."""
+    found = findings(SeededByAudio(), only=["gradient", "draws"])
+    assert found["draws"].verdict == SKIP  # asked twice of the same audio, it says the same
+    assert found["gradient"].verdict == WARN
+    assert found["gradient"].evidence["jump_in_parts_of_the_bound"] == pytest.approx(6, abs=0.6)
+    assert "where the audio hardly moves" in found["gradient"].statement
+    assert found["gradient"].advice.startswith("Look for noise that the audio itself seeds")
 
 
 @pytest.mark.parametrize("norm", [{}, {"norm": "linf", "eps": 0.005}], ids=["l2", "linf"])
@@ -231,6 +290,8 @@ def test_the_defences_of_this_package_have_the_right_gradient(
     )
     found = findings(defence, only=["gradient"], plan=replace(PLAN, **norm))["gradient"]
     assert found.verdict == PASS, found.evidence
+    assert found.evidence["jump_in_parts_of_the_bound"] < 0.01
+    assert min(found.evidence[place]["coherence"] for place in PLACES) > 0.3
 
 
 class _Halved(torch.autograd.Function):

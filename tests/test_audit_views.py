@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 import torch
 from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
-from audit_trials import AUDIO, PLAN, estimator, smoothing, trials
+from audit_trials import AUDIO, INDICES, PLAN, REFERENCES, estimator, smoothing, trials
 
+from armory_mdnf.asr.checkpoints import load_recognizer
+from armory_mdnf.asr.estimator import RecognizerEstimator
 from armory_mdnf.attacks.recognizer import Purpose
 from armory_mdnf.audit import views
+from armory_mdnf.audit.differences import check_gradient
+from armory_mdnf.audit.findings import PASS, WARN
+from armory_mdnf.audit.trials import Trials
 from armory_mdnf.audit.views import View
 from armory_mdnf.defenses import MDNF, MelResynth
 
@@ -95,6 +100,25 @@ def test_views_have_the_noise_of_the_whole_and_another_seed_has_other(seed: int)
     assert not torch.allclose(heard(views.reseeded(whole, 2)), heard(views.reseeded(whole)))
     assert views.straight_through(whole).stochastic
     assert views.reseeded(whole).stochastic
+
+
+@pytest.mark.parametrize("defence", [smoothing(), _Noisy()], ids=["ours", "theirs"])
+def test_a_recogniser_of_double_precision_is_audited_as_it_is_run(defence: Any) -> None:
+    """Its audio comes in single precision, and what is found of it goes out so."""
+    model = RecognizerEstimator(
+        load_recognizer("ds2_base").double(), preprocessing_defences=[defence], device_type="cpu"
+    )
+    tried = Trials.of(model, AUDIO[1:2], REFERENCES[1:2], INDICES[1:2], replace(PLAN, iterations=1))
+    batch, view, keys = tried.batch, tried.white_box, tried.keys(Purpose.ATTACK, 0)
+    args = (batch.x, batch.lengths, batch.targets, keys)
+    assert batch.x.dtype == torch.float32
+    for found in (view.losses(*args), view.gradients(*args), view.heard(batch.x, batch.lengths, keys)):
+        assert found.dtype == torch.float32
+    if view.keyed:
+        assert torch.equal(view.losses(*args), model.losses(*args))
+        assert torch.equal(view.gradients(*args), model.gradients(*args))
+        assert view.transcribe(batch.x, batch.lengths, keys) == model.transcribe(batch.x, batch.lengths, keys)
+    assert check_gradient(tried).verdict in (PASS, WARN)
 
 
 @pytest.mark.parametrize("vocoder", [False, True], ids=["smoothing", "vocoder"])

@@ -315,6 +315,15 @@ class Trials:
             found[rows, : part.x.shape[1]] = gradients
         return found
 
+    def heard(self, audio: Tensor, keys: Sequence[Key]) -> Tensor:
+        """What the recogniser hears of audio (N, T), with the noise that N keys fix. Shape: (N, T)."""
+        found = torch.zeros_like(audio)
+        for rows in self._chunks(1):
+            part = replace(self.batch, x=audio).rows(rows)
+            heard = self.white_box.heard(part.x, part.lengths, [keys[i] for i in rows])
+            found[rows, : part.x.shape[1]] = heard
+        return found
+
     def around(self, i: int, x: Tensor, steps: Tensor, key: Key) -> tuple[Tensor, Tensor]:
         """Utterance ``i``'s losses at x + step and at x - step, at the noise of one key, and how far these are apart.
 

@@ -27,6 +27,7 @@ from armory_mdnf.runner.generators import seeded
 class View:
     """An :class:`armory_mdnf.attacks.recognizer.AttackedRecognizer`: an estimator's recogniser behind a chain.
 
+    Both compute in the dtype of the recogniser's weights, as in the estimator; what comes out has that of the audio.
     ``chain``: by default the estimator's own. ``seed`` changes what the global generators get.
     """
 
@@ -34,6 +35,7 @@ class View:
         self.estimator = estimator
         self.chain = Chain(estimator.preprocessing_operations) if chain is None else chain
         self.pipeline = Pipeline(estimator.model, self.chain)
+        self.dtype = next((p.dtype for p in estimator.model.parameters()), torch.float32)
         self.seed = seed
         self.stochastic = self.chain.stochastic
         self.clip_values = estimator.clip_values
@@ -61,8 +63,8 @@ class View:
     def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
         """Shape: x (N, T), zero beyond lengths (N,), N targets, N keys -> (N,), differentiable in x."""
         if self.keyed:
-            return self.pipeline.losses(x, lengths, targets, self._draws(keys))
-        return torch.cat(self._one_by_one(self.pipeline.losses, x, lengths, _alone(keys), targets))
+            return self.pipeline.losses(x.to(self.dtype), lengths, targets, self._draws(keys)).to(x)
+        return torch.cat(self._one_by_one(self.pipeline.losses, x, lengths, _alone(keys), targets)).to(x)
 
     def gradients(
         self,
@@ -78,7 +80,7 @@ class View:
         """
         if self.keyed:
             back = None if back_keys is None else self._draws(back_keys)
-            return self.pipeline.gradients(x, lengths, targets, self._draws(keys), back)
+            return self.pipeline.gradients(x.to(self.dtype), lengths, targets, self._draws(keys), back).to(x)
         result = torch.zeros_like(x)
         for row, found in zip(
             result, self._one_by_one(self.pipeline.gradients, x, lengths, _alone(keys), targets, back_keys), strict=True
@@ -90,7 +92,7 @@ class View:
         """Shape: x (N, T), lengths (N,), N keys -> N transcripts."""
         with torch.no_grad():
             if self.keyed:
-                return self.pipeline.transcripts(x, lengths, self._draws(self._of_passes(keys)))
+                return self.pipeline.transcripts(x.to(self.dtype), lengths, self._draws(self._of_passes(keys)))
             passes = [self._of_passes([key]) for key in keys]
             return [text for (text,) in self._one_by_one(self.pipeline.transcripts, x, lengths, passes)]
 
@@ -98,8 +100,9 @@ class View:
         """What the recogniser hears. Shape: x (N, T), lengths (N,), N keys -> (N, T)."""
         with torch.no_grad():
             if self.keyed:
-                return self.chain(x, lengths, self._draws(keys))[0]
-            return ragged.pad([found[0][0] for found in self._one_by_one(self.chain, x, lengths, _alone(keys))])[0]
+                return self.chain(x.to(self.dtype), lengths, self._draws(keys))[0].to(x)
+            heard = [found[0][0] for found in self._one_by_one(self.chain, x, lengths, _alone(keys))]
+            return ragged.pad(heard)[0].to(x)
 
     def _draws(self, keys: Sequence[Key]) -> Draws:
         return self.chain.draw(len(keys), keys)
@@ -124,7 +127,7 @@ class View:
             if back_keys is not None:
                 more.append(self._draws([back_keys[i]]))
             with seeded(self.seed, *keys[i][0]):
-                found.append(function(x[i : i + 1, :n], lengths[i : i + 1], *more))
+                found.append(function(x[i : i + 1, :n].to(self.dtype), lengths[i : i + 1], *more))
         return found
 
 
