@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ def compared(first: RunRecord, second: RunRecord) -> dict[str, Any]:
         rows.append(
             {"id": a.id, "words": counts[0].reference_words, "errors": [c.errors for c in counts if c], "same": same}
         )
-    interval = difference(first, second, "adversarial")
+    ids = {row["id"] for row in rows}
+    own = [replace(run, outcomes=tuple(o for o in run.outcomes if o.id in ids)) for run in (first, second)]
+    interval = difference(own[0], own[1], "adversarial")
     return {
         "configuration": first.name,
         "devices": devices,

@@ -18,9 +18,10 @@ from armory_mdnf.asr.whisper.ctc import WhisperCTC, WhisperCTCConfig
 from armory_mdnf.attacks import PGD
 from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.defenses import MDNF, MelResynth
-from armory_mdnf.errors import BundleError
+from armory_mdnf.errors import BundleError, ResultsError
+from armory_mdnf.evaluation.records import read_record, write_record
 from armory_mdnf.vocoders import make_vocoder
-from benchmarks import attack, bars, subjects
+from benchmarks import attack, bars, devices, subjects
 from benchmarks.baselines import ArtStyleEstimator, bare_resynthesis, bare_step
 from benchmarks.processes import Workers
 from benchmarks.subjects import DECODER, EPS, WHISPER, estimator
@@ -245,3 +246,30 @@ def test_a_constant_and_a_slope_are_found_and_so_is_what_bends() -> None:
     assert (straight["seconds"], straight["ratio"]) == (pytest.approx(0.01), pytest.approx(1))
     bent = attack.straight_line("none", [0.001 * s**2 for s in attack.LENGTHS_S])
     assert abs(bent["ratio"] - 1) > 0.2
+
+
+def test_what_another_device_moves_is_told_utterance_by_utterance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu = read_record(ROOT / "results" / "human" / "hg_pgd_l2_ours.json")
+    assert gpu.device == "cuda"
+    first, second, *_ = gpu.outcomes
+    changed = (first, replace(second, adversarial=second.reference))
+    cpu = replace(gpu, device="cpu", outcomes=changed)
+    found = devices.compared(gpu, cpu)
+    assert [row["same"] for row in found["utterances"]] == [True, False]
+    words = len(second.reference.split())
+    assert found["utterances"][1]["words"] == words
+    assert found["utterances"][1]["errors"][1] == 0 < found["utterances"][1]["errors"][0]
+    assert found["difference"]["value"] > 0
+    files = [tmp_path / f"{run.device}.json" for run in (gpu, cpu)]
+    for file, run in zip(files, (gpu, cpu), strict=True):
+        write_record(file, run)
+    assert devices.main([*map(str, files), "--out", str(tmp_path / "out.json")]) == 0
+    assert json.loads((tmp_path / "out.json").read_text()) == found
+    assert capsys.readouterr().out.startswith("2 utterances, ")
+    for other in (gpu, replace(cpu, weights={**gpu.weights, "ds2_hg": "another"})):
+        with pytest.raises(ResultsError, match=r"two devices|no runs of one configuration"):
+            devices.compared(gpu, other)
+    elsewhere = replace(cpu, elsewhere={str(first.id): "cuda"})
+    assert [row["id"] for row in devices.compared(gpu, elsewhere)["utterances"]] == [second.id]
