@@ -133,7 +133,10 @@ class Descent:
 
 
 def mean_losses(recognizer: AttackedRecognizer, batch: Batch, draws: int, purpose: int = Purpose.SELECTION) -> Tensor:
-    """Mean loss over draws for a purpose, by default those that no gradient has seen; the same at every call: (N,)."""
+    """Mean loss over draws for a purpose, by default those that no gradient has seen. Shape: (N,).
+
+    The same at every call, unless a preprocessor of others draws from a global generator.
+    """
     k = draws if recognizer.stochastic else 1
     keys = [(index, purpose, draw) for index in batch.indices for draw in range(k)]
     targets = [target for target in batch.targets for _ in range(k)]
