@@ -318,9 +318,12 @@ def _findings(folder: Path, short: bool) -> str:
     from armory_mdnf.evaluation.findings import findings, headline, headline_rows
     from armory_mdnf.evaluation.noise_sensitivity import read_sensitivities
     from armory_mdnf.evaluation.tables import read_folder
+    from armory_mdnf.files.strict_json import read_json
 
-    runs = read_folder(folder, whole=True)
-    return headline(headline_rows(runs)) if short else findings(runs, read_sensitivities())
+    runs, kept = read_folder(folder, whole=True), folder / "bench" / "devices.json"
+    if short:
+        return headline(headline_rows(runs))
+    return findings(runs, read_sensitivities(), read_json(kept) if kept.exists() else None)
 
 
 def _compare(args: argparse.Namespace) -> int:

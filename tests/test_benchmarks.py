@@ -19,6 +19,7 @@ from armory_mdnf.attacks import PGD
 from armory_mdnf.attacks.gradient import LossGradient
 from armory_mdnf.defenses import MDNF, MelResynth
 from armory_mdnf.errors import BundleError, ResultsError
+from armory_mdnf.evaluation.devices import compared
 from armory_mdnf.evaluation.records import read_record, write_record
 from armory_mdnf.vocoders import make_vocoder
 from benchmarks import attack, bars, devices, subjects
@@ -256,7 +257,7 @@ def test_what_another_device_moves_is_told_utterance_by_utterance(
     first, second, *_ = gpu.outcomes
     changed = (first, replace(second, adversarial=second.reference))
     cpu = replace(gpu, device="cpu", outcomes=changed)
-    found = devices.compared(gpu, cpu)
+    found = compared(gpu, cpu)
     assert [row["same"] for row in found["utterances"]] == [True, False]
     words = len(second.reference.split())
     assert found["utterances"][1]["words"] == words
@@ -270,6 +271,14 @@ def test_what_another_device_moves_is_told_utterance_by_utterance(
     assert capsys.readouterr().out.startswith("2 utterances, ")
     for other in (gpu, replace(cpu, weights={**gpu.weights, "ds2_hg": "another"})):
         with pytest.raises(ResultsError, match=r"two devices|no runs of one configuration"):
-            devices.compared(gpu, other)
+            compared(gpu, other)
     elsewhere = replace(cpu, elsewhere={str(first.id): "cuda"})
-    assert [row["id"] for row in devices.compared(gpu, elsewhere)["utterances"]] == [second.id]
+    assert [row["id"] for row in compared(gpu, elsewhere)["utterances"]] == [second.id]
+    (beside,) = compared(gpu, cpu, [replace(cpu, name="another")])["beside"]
+    assert (beside["configuration"], beside["difference"]["value"], beside["difference"]["utterances"]) == (
+        "another",
+        0,
+        2,
+    )
+    with pytest.raises(ResultsError, match="expected a run on cpu, found one on cuda"):
+        compared(gpu, cpu, [gpu])

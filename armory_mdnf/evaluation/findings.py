@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.noise_sensitivity import Sensitivity, sensitivity_table
@@ -148,8 +149,10 @@ PAIRS = {"test_clean": LIBRISPEECH, "human": BUNDLED}
 """By split: question, and the two runs whose word error rates under attack are subtracted, utterance by utterance."""
 
 
-def findings(runs: Sequence[RunRecord], sensitivities: Iterable[Sensitivity]) -> str:
-    """All the tables as Markdown.
+def findings(
+    runs: Sequence[RunRecord], sensitivities: Iterable[Sensitivity], devices: Mapping[str, Any] | None = None
+) -> str:
+    """All the tables as Markdown. ``devices``: what :func:`armory_mdnf.evaluation.devices.compared` gave, if anything.
 
     Raises :class:`ResultsError` if a run of :data:`PAIRS` is missing, or two runs share no utterance.
     """
@@ -163,11 +166,15 @@ def findings(runs: Sequence[RunRecord], sensitivities: Iterable[Sensitivity]) ->
             (f"{TITLES[split]}: word error rates, pooled, with {INTERVALS}", _rates(shown)),
             (f"{TITLES[split]}: differences of the word error rate under attack, {where}", _differences(here, pairs)),
         ]
+    if devices is not None:
+        title = "Another device: differences of the word error rate under attack, on the utterances that both runs have"
+        parts.append((title, _on_devices(devices)))
     parts.append(("Noise sensitivity of the vocoders as they learn", sensitivity_table(sensitivities)))
     return "\n\n".join(f"**{title}**\n\n{table}" for title, table in parts)
 
 
 FIRST_IS = "the first is"
+DIFFERENCES = ("question", "difference", "utterances", "points of WER", FIRST_IS, "without insertions", FIRST_IS)
 INTERVALS = "95 % intervals (bootstrap over utterances, or Student's where that is wider)"
 _OF_MDNF = (("-MDNF, exact gradient", "mdnf_pgd_l2_ours"), ("-MDNF, published gradient", "mdnf_pgd_l2_published"))
 HEADLINE = (
@@ -259,13 +266,27 @@ def _differences(by_name: Mapping[str, RunRecord], pairs: Iterable[Pair]) -> str
         both = [paired(by_name[first], by_name[second], insertions) for insertions in (True, False)]
         cells = [cell for found in both for cell in (found.percent(), verdict(found))]
         rows.append([question, f"{first} - {second}", str(both[0].utterances), *cells])
-    header = ("question", "difference", "utterances", "points of WER", FIRST_IS, "without insertions", FIRST_IS)
     decided, kept = (sum(row[column] != "open" for row in rows) for column in (4, 6))
     chance = f"were there nothing to find,\nchance would decide about {len(rows) / 20:.0f}"
-    return (
-        f"{markdown(rows, header)}\n\n{len(rows)} differences, each at 95 % by itself, {decided} of them higher or "
-        f"lower, {kept} without insertions: {chance}."
+    of = (
+        f"{len(rows)} differences, each at 95 % by itself, {decided} of them higher or lower, {kept} without insertions"
     )
+    return f"{markdown(rows, DIFFERENCES)}\n\n{of}: {chance}."
+
+
+def _on_devices(content: Mapping[str, Any]) -> str:
+    name, (one, other) = content["configuration"], content["devices"]
+    named = [("does the device alone move it?", f"{name} on {one} - {name} on {other}", content)]
+    named += [
+        ("and on one device?", f"{found['configuration']} - {name}, both on {other}", found)
+        for found in content["beside"]
+    ]
+    rows = []
+    for question, title, found in named:
+        both = [Interval(**found[key]) for key in ("difference", "without_insertions")]
+        cells = [cell for interval in both for cell in (interval.percent(), verdict(interval))]
+        rows.append([question, title, str(both[0].utterances), *cells])
+    return markdown(rows, DIFFERENCES)
 
 
 def paired(first: RunRecord, second: RunRecord, insertions: bool = True) -> Interval:
