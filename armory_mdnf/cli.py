@@ -315,15 +315,13 @@ def _report_table(args: argparse.Namespace) -> int:
 
 
 def _findings(folder: Path, short: bool) -> str:
+    from armory_mdnf.evaluation.devices import read_devices
     from armory_mdnf.evaluation.findings import findings, headline, headline_rows
     from armory_mdnf.evaluation.noise_sensitivity import read_sensitivities
     from armory_mdnf.evaluation.tables import read_folder
-    from armory_mdnf.files.strict_json import read_json
 
-    runs, kept = read_folder(folder, whole=True), folder / "bench" / "devices.json"
-    if short:
-        return headline(headline_rows(runs))
-    return findings(runs, read_sensitivities(), read_json(kept) if kept.exists() else None)
+    runs = read_folder(folder, whole=True)
+    return headline(headline_rows(runs)) if short else findings(runs, read_sensitivities(), read_devices(folder))
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -334,8 +332,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    recipe = importlib.import_module(f"armory_mdnf.training.{args.recipe}")
-    return int(recipe.main(args.options) or 0)
+    return int(importlib.import_module(f"armory_mdnf.training.{args.recipe}").main(args.options) or 0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from armory_mdnf.evaluation.comparison import read_run
-from armory_mdnf.evaluation.devices import compared
+from armory_mdnf.evaluation.devices import KEPT, compared
 from armory_mdnf.files.atomic import write_text
 
 
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.devices", description=__doc__)
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="results of `armory-mdnf run`, or a record")
     parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="RUN", help="of the second one's device")
-    parser.add_argument("--out", type=Path, default=Path("results/bench/devices.json"))
+    parser.add_argument("--out", type=Path, default=Path("results") / KEPT)
     args = parser.parse_args(argv)
     first, second = map(read_run, args.runs)
     content = compared(first, second, map(read_run, args.beside))

