@@ -12,7 +12,6 @@ from armory_mdnf.evaluation.identity import differing, identity_of, other_weight
 from armory_mdnf.evaluation.rates import difference
 from armory_mdnf.evaluation.records import RunRecord, common_outcomes, compare, read_json
 
-
 KEPT = Path("bench", "devices.json")
 """Where, in a folder of results, what :func:`compared` gave is kept."""
 
