@@ -40,8 +40,8 @@ def compared(first: RunRecord, second: RunRecord, beside: Iterable[RunRecord] = 
             raise ResultsError(f"{a.id}: expected the utterance's id, and attacked transcripts in both runs")
         if a.id not in first.elsewhere and a.id not in second.elsewhere:
             errors = [found.errors for found in counts if found]
-            same = a.adversarial == b.adversarial
-            rows.append({"id": a.id, "words": counts[0].reference_words, "errors": errors, "same": same})
+            heard = [a.adversarial, b.adversarial]
+            rows.append({"id": a.id, "words": counts[0].reference_words, "errors": errors, "adversarial": heard})
     ids = {row["id"] for row in rows}
     own = [replace(run, outcomes=tuple(o for o in run.outcomes if o.id in ids)) for run in (first, second)]
     return {
