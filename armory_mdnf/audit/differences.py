@@ -106,7 +106,7 @@ def _inside(trials: Trials) -> Batch:
     batch, geometry = trials.batch, trials.plan.geometry()
     streams = [stream(trials.plan.seed, index, 0) for index in batch.indices]
     x = batch.x + 0.5 * geometry.random_start(batch.lengths, geometry.radius(batch.x), streams)
-    return replace(batch, x=x if trials.white_box.clip_values is None else x.clamp(-1, 1))
+    return replace(batch, x=trials.white_box.clipped(x))
 
 
 def _at(trials: Trials, place: Batch) -> Finding:
@@ -181,7 +181,7 @@ def _coherence(trials: Trials, place: Batch, gradient: Tensor) -> float:
     cosines = []
     for k in range(DIRECTIONS):
         x = place.x + geometry.random_start(place.lengths, step, [stream(k, index, 3) for index in place.indices])
-        there = trials.gradient(x if trials.white_box.clip_values is None else x.clamp(-1, 1), _keys(place))
+        there = trials.gradient(trials.white_box.clipped(x), _keys(place))
         cosines.append(functional.cosine_similarity(_scaled(gradient[told]), _scaled(there[told]), dim=1))
     return float(torch.cat(cosines).mean())
 

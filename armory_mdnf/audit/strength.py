@@ -276,7 +276,7 @@ def _ceiling(trials: Trials) -> float:
     noise = normal(streams, batch.lengths.tolist(), batch.x)
     silent = torch.finfo(noise.dtype).tiny
     noise = noise * (batch.x.norm(dim=1) / noise.norm(dim=1).clamp(min=silent))[:, None]
-    return min(1.0, trials.judge(noise if trials.white_box.clip_values is None else noise.clamp(-1, 1)).rate)
+    return min(1.0, trials.judge(trials.white_box.clipped(noise)).rate)
 
 
 def _row(attempt: Attempt) -> dict[str, Any]:

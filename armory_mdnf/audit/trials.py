@@ -307,21 +307,25 @@ class Trials:
 
     def gradient(self, audio: Tensor, *keys: Sequence[Key]) -> Tensor:
         """The white box's gradients at audio (N, T), with the noise that N keys fix; with N more the published ones."""
-        found = torch.zeros_like(audio)
-        for rows in self._chunks(1):
-            part = replace(self.batch, x=audio).rows(rows)
+
+        def ask(part: Batch, rows: Sequence[int]) -> Tensor:
             chosen = [[of_all[i] for i in rows] for of_all in keys]
-            gradients = self.white_box.gradients(part.x, part.lengths, part.targets, *chosen)
-            found[rows, : part.x.shape[1]] = gradients
-        return found
+            return self.white_box.gradients(part.x, part.lengths, part.targets, *chosen)
+
+        return self._in_chunks(audio, ask)
 
     def heard(self, audio: Tensor, keys: Sequence[Key]) -> Tensor:
         """What the recogniser hears of audio (N, T), with the noise that N keys fix. Shape: (N, T)."""
+        return self._in_chunks(
+            audio, lambda part, rows: self.white_box.heard(part.x, part.lengths, [keys[i] for i in rows])
+        )
+
+    def _in_chunks(self, audio: Tensor, ask: Callable[[Batch, Sequence[int]], Tensor]) -> Tensor:
+        """What is asked of parts of audio (N, T), which have these rows, put together: (N, T)."""
         found = torch.zeros_like(audio)
         for rows in self._chunks(1):
             part = replace(self.batch, x=audio).rows(rows)
-            heard = self.white_box.heard(part.x, part.lengths, [keys[i] for i in rows])
-            found[rows, : part.x.shape[1]] = heard
+            found[rows, : part.x.shape[1]] = ask(part, rows)
         return found
 
     def around(self, i: int, x: Tensor, steps: Tensor, key: Key) -> tuple[Tensor, Tensor]:

@@ -60,6 +60,10 @@ class View:
         """Whether a transcript is what a target stands for, white space apart."""
         return bool(self.estimator.is_heard(transcript, target))
 
+    def clipped(self, x: Tensor) -> Tensor:
+        """The audio, clipped where the estimator clips attacks."""
+        return x if self.clip_values is None else x.clamp(-1, 1)
+
     def losses(self, x: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], keys: Sequence[Key]) -> Tensor:
         """Shape: x (N, T), zero beyond lengths (N,), N targets, N keys -> (N,), differentiable in x."""
         if self.keyed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from armory_mdnf.errors import ResultsError, TranscriptError, quoted
@@ -15,13 +14,8 @@ from armory_mdnf.evaluation.comparison import read_run
 from armory_mdnf.evaluation.gate import Refusal
 from armory_mdnf.evaluation.identity import identity
 from armory_mdnf.evaluation.records import json_files, read_json, results_files
-from armory_mdnf.files.run_folder import ABOUT, NATIVE, PARTIAL
+from armory_mdnf.files.run_folder import ABOUT, NATIVE, PARTIAL, RUNS, SWEEP, resuming
 from armory_mdnf.files.strict_json import readable
-
-RUNS = "armory_mdnf_run/"
-"""How the format of a native run's own file begins, in this version and in older ones."""
-SWEEP = "sweep"
-"""Its key where the run is a cell of a sweep, which alone goes on with it."""
 
 
 def find_files(paths: Iterable[Path], parts: bool = False) -> tuple[list[Path], list[Refusal]]:
@@ -62,8 +56,7 @@ def _again(about: Path) -> str:
         return ""
     if not str(content.get("format")).startswith(RUNS):
         return ""
-    cell = SWEEP in content
-    return "armory-mdnf sweep ... --resume" if cell else f"armory-mdnf run --resume {quote(str(about.parent))}"
+    return "armory-mdnf sweep ... --resume" if SWEEP in content else resuming(about.parent)
 
 
 def _is_passed_over(path: Path, parts: bool) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,13 +18,13 @@ from armory_mdnf.evaluation.records import LeftOut, Outcome, RunRecord
 from armory_mdnf.evaluation.summary import numbers, summarise
 from armory_mdnf.files.atomic import ensure_writable_folder, storing, write_text
 from armory_mdnf.files.provenance import leaves
-from armory_mdnf.files.run_folder import ABOUT, NATIVE
+from armory_mdnf.files.run_folder import ABOUT, NATIVE, SWEEP, resuming
 from armory_mdnf.files.strict_json import dumps, readable
 from armory_mdnf.metrics import intelligibility
 from armory_mdnf.runner import components, results
 from armory_mdnf.runner.config import Config, check_config, read_config, within
 from armory_mdnf.runner.evaluate import Evaluation, case_of
-from armory_mdnf.runner.journal import SWEEP, Journal, check_same, identify, read_run
+from armory_mdnf.runner.journal import Journal, check_same, identify, read_run
 from armory_mdnf.runner.lines import failed
 from armory_mdnf.runner.metrics import perturbation_metrics, task_metrics
 from armory_mdnf.runner.named import blocks_of, code_of, files_of, theirs
@@ -257,7 +256,7 @@ def _first(journal: Journal) -> str:
 
 
 def _again(journal: Journal) -> str:
-    return shlex.join(["armory-mdnf", "run", "--resume", str(journal.folder)])
+    return resuming(journal.folder)
 
 
 def record_of(journal: Journal, prepared: Whole, changed: Mapping[str, Any]) -> RunRecord:

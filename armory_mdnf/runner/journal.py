@@ -20,18 +20,17 @@ from armory_mdnf.files.atomic import write_text
 from armory_mdnf.files.json_lines import append, finished, objects
 from armory_mdnf.files.locks import lock
 from armory_mdnf.files.provenance import made_of
-from armory_mdnf.files.run_folder import ABOUT, LINES
+from armory_mdnf.files.run_folder import ABOUT, LINES, RUNS
 from armory_mdnf.runner.config import Config
 from armory_mdnf.runner.lines import parse_line, to_line
 
-FORMAT = "armory_mdnf_run/3"
+FORMAT = f"{RUNS}3"
 OLDER = {
-    "armory_mdnf_run/1": "what recordings the run is of",
-    "armory_mdnf_run/2": "which code of this package the run is by",
+    f"{RUNS}1": "what recordings the run is of",
+    f"{RUNS}2": "which code of this package the run is by",
 }
 """What earlier forms do not keep, without which nobody knows whether a run may go on."""
 HALF = ".run.*.partial.json"  # what is left of a `run.json` whose writer was killed
-SWEEP = "sweep"  # key of what a sweep adds: how its utterances are parted, on which the last bits depend
 # Where and how a run is written down, not what it finds. Which device it is on counts by itself.
 INCIDENTAL = ("batch_seconds", "debug", "device", "filepath", "log_level", "no_docker", "output_dir", "output_filename")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from armory_mdnf.errors import OptionError, quoted
+from armory_mdnf.files.run_folder import SWEEP
 from armory_mdnf.files.strict_json import readable
 from armory_mdnf.runner.command import Prepared, batch_seconds, changes, prepare
 from armory_mdnf.runner.components import Chosen
 from armory_mdnf.runner.config import Config, read_config
-from armory_mdnf.runner.journal import SWEEP
 from armory_mdnf.runner.named import OURS, is_ours
 from armory_mdnf.runner.overrides import ITERATIONS, Overrides, override
 from armory_mdnf.runner.progress import audio_seconds
